@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,31 +189,7 @@ def load(
 
 
 def _load_workdir(workdir: pathlib.Path, step: int | str) -> Classifier:
-    directory = workdir / "checkpoints"
-    steps = checkpoint.steps_in(directory)
-    if not steps:
-        raise InputError(f"{workdir} is no work directory: it holds no checkpoints/<step>; train one with train.py")
-    if step == "best":
-        best = checkpoint.best_step(directory)
-        if best is None:
-            raise InputError(f"no checkpoint of {workdir} was saved with a metric to be best by; valid: {steps}")
-        candidates = [best]
-    elif step == "last":
-        candidates = steps[::-1]
-    elif step in steps:
-        candidates = [step]
-    else:
-        raise InputError(f"{workdir} has no checkpoint of step {step!r}; valid: last, best, {steps}")
-    broken = []
-    for candidate in candidates:
-        try:
-            info = checkpoint.read_info(directory, candidate)
-            params = checkpoint.read_params(directory, candidate)
-        except Exception as error:  # whatever a truncated or missing file leads to
-            broken.append(f"checkpoint {candidate} is incomplete ({checkpoint.brief(error)})")
-            continue
-        if broken:
-            warnings.warn(f"{'; '.join(broken)}; using checkpoint {candidate} of {workdir}", stacklevel=2)
-        model, task, preprocessing = build.from_info(info)
-        return Classifier(model, params, task, tuple(info["class_names"]), preprocessing, info | {"step": candidate})
-    raise InputError(f"no checkpoint in {directory} can be read: {'; '.join(broken)}")
+    saved = checkpoint.read_model(workdir, step)
+    model, task, preprocessing = build.from_info(saved.info)
+    names, info = tuple(saved.info["class_names"]), saved.info | {"step": saved.step}
+    return Classifier(model, saved.params, task, names, preprocessing, info)
