@@ -200,6 +200,8 @@ def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
 def _image_folder(data) -> folder.ImageFolder | None:
     """The folder of images, if the dataset is one; None for a TFDS dataset."""
     if data.get("folder") is None:  # a key that older work directories do not have
+        if data.name is None:
+            raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
         return None
     return folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
 

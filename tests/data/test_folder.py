@@ -81,7 +81,7 @@ def test_hidden_files_are_left_out_and_others_are_counted(tmp_path):
     (tmp_path / "a" / "notes.TXT").write_text("")
     (tmp_path / "a" / "README").write_text("")
     (tmp_path / "b" / "more.txt").write_text("")
-    with pytest.warns(UserWarning, match=r"ignored 4 files of .* by their ending \(.txt, .csv, none\)"):
+    with pytest.warns(UserWarning, match=r"ignored what is no image by its ending: 4 \(.txt, .csv, none\)"):
         images = folder.open_folder(str(tmp_path))
     assert listed(images) == {"train": ["a/1.png", "b/1.png"]}
 
@@ -149,7 +149,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (root / "a" / "loop").symlink_to(root / "a" / "loop")
     (root / "b" / "4.png").symlink_to(tmp_path / "elsewhere" / "3.png")
     (tmp_path / "elsewhere" / "c" / "back").symlink_to(tmp_path / "elsewhere")
-    with pytest.warns(UserWarning, match=r"ignored 1 files"):  # the link to itself
+    with pytest.warns(UserWarning, match=r"by its ending: 1 \(none\)"):  # the link to itself
         images = folder.open_folder(str(root), eval_fraction=0)
     assert listed(images) == {"train": ["a/1.png", "a/more/3.png", "a/more/c/2.png", "b/1.png", "b/4.png"]}
 
@@ -383,13 +383,22 @@ def test_without_named_evaluations_all_other_splits_are_evaluated(tmp_path):
 
     add(tmp_path, *numbered("train/a", 8), *numbered("train/b", 8), *numbered("val/a", 3), *numbered("test/b", 2))
     config = small_config(data__folder=str(tmp_path))
-    config.unlock()
-    config.evaluation.splits = {}
+    assert build.experiment(config).eval_loaders.keys() == {"test"}
+    with config.unlocked():
+        del config.evaluation.splits["test"]
     loaders = build.experiment(config).eval_loaders
     assert {name: len(loader) for name, loader in loaders.items()} == {"val": 3, "test": 2}
     shutil.rmtree(tmp_path / "test")
     with pytest.raises(InputError, match=r"has no split 'test'; valid: train, val"):
         build.experiment(small_config(data__folder=str(tmp_path)))
+
+
+def test_the_config_for_folders_says_what_it_lacks():
+    from configs import finetune
+    from vit_jax import build
+
+    with pytest.raises(InputError, match=r"data.folder is not set; valid: a folder of images, or data.name"):
+        build.experiment(finetune.get_config())
 
 
 def test_nothing_is_written_when_an_image_is_damaged(damaged, tmp_path, capsys):
