@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.optimizer.layer_decay = 0.75
 
+    config.evaluation.splits = ConfigDict()  # all of the folder's but train
     config.evaluation.every_steps = 200
     config.checkpoint.every_steps = 200
     return config.lock()
