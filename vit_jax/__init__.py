@@ -4,18 +4,20 @@ import typing
 
 from vit_jax.version import __version__
 
-__all__ = ["InputError", "__version__", "create_model", "list_models", "load"]
+__all__ = ["InputError", "__version__", "create_model", "list_models", "load", "save"]
 
 if typing.TYPE_CHECKING:
     from vit_jax.build import create_model, list_models
     from vit_jax.errors import InputError
     from vit_jax.inference.classifier import load
+    from vit_jax.inference.save import save
 
 _HOME = {
     "InputError": "vit_jax.errors",
     "create_model": "vit_jax.build",
     "list_models": "vit_jax.build",
     "load": "vit_jax.inference.classifier",
+    "save": "vit_jax.inference.save",
 }
 
 

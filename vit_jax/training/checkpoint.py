@@ -133,6 +133,11 @@ class Checkpoints:
             except Exception as error:  # whatever a truncated or missing file leads to
                 broken[step] = brief(error)
                 continue
+            if not (self._directory / str(step) / "rest").is_dir():
+                raise InputError(
+                    f"{self._directory} holds the parameters of a converted model, but no training to continue; "
+                    "valid: another --workdir"
+                )
             if state is None:
                 raise InputError(self._other_model(step, saved_info, info, differences))
             if step > max_step:
@@ -230,6 +235,17 @@ def read_params(directory: pathlib.Path, step: int) -> Params:
     _quiet()
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(item / name, jax.tree.map(_empty, _shapes(checkpointer, item / name)))
+
+
+def write_params(directory: pathlib.Path, step: int, params: Params, info: dict[str, Any]) -> None:
+    """Writes a checkpoint that `read_params` and `read_info` read, without the state that training needs."""
+    _quiet()
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)),
+        info=ocp.args.JsonSave({key: info[key] for key in INFO_KEYS}),
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(directory.absolute() / str(step), args=items)
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
