@@ -162,3 +162,10 @@ def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix, positio
         np.testing.assert_array_equal(array, copy.tensors[tensor])
     with pytest.raises(vit_jax.InputError, match="the format has no name for encoder/new"):
         names.write(rows, params | {"encoder/new": np.zeros(1)}, names.Geometry(4, (6, 6), positions))
+
+
+def test_timms_attention_pooling_leaves_prefix_tokens_out_and_is_refused(changed):
+    copy = changed("timm_vit_reg")
+    copy.config["model_args"]["global_pool"] = "map"
+    with pytest.raises(vit_jax.InputError, match=r"global_pool 'map' with class token or registers, .* not supported"):
+        vit_jax.load(copy.save())

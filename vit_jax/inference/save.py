@@ -41,16 +41,18 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
     if unknown:
         raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
     dest = free_destination(dest, to)
-    part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
+    info, params = classifier.info, classifier.params
+    model = None if to == "workdir" else pretrained.checked(info, params, to=to, allow=allow)
     dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
     try:
         if to != "google":
             part.mkdir()
-        if to == "workdir":
-            checkpoint.write_params(part / "checkpoints", 0, classifier.params, classifier.info)
-            name = f"{classifier.info['model']['name']} {classifier.info['model']['variant']}"
+        if model is None:
+            checkpoint.write_params(part / "checkpoints", 0, params, info)
+            name = f"{info['model']['name']} {info['model']['variant']}"
         else:
-            name = pretrained.save(part, classifier.info, classifier.params, to=to, allow=allow)
+            name = pretrained.FORMATS[to].write(model, part)
         part.rename(dest)
     finally:
         if part.is_dir():

@@ -81,6 +81,7 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     """Writes tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path | None:

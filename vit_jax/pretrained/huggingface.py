@@ -83,11 +83,12 @@ _PROCESSOR = {
 GELU = {
     "gelu": "exact",
     "gelu_python": "exact",
+    "gelu_pytorch_tanh": "tanh",
     "gelu_new": "tanh",
     "gelu_fast": "tanh",
-    "gelu_pytorch_tanh": "tanh",
     "quick_gelu": "quick",
 }
+"""hidden_act -> ours; the first of each kind is the one that is written."""
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers."""
 

@@ -1,6 +1,5 @@
-"""From a model to the files of another library."""
+"""What of a model another library's format can hold."""
 
-import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,21 +12,20 @@ from vit_jax.types import Params
 FORMATS = {"huggingface": to_huggingface, "timm": to_timm, "google": to_google}
 
 
-def save(path: pathlib.Path, info: dict[str, Any], params: Params, *, to: str, allow: Sequence[str] = ()) -> str:
-    """Writes a model in another library's format.
+def checked(info: dict[str, Any], params: Params, *, to: str, allow: Sequence[str] = ()) -> Outgoing:
+    """Makes sure that a model can be written in another library's format.
 
     Args:
-        path: an empty folder, or for `google` a file.
         info: what a checkpoint of ours says of itself.
         params: nested float32 arrays.
         to: one of FORMATS.
         allow: of MAY_DIFFER, the settings that may be lost.
 
     Returns:
-        What the model is called there.
+        What `FORMATS[to].write` takes.
 
     Warns:
-        UserWarning: what the format never holds and the model has.
+        UserWarning: the model has something that the format never holds.
 
     Raises:
         InputError: the format cannot express the model.
@@ -40,7 +38,7 @@ def save(path: pathlib.Path, info: dict[str, Any], params: Params, *, to: str, a
         warnings.warn(f"{to} computes in float32, the model here in {model.encoder.dtype}", stacklevel=3)
     for line in to_google.lost(model) if to == "google" else ():
         warnings.warn(f"an .npz holds {line}", stacklevel=3)
-    return FORMATS[to].write(model, path)
+    return model
 
 
 def _refusal(model: Outgoing, to: str, problems: list[Unheld]) -> str:

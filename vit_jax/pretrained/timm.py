@@ -147,6 +147,11 @@ def describe(files: Files) -> Description:
     counts = {
         name: tensors[name].shape[1] if name in tensors else 0 for name in ("cls_token", "dist_token", "reg_token")
     }
+    if pooling == "map" and any(counts.values()):
+        raise InputError(
+            f"{files.name}: global_pool 'map' with class token or registers, which timm leaves out there, is not "
+            "supported; valid: without them"
+        )
     image_size = _image_size(files.name, arguments, pretrained, channels)
     grid, prefix_positions = _positions(files, image_size, (patch[0], patch[1]), sum(counts.values()))
     depth = block_count(tensors, "blocks.")

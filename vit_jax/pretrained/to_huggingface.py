@@ -21,9 +21,8 @@ _VALID = {
     "qk_norm": (False,),
 }
 _INTERPOLATION = ("bilinear", "bicubic", "lanczos")
-"""What the processors of transformers, which work on tensors, resize as Pillow does."""
-_HIDDEN_ACT = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu"}
-assert all(GELU[theirs] == ours for ours, theirs in _HIDDEN_ACT.items())
+"""What transformers 5, whose processors resize tensors, does as Pillow does; it has no box and hamming."""
+_HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(GELU.items())}
 
 
 def unheld(model: Outgoing) -> list[Unheld]:

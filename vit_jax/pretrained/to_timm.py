@@ -49,7 +49,8 @@ def write(model: Outgoing, folder: pathlib.Path) -> str:
     if model.encoder.posemb != "learned" or model.encoder.distillation_token:
         model = model.with_table()
     encoder, task = model.encoder, model.task
-    architecture = _architectures(model).get(encoder.norm_eps) or next(iter(_architectures(model).values()))
+    architectures = _architectures(model)
+    architecture = architectures.get(encoder.norm_eps, architectures[1e-6])
     num_classes = 0 if task is None else task.num_classes
     config: dict[str, Any] = {
         "architecture": architecture,
