@@ -1,59 +1,11 @@
 """Every key that a config has, with its meaning and the value it starts from.
 
 A config file calls `get_config()`, changes what its experiment needs, and returns it locked; any key can be given
-on the command line, `--config.optimizer.learning_rate=1e-3`.
+on the command line, `--config.optimizer.learning_rate=1e-3`. At the end are published choices of augmentation by name.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-
-AUGREG = {
-    "none": {"augment": "none", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light1": {"augment": "randaugment", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light2": {"augment": "randaugment", "randaugment_magnitude": 10.0, "mixup_alpha": 0.2},
-    "medium1": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.2},
-    "medium2": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.5},
-    "strong1": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.5},
-    "strong2": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.8},
-}
-"""Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
-google's RandAugment, and mixup."""
-
-
-def set_augreg(config: ConfigDict, name: str) -> None:
-    """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
-    if name not in AUGREG:
-        raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
-    config.data.update(AUGREG[name])
-    config.data.update({"randaugment_variant": "google", "randaugment_num_ops": 2, "randaugment_magnitude_std": 0.0})
-
-
-def set_deit(config: ConfigDict) -> None:
-    """Sets the data's augmentation, and label smoothing, to those of DeiT.
-
-    Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
-    depth, optimizer and schedule are choices of their own.
-    """
-    config.task.label_smoothing = 0.1
-    config.data.update(
-        {
-            "crop": "random",
-            "crop_min_area": 0.08,
-            "interpolation": "bicubic",
-            "flip": True,
-            "augment": "randaugment",
-            "randaugment_variant": "timm_increasing",
-            "randaugment_num_ops": 2,
-            "randaugment_magnitude": 9.0,
-            "randaugment_magnitude_std": 0.5,
-            "repeats": 3,
-            "erase_probability": 0.25,
-            "mixup_alpha": 0.8,
-            "cutmix_alpha": 1.0,
-            "mix_probability": 1.0,
-            "mix_switch_probability": 0.5,
-        }
-    )
 
 
 def get_config() -> ConfigDict:
@@ -259,3 +211,53 @@ def _checkpoint() -> ConfigDict:
     checkpoint.best_metric = ""
     checkpoint.best_mode = "max"
     return checkpoint
+
+
+AUGREG = {
+    "none": {"augment": "none", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
+    "light1": {"augment": "randaugment", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
+    "light2": {"augment": "randaugment", "randaugment_magnitude": 10.0, "mixup_alpha": 0.2},
+    "medium1": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.2},
+    "medium2": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.5},
+    "strong1": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.5},
+    "strong2": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.8},
+}
+"""Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
+google's RandAugment, and mixup."""
+
+
+def set_augreg(config: ConfigDict, name: str) -> None:
+    """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
+    if name not in AUGREG:
+        raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
+    config.data.update(AUGREG[name])
+    config.data.update({"randaugment_variant": "google", "randaugment_num_ops": 2, "randaugment_magnitude_std": 0.0})
+    config.data.update({"cutmix_alpha": 0.0, "mix_probability": 1.0})
+
+
+def set_deit(config: ConfigDict) -> None:
+    """Sets the data's augmentation, and label smoothing, to those of DeiT.
+
+    Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
+    depth, optimizer and schedule are choices of their own.
+    """
+    config.task.update({"label_smoothing": 0.1})
+    config.data.update(
+        {
+            "crop": "random",
+            "crop_min_area": 0.08,
+            "interpolation": "bicubic",
+            "flip": True,
+            "augment": "randaugment",
+            "randaugment_variant": "timm_increasing",
+            "randaugment_num_ops": 2,
+            "randaugment_magnitude": 9.0,
+            "randaugment_magnitude_std": 0.5,
+            "repeats": 3,
+            "erase_probability": 0.25,
+            "mixup_alpha": 0.8,
+            "cutmix_alpha": 1.0,
+            "mix_probability": 1.0,
+            "mix_switch_probability": 0.5,
+        }
+    )
