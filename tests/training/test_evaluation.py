@@ -34,7 +34,7 @@ def figures(setting, num_devices, batch_size):
     strategy = parallel.Pmap(jax.local_devices()[:num_devices])
     prepare = make_prepare((0.5,), (0.5,))
     step = strategy.compile_eval_step(make_eval_step(model, task, prepare=prepare, axis_name=strategy.axis_name))
-    return evaluate(step, strategy.place_state(params), data, batch_size=batch_size, strategy=strategy)
+    return evaluate(step, strategy.place_state(params), data, batch_size=batch_size, strategy=strategy)[0]
 
 
 def test_against_the_whole_set_in_one_batch(setting):
