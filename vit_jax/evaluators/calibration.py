@@ -99,7 +99,7 @@ def _reliability_diagram(bins: _Bins) -> "Figure":
     there = bins.examples > 0
     examples = bins.examples[there]
 
-    figure = Figure((4.5, 5.5), layout="constrained")
+    figure = Figure((4.5, 5.5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(middles[there], bins.correct[there] / examples, width, color="tab:blue", edgecolor="white")
     upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")

@@ -76,8 +76,8 @@ def _per_class(matrix: Int[np.ndarray, "classes classes"], class_names: tuple[st
 def confusion_figure(matrix: Int[np.ndarray, "classes classes"], class_names: tuple[str, ...]) -> "Figure":
     """The matrix as a picture.
 
-    A cell's colour is its share of the true class's examples. The scale is stretched at its low end, or else the
-    few mistakes of a good model would not be seen.
+    A cell's colour is its share of the true class's examples; white is none. The scale is stretched at its low end,
+    or else the few mistakes of a good model would not be seen.
 
     Args:
         matrix: `[C, C]`, rows the true classes.
@@ -87,23 +87,26 @@ def confusion_figure(matrix: Int[np.ndarray, "classes classes"], class_names: tu
     from matplotlib.figure import Figure
 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.3 * len(matrix), 3.5, 10.0))
-    figure = Figure((side + 2.0, side + 1.0), layout="constrained")
-    axes = figure.add_subplot()
-    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0.0, 1.0), interpolation="nearest")
+    side = float(np.clip(0.3 * len(matrix), 3.5, 10.0))  # inches
+    figure = Figure((side, side))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    picture = axes.imshow(
+        np.ma.masked_equal(shares, 0), cmap="inferno_r", norm=PowerNorm(1 / 3, 0.0, 1.0), interpolation="nearest"
+    )
     axes.set(xlabel="predicted class", ylabel="true class")
     if len(matrix) <= _MOST_NAMED:
         names = [_short(name) for name in class_names]
-        rotation = 0 if max(map(len, names)) <= 2 else 90
-        axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=8)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        fits = max(map(len, names)) * 0.08 < side / len(names)
+        axes.set_xticks(range(len(names)), names, rotation=0 if fits else 90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     if len(matrix) <= _MOST_COUNTED:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                colour = "white" if shares[row, column] > 0.3 else "black"
+                colour = "white" if shares[row, column] > 0.2 else "black"
                 axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
-    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    bar = figure.colorbar(picture, cax=figure.add_axes((1.0 + 0.2 / side, 0.0, 0.15 / side, 1.0)))
+    bar.set_ticks([0, 0.001, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0 %", "0.1 %", "1 %", "5 %", "20 %", "50 %", "100 %"])
+    bar.set_label("share of the true class")
     return figure
 
 

@@ -157,5 +157,5 @@ def _write(folder: pathlib.Path, files: dict[str, Any]) -> None:
             with unfinished.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(content)
         else:
-            content.savefig(unfinished, format="png", dpi=200)
+            content.savefig(unfinished, format="png", dpi=200, bbox_inches="tight", pad_inches=0.1)
         unfinished.replace(folder / name)
