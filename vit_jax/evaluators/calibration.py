@@ -103,9 +103,10 @@ def _reliability_diagram(bins: _Bins) -> "Figure":
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.bar(middles[there], bins.correct[there] / examples, width, color="tab:blue", edgecolor="white")
     upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="perfectly calibrated")
-    upper.plot(bins.confidence[there] / examples, bins.correct[there] / examples, "o", color="black", markersize=3)
+    points = (bins.confidence[there] / examples, bins.correct[there] / examples)
+    upper.plot(*points, "o", color="black", markersize=3, label="mean confidence of a bin")
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-    upper.legend(loc="upper left")
+    upper.legend(loc="lower left", bbox_to_anchor=(0, 1))
     lower.bar(middles, bins.examples, width, color="tab:gray", edgecolor="white")
     lower.set(xlabel="confidence", ylabel="examples")
     return figure
