@@ -56,7 +56,13 @@ def train(config, workdir: pathlib.Path) -> int:
         )
     )
     eval_step = strategy.compile_eval_step(
-        make_eval_step(run.model, run.task, prepare=run.prepare, axis_name=strategy.axis_name)
+        make_eval_step(
+            run.model,
+            run.task,
+            prepare=run.prepare,
+            row_names=run.evaluators.row_names,
+            axis_name=strategy.axis_name,
+        )
     )
     log_every = Every(config.log_every_steps, run.total_steps)
     evaluate_every = Every(config.evaluation.every_steps, run.total_steps)
@@ -65,13 +71,13 @@ def train(config, workdir: pathlib.Path) -> int:
     # Restore, or start anew.
     make_state = functools.partial(init, config.seed, run.example)
     template = jax.eval_shape(make_state)
-    task_metrics = [name for name in template.sums if name != "gradient_norm"]
+    metric_names = [name for name in template.sums if name != "gradient_norm"] + run.evaluators.metrics
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_last=config.checkpoint.keep_last,
         best_metric=config.checkpoint.best_metric,
         best_mode=config.checkpoint.best_mode,
-        known_metrics=[f"{name}/{metric}" for name in run.eval_loaders for metric in task_metrics],
+        known_metrics=[f"{name}/{metric}" for name in run.eval_loaders for metric in metric_names],
     )
     with contextlib.ExitStack() as closing:
         closing.enter_context(workdir_files.locked(workdir))
@@ -123,7 +129,13 @@ def train(config, workdir: pathlib.Path) -> int:
                 params = state.params if state.ema_params is None else state.ema_params
                 with log.paused(params):
                     results = evaluate_all(
-                        eval_step, params, run.eval_loaders, batch_size=config.evaluation.batch_size, strategy=strategy
+                        eval_step,
+                        params,
+                        run.eval_loaders,
+                        batch_size=config.evaluation.batch_size,
+                        strategy=strategy,
+                        evaluators=run.evaluators,
+                        out=workdir / "evaluation" / f"step_{step}",
                     )
                 log.evaluation(step, results)
             stopping = stop.agreed(may_wait=log_every.is_due(step))

@@ -205,6 +205,19 @@ def _evaluation() -> ConfigDict:
     evaluation.every_steps = 0
     # Any number: it is rounded up to a multiple of the devices, and padding is not counted.
     evaluation.batch_size = 512
+    # Files of vit_jax/evaluators beside the task's own metrics: confusion, calibration, average_precision, knn, probe.
+    evaluation.metrics = ()
+    # What knn and probe learn from: a split (None is that to train on), and so many of its examples at random, always
+    # the same ones; 0 is all. Each evaluation runs the model on all of them.
+    evaluation.reference_split = placeholder(str)
+    evaluation.reference_examples = 0
+    # Bins of the confidence.
+    evaluation.calibration = ConfigDict({"num_bins": 15})
+    # How many neighbours vote; a vote weighs exp(cosine similarity / temperature).
+    evaluation.knn = ConfigDict({"k": 20, "temperature": 0.07})
+    # Linear classifiers from so many examples a class (0: all), each the mean over num_seeds choices of them; the
+    # weight of the squared weights.
+    evaluation.probe = ConfigDict({"shots": (1, 5, 10, 25, 0), "l2": 1024.0, "num_seeds": 3})
     return evaluation
 
 

@@ -16,7 +16,7 @@ RANKS = [
     {"ops"},
     {"layers", "data"},
     {"models"},
-    {"tasks"},
+    {"tasks", "evaluators"},
     {"training", "pretrained"},
     {"warm_start"},
     {"build"},

@@ -1,6 +1,6 @@
 """From a config, or from what a checkpoint says of itself, to objects.
 
-Models and tasks are imported by name here alone.
+Models, tasks and evaluators are imported by name here alone.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
+import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
 from vit_jax.data import folder, loader, policies, sources, transforms
@@ -24,6 +26,7 @@ from vit_jax.errors import InputError
 from vit_jax.ops import augment, mixing
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
+from vit_jax.training.evaluation import Evaluators
 from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, open_source, warm_start
@@ -39,6 +42,7 @@ class Experiment:
     prepare: augmentation and normalisation inside the steps.
     train_loader: the training examples.
     eval_loaders: name of the evaluation -> its examples.
+    evaluators: what is found out about them beside the task's metrics.
     example: a batch of one blank example, for shapes.
     total_steps: the run's length.
     info: what a checkpoint keeps for inference: model, task, class names, preprocessing, version.
@@ -51,6 +55,7 @@ class Experiment:
     prepare: Prepare
     train_loader: loader.Loader
     eval_loaders: dict[str, loader.Loader]
+    evaluators: Evaluators
     example: Batch
     total_steps: int
     info: dict[str, Any]
@@ -110,6 +115,7 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         prepare=_train_prepare(data, preprocessing, num_classes=len(source.class_names)),
         train_loader=_train_loader(data, source, preprocessing),
         eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
+        evaluators=evaluators(config, task, preprocessing, source.class_names, images=images),
         example=loader.blank_batch(preprocessing, 1),
         total_steps=total_steps,
         info=info,
@@ -198,6 +204,45 @@ def eval_loaders(
     return _eval_loaders(config, _image_folder(config.data), preprocessing, class_names)
 
 
+def evaluators(
+    config,
+    task: Task,
+    preprocessing: transforms.Preprocessing,
+    class_names: Sequence[str],
+    *,
+    images: folder.ImageFolder | None = None,
+) -> Evaluators:
+    """What `config.evaluation.metrics` names, and the reference dataset if one of them learns from it.
+
+    Args:
+        config: a ConfigDict with the keys of configs/common.py; those of evaluators may be missing.
+        task: the model's.
+        preprocessing: the model's.
+        class_names: the model's, in its order.
+        images: the config's folder of images if it is open already.
+
+    Raises:
+        InputError: an unknown name or option, or an evaluator that cannot judge the task.
+    """
+    data, section = config.data, config.evaluation
+    names = section.get("metrics", ())  # a key, like the others here, that older work directories do not have
+    if isinstance(names, str):
+        raise InputError(f"evaluation.metrics is {names!r}; valid: a tuple of names, ({names!r},)")
+    each = []
+    for name in dict.fromkeys(names):
+        create = _module(vit_jax.evaluators, "metric", name).create
+        each.append(create(tuple(class_names), **_options(section.get(name, ConfigDict()))))
+        each[-1].check(task, loader.blank_batch(preprocessing, 1))
+    if not any(evaluator.uses_reference for evaluator in each):
+        return Evaluators(each)
+    images = images or _image_folder(data)
+    source = _same_classes(_source(data, images, section.get("reference_split") or data.split), class_names)
+    size = section.get("reference_examples", 0)
+    if size < 0:
+        raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
+    return Evaluators(each, _loader(data, source.sample(size) if size else source, preprocessing))
+
+
 def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
     """What an evaluation step does with a batch: normalisation alone."""
     return augment.make_prepare(preprocessing.mean, preprocessing.std)
@@ -224,17 +269,20 @@ def _eval_loaders(
     data, splits = config.data, config.evaluation.splits.to_dict()
     if images is not None and not splits:
         splits = {name: name for name in images.splits if name != data.split}
-    loaders = {}
-    for name, split in splits.items():
-        source = _source(data, images, split)
-        for label, (there, here) in enumerate(itertools.zip_longest(source.class_names, class_names)):
-            if there != here:
-                raise InputError(
-                    f"the classes of {source.name} are not the model's: class {label} is {there!r} there and {here!r} "
-                    "in the model; valid: the same names"
-                )
-        loaders[name] = _loader(data, source, preprocessing)
-    return loaders
+    return {
+        name: _loader(data, _same_classes(_source(data, images, split), class_names), preprocessing)
+        for name, split in splits.items()
+    }
+
+
+def _same_classes(source: sources.Source, class_names: Sequence[str]) -> sources.Source:
+    for label, (there, here) in enumerate(itertools.zip_longest(source.class_names, class_names)):
+        if there != here:
+            raise InputError(
+                f"the classes of {source.name} are not the model's: class {label} is {there!r} there and {here!r} "
+                "in the model; valid: the same names"
+            )
+    return source
 
 
 def _train_prepare(data, preprocessing: transforms.Preprocessing, *, num_classes: int) -> Prepare:

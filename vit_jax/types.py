@@ -1,10 +1,14 @@
 """The data that travels between the parts: a batch, an encoder's features, the training state."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import flax.struct
 import jax
+import numpy as np
 from flax import linen as nn
+
+from vit_jax.errors import InputError
 
 Params = Any
 """A nested dict of float32 arrays, as Flax makes it."""
@@ -48,6 +52,54 @@ class Prepare(Protocol):
             axis_name: the device axis if the batch is a device's slice of a larger one.
         """
         ...
+
+
+Rows = dict[str, np.ndarray]
+"""Name -> `[n, ...]`, one value an example of a whole dataset, in the order of its records.
+
+label: `[n]` int32, or `[n, num_classes]` float32 in [0, 1].
+prediction: `[n]` int32, the class with the highest output, the first of equals.
+confidence: `[n]` float32 in [0, 1], the highest probability.
+probabilities: `[n, num_classes]` float32 in [0, 1].
+features: `[n, D]` float32, the encoder's pooled vectors.
+"""
+
+
+class Evaluator(Protocol):
+    """Figures of a whole dataset: a frozen dataclass in a file of `vit_jax/evaluators`, which names it `create`.
+
+    Its first field is `class_names`, in the order of the labels; the others are its options.
+    """
+
+    needs: ClassVar[tuple[str, ...]]
+    """The rows it takes, by name."""
+
+    uses_reference: ClassVar[bool] = False
+    """Whether it learns from a reference dataset, of which it takes the same rows."""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The names of its figures."""
+        ...
+
+    def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:
+        """Name -> figure.
+
+        Args:
+            rows: of the dataset; one example or more.
+            reference: of the reference dataset; empty if it uses none.
+        """
+        ...
+
+    def files(self, rows: Rows) -> dict[str, Any]:
+        """File name -> what it shows: for a .csv a list of rows, header first; for a .png a matplotlib figure."""
+        return {}
+
+    def check(self, task: Task, batch: Batch) -> None:
+        """Raises InputError unless it can judge this task with labels such as the batch's."""
+        if batch["label"].ndim != 1:
+            name = type(self).__module__.rpartition(".")[2]
+            raise InputError(f"the metric {name!r} needs one label an image, and the dataset has several")
 
 
 class Features(flax.struct.PyTreeNode):

@@ -26,3 +26,14 @@ def test_slices_and_class_names():
     assert len(source) == 144
     assert source.class_names == tuple("0123456789")
     assert source.name == "digits train[:10%]"
+
+
+def test_a_sample_is_some_of_the_examples_and_always_the_same():
+    whole = sources.open_source("digits", "test[:40]")
+    sample = whole.sample(7)
+    assert (len(sample), sample.class_names) == (7, whole.class_names)
+    images = [whole[record]["image"] for record in range(40)]
+    places = [images.index(sample[record]["image"]) for record in range(7)]
+    assert places == sorted(set(places)) and places != list(range(7))
+    assert [sample[record] for record in range(7)] == [whole.sample(7)[record] for record in range(7)]
+    assert len(whole.sample(100)) == 40

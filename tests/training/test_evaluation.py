@@ -13,7 +13,7 @@ from vit_jax.ops.augment import make_prepare
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import parallel
 from vit_jax.training.evaluation import evaluate
-from vit_jax.training.step import make_eval_step
+from vit_jax.training.step import ROWS, make_eval_step
 
 NUM_EXAMPLES = 101
 
@@ -29,12 +29,18 @@ def setting():
     return data, model, task, params
 
 
-def figures(setting, num_devices, batch_size):
+def evaluated(setting, num_devices, batch_size, row_names=()):
     data, model, task, params = setting
     strategy = parallel.Pmap(jax.local_devices()[:num_devices])
-    prepare = make_prepare((0.5,), (0.5,))
-    step = strategy.compile_eval_step(make_eval_step(model, task, prepare=prepare, axis_name=strategy.axis_name))
-    return evaluate(step, strategy.place_state(params), data, batch_size=batch_size, strategy=strategy)
+    step = make_eval_step(
+        model, task, prepare=make_prepare((0.5,), (0.5,)), row_names=row_names, axis_name=strategy.axis_name
+    )
+    options = {"batch_size": batch_size, "strategy": strategy, "row_names": row_names}
+    return evaluate(strategy.compile_eval_step(step), strategy.place_state(params), data, **options)
+
+
+def figures(setting, num_devices, batch_size):
+    return evaluated(setting, num_devices, batch_size)[0]
 
 
 def test_against_the_whole_set_in_one_batch(setting):
@@ -55,3 +61,30 @@ def test_batch_size_and_devices_change_nothing(setting, num_devices, batch_size)
     assert other["examples"] == NUM_EXAMPLES
     assert (other["accuracy"], other["accuracy_top5"]) == (base["accuracy"], base["accuracy_top5"])
     assert other["loss"] == pytest.approx(base["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("num_devices", "batch_size"), [(1, 1), (1, 500), (3, 10), (8, 100)])
+def test_rows_are_one_an_example_in_the_order_of_the_records(setting, num_devices, batch_size):
+    data, model, task, params = setting
+    batch = next(data.eval_batches(Share(NUM_EXAMPLES)))
+    images = make_prepare((0.5,), (0.5,))(None, batch)["image"]
+    logits = model.apply({"params": params}, images, train=False)
+    probabilities = np.asarray(task.probabilities(logits))
+    expected = {
+        "label": batch["label"],
+        "prediction": np.argmax(logits, axis=-1),
+        "confidence": probabilities.max(axis=-1),
+        "probabilities": probabilities,
+        "features": model.encoder.apply({"params": params["encoder"]}, images, train=False).pooled,
+    }
+    assert expected.keys() == ROWS.keys()
+    _, rows = evaluated(setting, num_devices, batch_size, tuple(ROWS))
+    assert rows.keys() == ROWS.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(rows[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    for name in ("label", "prediction"):
+        np.testing.assert_array_equal(rows[name], expected[name])
+
+
+def test_without_names_there_are_no_rows(setting):
+    assert evaluated(setting, 2, 50)[1] == {}

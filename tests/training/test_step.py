@@ -169,7 +169,8 @@ def test_eval_step_sums_over_devices():
     )
     mask = np.ones(24, np.float32)
     mask[20:] = 0
-    sums = strategy.fetch(step(strategy.place_state(params), strategy.place_batch(BATCH | {"mask": mask})))
+    sums, rows = strategy.fetch(step(strategy.place_state(params), strategy.place_batch(BATCH | {"mask": mask})))
+    assert rows == {}
     assert tuple(map(float, sums["examples"])) == (20.0, 20.0)
     # The head starts at zero, so every class is equally likely.
     assert float(sums["loss"][0]) == pytest.approx(20 * np.log(3), rel=1e-5)

@@ -7,7 +7,9 @@ from typing import Any
 EXAMPLES = """examples:
   vit-jax evaluate --model runs/digits
   vit-jax evaluate --model runs/digits --split 'train[:500]' --json
-  vit-jax evaluate --model runs/pets --data-dir /mnt/pets"""
+  vit-jax evaluate --model runs/pets --data-dir /mnt/pets
+  vit-jax evaluate --model runs/digits --metrics confusion,calibration --out figures
+  vit-jax evaluate --model runs/digits --metrics knn,probe"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="SPLIT", help="a split to evaluate instead of the config's")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of images, or TFDS's folder, if not the config's")
     parser.add_argument("--batch-size", type=int, metavar="B", help="images at a time; does not change the figures")
+    parser.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        help="what else to find out instead of the config's: confusion, calibration, average_precision, knn, probe",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for the metrics' tables and pictures, DIR/<split>/")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -43,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{file} is not valid JSON: {error}") from None
     if args.split:
         config.evaluation.splits = ConfigDict({args.split: args.split}, convert_dict=False)
+    if args.metrics is not None:
+        config.evaluation.metrics = tuple(filter(None, args.metrics.split(",")))
     if args.data_dir:
         config.data["folder" if config.data.get("folder") else "data_dir"] = args.data_dir
     batch_size = config.evaluation.batch_size if args.batch_size is None else args.batch_size
@@ -51,13 +61,27 @@ def run(args: argparse.Namespace) -> int:
 
     strategy = parallel.create(config.parallel.strategy)
     prepare = build.eval_prepare(classifier.preprocessing)
+    loaders = build.eval_loaders(config, classifier.preprocessing, classifier.class_names)
+    evaluators = build.evaluators(config, classifier.task, classifier.preprocessing, classifier.class_names)
+    out = None if args.out is None else pathlib.Path(args.out).expanduser()
+    if out is not None:
+        if not evaluators.each:
+            raise InputError("--out is for the files of metrics, and there are none; valid with --metrics confusion")
+        out.mkdir(parents=True, exist_ok=True)
     eval_step = strategy.compile_eval_step(
-        step.make_eval_step(classifier.model, classifier.task, prepare=prepare, axis_name=strategy.axis_name)
+        step.make_eval_step(
+            classifier.model,
+            classifier.task,
+            prepare=prepare,
+            row_names=evaluators.row_names,
+            axis_name=strategy.axis_name,
+        )
     )
     params = strategy.place_state(classifier.params)
-    loaders = build.eval_loaders(config, classifier.preprocessing, classifier.class_names)
     results = {"model": args.model, "step": classifier.info["step"]}
-    results |= evaluation.evaluate_all(eval_step, params, loaders, batch_size=batch_size, strategy=strategy)
+    results |= evaluation.evaluate_all(
+        eval_step, params, loaders, batch_size=batch_size, strategy=strategy, evaluators=evaluators, out=out
+    )
     if args.json:
         print(json.dumps(results))
     else:

@@ -6,8 +6,10 @@ import difflib
 import os
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from vit_jax.data import order
 from vit_jax.data.digits import Digits
 from vit_jax.errors import InputError
 
@@ -41,6 +43,25 @@ class Source:
         example = self._records[int(record)]
         path = {"path": example["path"]} if "path" in example else {}
         return {"image": example["image"], "label": int(example["label"])} | path
+
+    def sample(self, size: int) -> "Source":
+        """So many of the examples, or all if there are fewer: chosen at random, but always the same ones."""
+        chosen = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
+        return Source(f"{self.name}, {len(chosen)} of it", self.class_names, _Chosen(self._records, chosen))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Some of the records, numbered anew."""
+
+    records: Records
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, record: int) -> dict[str, Any]:
+        return self.records[int(self.chosen[record])]
 
 
 def open_source(name: str, split: str, data_dir: str | None = None) -> Source:

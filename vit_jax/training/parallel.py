@@ -43,7 +43,7 @@ class Strategy(Protocol):
         ...
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
-        """Compiles `(params, batch) -> sums`."""
+        """Compiles `(params, batch) -> (sums, rows)`."""
         ...
 
     def fetch(self, tree: Any) -> Any:

@@ -1,5 +1,8 @@
 """The train step and the evaluation step: pure functions of a state and a batch."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,6 +11,15 @@ from flax import linen as nn
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
 from vit_jax.types import Batch, Params, Prepare, TrainState
+
+ROWS: dict[str, Callable[[Any, Any, Any, Batch], jax.Array]] = {
+    "label": lambda task, outputs, features, batch: batch["label"],
+    "prediction": lambda task, outputs, features, batch: outputs.argmax(axis=-1).astype(jnp.int32),
+    "confidence": lambda task, outputs, features, batch: task.probabilities(outputs).max(axis=-1),
+    "probabilities": lambda task, outputs, features, batch: task.probabilities(outputs),
+    "features": lambda task, outputs, features, batch: features.pooled.astype(jnp.float32),
+}
+"""What an evaluation step can give of each example, `[B, ...]`; `types.Rows` tells what they are."""
 
 
 def make_init(model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare, ema: bool):
@@ -145,24 +157,51 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: nn.Module, task, *, prepare: Prepare, axis_name: str | None = None):
-    """Makes `eval_step(params, batch) -> name -> (sum, count)` over the batch's unmasked examples, all devices.
+def make_eval_step(
+    model: nn.Module, task, *, prepare: Prepare, row_names: Sequence[str] = (), axis_name: str | None = None
+):
+    """Makes `eval_step(params, batch) -> (sums, rows)`.
 
-    `examples` is how many there are.
+    Args:
+        model: images to outputs; it holds the encoder as `encoder`.
+        task: what metrics it sums.
+        prepare: the same as the train step's.
+        row_names: of ROWS, what is wanted of each example.
+        axis_name: the device axis under `pmap`; None where one program holds the whole batch.
+
+    Returns:
+        A function. Its sums are name -> (sum, count) over the batch's unmasked examples, all devices; `examples` is how
+        many there are. Its rows are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each
+        example, and the `mask`. Without `row_names` there are none.
     """
 
-    def eval_step(params: Params, batch: Batch) -> dict:
+    def eval_step(params: Params, batch: Batch) -> tuple[dict, dict]:
         batch = prepare(None, batch)
-        outputs = model.apply({"params": params}, batch["image"], train=False)
+        outputs, seen = model.apply(
+            {"params": params},
+            batch["image"],
+            train=False,
+            capture_intermediates=lambda module, _: module.path == ("encoder",),
+            mutable="intermediates",
+        )
         examples = batch["mask"].sum()
         sums = task.metrics(outputs, batch) | {"examples": (examples, examples)}
-        return _sum_over_devices(sums, axis_name)
+        rows = {}
+        if row_names:
+            features = seen["intermediates"]["encoder"]["__call__"][0]
+            rows = {name: ROWS[name](task, outputs, features, batch) for name in row_names}
+            rows |= {name: batch[name] for name in ("index", "mask")}
+        return _sum_over_devices(sums, axis_name), _all_of_devices(rows, axis_name)
 
     return eval_step
 
 
 def _sum_over_devices(tree, axis_name: str | None):
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def _all_of_devices(tree, axis_name: str | None):
+    return tree if axis_name is None else jax.lax.all_gather(tree, axis_name, tiled=True)
 
 
 def _where(condition, new, old):
