@@ -108,6 +108,15 @@ def _data() -> ConfigDict:
     data.split = "train"
     # TFDS's folder; by default $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     data.data_dir = placeholder(str)
+    # A folder of images instead of a TFDS dataset: folder/<class>/**/image, split into train and test, or
+    # folder/{train,val,test}/<class>/**/image.
+    data.folder = placeholder(str)
+    # Of a folder without train, val and test: share of each class's images for test, in [0, 1), and which ones;
+    # config.seed has no part in it, so that runs of several seeds share a test set.
+    data.eval_fraction = 0.2
+    data.split_seed = 0
+    # Of a folder: leave out images that cannot be decoded, with a warning, or else stop before training.
+    data.skip_corrupt = False
     # Height and width in pixels that the model takes; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
@@ -140,7 +149,8 @@ def _data() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     """What is evaluated, and when."""
     evaluation = ConfigDict()
-    # Name of the evaluation, which its metrics start with -> split.
+    # Name of the evaluation, which its metrics start with -> split. Empty: with data.folder every split but the one to
+    # train on, otherwise none.
     evaluation.splits = ConfigDict({"test": "test"})
     # Steps between evaluations; 0 is only at the end.
     evaluation.every_steps = 0

@@ -21,6 +21,7 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     "TFDS_DATA_DIR": f"{_CACHE.name}/tfds",
+    "XDG_CACHE_HOME": f"{_CACHE.name}/cache",
 }
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

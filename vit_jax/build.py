@@ -7,14 +7,16 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import itertools
 import pkgutil
+from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
 
 import vit_jax.models
 import vit_jax.tasks
-from vit_jax.data import loader, sources, transforms
+from vit_jax.data import folder, loader, sources, transforms
 from vit_jax.errors import InputError
 from vit_jax.ops import augment
 from vit_jax.training import optimizer, schedule
@@ -71,7 +73,8 @@ def experiment(config) -> Experiment:
         raise InputError(f"ema_decay is {config.ema_decay}; valid: at least 0 (none) and less than 1")
     data = config.data
     preprocessing = _preprocessing(data)
-    source = sources.open_source(data.name, data.split, data.data_dir)
+    images = _image_folder(data)
+    source = _source(data, images, data.split)
     info = {
         "model": {
             "name": config.model.name,
@@ -93,7 +96,7 @@ def experiment(config) -> Experiment:
         optimizer=_optimizer(config.optimizer, total_steps),
         prepare=_prepare(preprocessing, flip=data.flip, shift_px=data.shift_px),
         train_loader=_train_loader(data, source, preprocessing),
-        eval_loaders=eval_loaders(config, preprocessing),
+        eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
         example=loader.blank_batch(preprocessing, 1),
         total_steps=total_steps,
         info=info,
@@ -165,22 +168,57 @@ def create_task(name: str, **options) -> Task:
     return create(**options)
 
 
-def eval_loaders(config, preprocessing: transforms.Preprocessing) -> dict[str, loader.Loader]:
+def eval_loaders(
+    config, preprocessing: transforms.Preprocessing, class_names: Sequence[str]
+) -> dict[str, loader.Loader]:
     """The datasets that `config.evaluation.splits` names: name -> loader.
 
+    Args:
+        config: a ConfigDict with the keys of configs/common.py.
+        preprocessing: the model's.
+        class_names: the model's, in its order.
+
     Raises:
-        InputError: a split the dataset lacks.
+        InputError: a split the dataset lacks, or classes that are not the model's.
     """
-    data = config.data
-    return {
-        name: _loader(data, sources.open_source(data.name, split, data.data_dir), preprocessing)
-        for name, split in config.evaluation.splits.items()
-    }
+    return _eval_loaders(config, _image_folder(config.data), preprocessing, class_names)
 
 
 def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
     """What an evaluation step does with a batch: normalisation alone."""
     return _prepare(preprocessing, flip=False, shift_px=0)
+
+
+def _image_folder(data) -> folder.ImageFolder | None:
+    """The folder of images, if the dataset is one; None for a TFDS dataset."""
+    if data.get("folder") is None:  # a key that older work directories do not have
+        return None
+    return folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
+
+
+def _source(data, images: folder.ImageFolder | None, split: str) -> sources.Source:
+    if images is None:
+        return sources.open_source(data.name, split, data.data_dir)
+    return images.source(split, skip_corrupt=data.skip_corrupt)
+
+
+def _eval_loaders(
+    config, images: folder.ImageFolder | None, preprocessing: transforms.Preprocessing, class_names: Sequence[str]
+) -> dict[str, loader.Loader]:
+    data, splits = config.data, config.evaluation.splits.to_dict()
+    if images is not None and not splits:
+        splits = {name: name for name in images.splits if name != data.split}
+    loaders = {}
+    for name, split in splits.items():
+        source = _source(data, images, split)
+        for label, (there, here) in enumerate(itertools.zip_longest(source.class_names, class_names)):
+            if there != here:
+                raise InputError(
+                    f"the classes of {source.name} are not the model's: class {label} is {there!r} there and {here!r} "
+                    "in the model; valid: the same names"
+                )
+        loaders[name] = _loader(data, source, preprocessing)
+    return loaders
 
 
 def _prepare(preprocessing: transforms.Preprocessing, *, flip: bool, shift_px: int) -> Prepare:

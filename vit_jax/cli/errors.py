@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 from vit_jax.errors import InputError, TrainingDiverged
@@ -19,11 +20,12 @@ _STORES = re.compile(r"os_error_code=|array_record")
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Ends the process with one line on standard error where that says it all.
+    """Ends the process with one line on standard error where that says it all; a warning is a line as well.
 
     Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged,
     130 for Ctrl-C. Any other error keeps its traceback.
     """
+    warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
     try:
         yield
     except InputError as error:

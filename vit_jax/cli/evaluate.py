@@ -6,7 +6,8 @@ from typing import Any
 
 EXAMPLES = """examples:
   vit-jax evaluate --model runs/digits
-  vit-jax evaluate --model runs/digits --split 'train[:500]' --json"""
+  vit-jax evaluate --model runs/digits --split 'train[:500]' --json
+  vit-jax evaluate --model runs/pets --data-dir /mnt/pets"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="a work directory of train.py")
     parser.add_argument("--step", default="last", help="last (default), best, or a checkpoint's step")
     parser.add_argument("--split", metavar="SPLIT", help="a split to evaluate instead of the config's")
-    parser.add_argument("--data-dir", metavar="DIR", help="TFDS's folder, if it is not the config's or the default")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder of images, or TFDS's folder, if not the config's")
     parser.add_argument("--batch-size", type=int, metavar="B", help="images at a time; does not change the figures")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.split:
         config.evaluation.splits = ConfigDict({args.split: args.split}, convert_dict=False)
     if args.data_dir:
-        config.data.data_dir = args.data_dir
+        config.data["folder" if config.data.get("folder") else "data_dir"] = args.data_dir
     batch_size = config.evaluation.batch_size if args.batch_size is None else args.batch_size
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}; valid: 1 or more")
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         step.make_eval_step(classifier.model, classifier.task, prepare=prepare, axis_name=strategy.axis_name)
     )
     params = strategy.place_state(classifier.params)
-    loaders = build.eval_loaders(config, classifier.preprocessing)
+    loaders = build.eval_loaders(config, classifier.preprocessing, classifier.class_names)
     results = {"model": args.model, "step": classifier.info["step"]}
     results |= evaluation.evaluate_all(eval_step, params, loaders, batch_size=batch_size, strategy=strategy)
     if args.json:

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import sys
-import warnings
 
 from vit_jax.cli.errors import one_line_errors
 from vit_jax.version import __version__
@@ -44,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=listing)
     # Only the first word is read here; the rest belongs to the subcommand.
     name = parser.parse_args(arguments[:1]).command
-    warnings.showwarning = lambda message, *_: print(f"vit-jax {name}: {message}", file=sys.stderr)
     with one_line_errors(f"vit-jax {name}"):
         command = importlib.import_module(f"vit_jax.cli.{name}")
         subparser = Parser(

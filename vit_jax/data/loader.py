@@ -64,7 +64,7 @@ class InMemory:
         """Decodes every example of source.
 
         Raises:
-            InputError: an example that cannot be decoded, named by its record number.
+            InputError: an example that cannot be decoded, named by its path or its record number.
         """
         self._images = np.empty((len(source), *preprocessing.image_size, preprocessing.channels), np.uint8)
         self._labels = np.empty(len(source), np.int32)
@@ -206,7 +206,8 @@ def _decoded(transform: Callable[[bytes], np.ndarray], example: dict, source: So
     try:
         return transform(example["image"])
     except InputError as error:
-        raise InputError(f"example {record} of {source.name}: {error}") from None
+        where = example.get("path") or f"example {record} of {source.name}"
+        raise InputError(f"{where}: {error}") from None
 
 
 def _padded(batch: Batch, share: Share) -> Batch:

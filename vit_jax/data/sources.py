@@ -4,13 +4,20 @@ import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow_datasets as tfds
 
 from vit_jax.data.digits import Digits
 from vit_jax.errors import InputError
+
+
+class Records(Protocol):
+    """Numbered examples, each a dict with `image` and `label`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, record: int, /) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +30,17 @@ class Source:
 
     name: str
     class_names: tuple[str, ...]
-    _records: Sequence[dict[str, Any]]
+    _records: Records
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self._records)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """Example number `record`: `image`, an encoded file as bytes, and `label`, an int."""
+        """Example number `record`: `image`, an encoded file as bytes; `label`, an int; `path`, if it is a file."""
         example = self._records[int(record)]
-        return {"image": example["image"], "label": int(example["label"])}
+        path = {"path": example["path"]} if "path" in example else {}
+        return {"image": example["image"], "label": int(example["label"])} | path
 
 
 def open_source(name: str, split: str, data_dir: str | None = None) -> Source:
