@@ -89,6 +89,10 @@ def experiment(config) -> Experiment:
     }
     model, task, _ = from_info(info)
     assert task is not None
+    if source.multi_label and config.task.loss_type != "sigmoid":
+        raise InputError(
+            f"{source.name} has several labels an image; task.loss_type is {config.task.loss_type!r}, valid: 'sigmoid'"
+        )
     total_steps = _total_steps(config, len(source))
     return Experiment(
         model=model,
@@ -97,7 +101,7 @@ def experiment(config) -> Experiment:
         prepare=_prepare(preprocessing, flip=data.flip, shift_px=data.shift_px),
         train_loader=_train_loader(data, source, preprocessing),
         eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
-        example=loader.blank_batch(preprocessing, 1),
+        example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
         info=info,
     )
