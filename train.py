@@ -30,7 +30,7 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax import build
     from vit_jax.data.loader import Prefetch, Share
     from vit_jax.training import parallel
-    from vit_jax.training.checkpoint import Checkpoints
+    from vit_jax.training.checkpoint import Checkpoints, last_info
     from vit_jax.training.evaluation import evaluate_all
     from vit_jax.training.metrics import RunLog, read_last_values
     from vit_jax.training.optimizer import leaf_names
@@ -42,7 +42,7 @@ def train(config, workdir: pathlib.Path) -> int:
     # Build.
     strategy = parallel.create(config.parallel.strategy)
     parallel.check_batch_size(config.batch_size, strategy)
-    run = build.experiment(config)
+    run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
     parts = (run.model, run.task, run.optimizer)
     init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0)
     train_step = strategy.compile_train_step(
@@ -94,6 +94,9 @@ def train(config, workdir: pathlib.Path) -> int:
         log.print(workdir_files.opening_line(config, run, state.params, strategy.num_devices, workdir))
         for note in workdir_files.resume_notes(restored, changes, total_steps=run.total_steps):
             log.print(note)
+        if run.warm_start is not None:
+            state = run.warm_start.apply(state)
+            log.print(str(run.warm_start.report))
         state = strategy.place_state(jax.device_get(state))
 
         # Train.

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
     # Steps between lines of metrics.jsonl; the figures are means over them.
     config.log_every_steps = 50
+    config.init = _init()
     config.model = _model()
     config.task = _task()
     config.data = _data()
@@ -37,8 +38,33 @@ def get_config() -> ConfigDict:
     return config
 
 
+def unset(section: ConfigDict, *keys: str) -> None:
+    """Sets keys to None in a way that the command line can still set them."""
+    for key in keys:
+        kind = type(section[key])
+        del section[key]
+        section[key] = placeholder(kind)
+
+
+def _init() -> ConfigDict:
+    """What a run starts from. With a source, whatever `model`, and the image's form in `data`, leave at None is its."""
+    init = ConfigDict()
+    # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None is new random values.
+    init.source = placeholder(str)
+    # Of a work directory: last, best, or a step. Of a Hugging Face id: branch, tag or commit.
+    init.step = "last"
+    init.revision = placeholder(str)
+    # Of an .npz that does not tell.
+    init.num_heads = placeholder(int)
+    # auto (kept if the classes have the same names, else new), keep (as many classes are enough), new.
+    init.head = "auto"
+    # Tensors of the source that may be unused, and parameters that it may lack; "encoder.pooler", "*/bias".
+    init.allow = ()
+    return init
+
+
 def _model() -> ConfigDict:
-    """The encoder; None leaves a value to the family's default or the variant."""
+    """The encoder; None leaves a value to init.source, or else to the variant or the family's default."""
     model = ConfigDict()
     # A file of vit_jax/models, and a row of its VARIANTS; for vit any patch size works, "Ti/4", "B/16x8".
     model.name = "vit"
@@ -95,7 +121,8 @@ def _task() -> ConfigDict:
     task.label_smoothing = 0.0
     # Where the head's bias starts.
     task.head_bias = 0.0
-    # Whether the model's distillation token has a head too; the logits are then the mean of both.
+    # Whether the model's distillation token has a head too; the logits are then the mean of both. None is that
+    # of init.source.
     task.distillation_head = False
     return task
 
@@ -117,6 +144,7 @@ def _data() -> ConfigDict:
     data.split_seed = 0
     # Of a folder: leave out images that cannot be decoded, with a warning, or else stop before training.
     data.skip_corrupt = False
+    # From here to std: None is init.source's.
     # Height and width in pixels that the model takes; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
@@ -172,6 +200,8 @@ def _optimizer() -> ConfigDict:
     optimizer.warmup_steps = 0
     optimizer.cooldown_steps = 0
     optimizer.rsqrt_timescale_steps = 10_000
+    # The warm-up as a share of the run, in [0, 1); counts if warmup_steps is 0.
+    optimizer.warmup_fraction = 0.0
     # Multiplied by the rate (adamw) or added to the gradient (sgd); kernels only.
     optimizer.weight_decay = 0.0
     # Adam's.
@@ -185,6 +215,11 @@ def _optimizer() -> ConfigDict:
     optimizer.clip_norm = 0.0
     # Regular expressions for paths of parameters that stay as they are, ("encoder/patch_embed", "block_[0-5]/").
     optimizer.freeze = ()
+    # Train the head alone; keep the first blocks, and all before them, as they are.
+    optimizer.freeze_encoder = False
+    optimizer.freeze_blocks = 0
+    # Each layer's learning rate is this times that of the layer above it, in (0, 1]; 1 is the same rate for all.
+    optimizer.layer_decay = 1.0
     return optimizer
 
 

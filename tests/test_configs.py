@@ -5,10 +5,19 @@ import importlib
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import GOLDEN, ROOT
+from PIL import Image
 
 import train
 from configs import common
+
+
+def two_classes(folder):
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(folder / f"{name}.jpg")
+    return folder
+
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common"))
 
@@ -18,9 +27,12 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.is_locked
     config.update({"num_steps": 1, "batch_size": 8, "log_every_steps": 1})
-    config.model.update({"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
-    assert train.train(config, tmp_path) == 0
-    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    if name == "finetune":
+        config.init.source, config.data.folder = str(GOLDEN / "hf_vit"), str(two_classes(tmp_path / "images"))
+    else:
+        config.model.update({"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
+    assert train.train(config, tmp_path / "run") == 0
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 1 and line["train/skipped_steps"] == 0
 
 

@@ -18,6 +18,7 @@ RANKS = [
     {"models"},
     {"tasks"},
     {"training", "pretrained"},
+    {"warm_start"},
     {"build"},
     {"inference"},
     {"cli"},

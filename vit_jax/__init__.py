@@ -4,15 +4,17 @@ import typing
 
 from vit_jax.version import __version__
 
-__all__ = ["InputError", "__version__", "create_model", "list_models", "load"]
+__all__ = ["InputError", "__version__", "attention_rollout", "create_model", "list_models", "load"]
 
 if typing.TYPE_CHECKING:
     from vit_jax.build import create_model, list_models
     from vit_jax.errors import InputError
+    from vit_jax.inference.attention_maps import attention_rollout
     from vit_jax.inference.classifier import load
 
 _HOME = {
     "InputError": "vit_jax.errors",
+    "attention_rollout": "vit_jax.inference.attention_maps",
     "create_model": "vit_jax.build",
     "list_models": "vit_jax.build",
     "load": "vit_jax.inference.classifier",

@@ -12,6 +12,9 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 import vit_jax.models
@@ -19,10 +22,12 @@ import vit_jax.tasks
 from vit_jax.data import folder, loader, sources, transforms
 from vit_jax.errors import InputError
 from vit_jax.ops import augment
+from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.step import Prepare
 from vit_jax.types import Batch, Task
 from vit_jax.version import __version__
+from vit_jax.warm_start import WarmStart, open_source, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Experiment:
     example: a batch of one blank example, for shapes.
     total_steps: the run's length.
     info: what a checkpoint keeps for inference: model, task, class names, preprocessing, version.
+    warm_start: the parameters that the run starts from; None if it starts from new ones.
     """
 
     model: nn.Module
@@ -49,13 +55,16 @@ class Experiment:
     example: Batch
     total_steps: int
     info: dict[str, Any]
+    warm_start: WarmStart | None
 
 
-def experiment(config) -> Experiment:
+def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experiment:
     """Builds what a whole config describes.
 
     Args:
         config: a ConfigDict with the keys of configs/common.py.
+        saved_info: what the run's own checkpoint says of itself if there is one; the source that the run once
+            started from is then not needed any more.
 
     Raises:
         InputError: a name or value that is not valid.
@@ -72,16 +81,14 @@ def experiment(config) -> Experiment:
     if not 0.0 <= config.ema_decay < 1.0:
         raise InputError(f"ema_decay is {config.ema_decay}; valid: at least 0 (none) and less than 1")
     data = config.data
-    preprocessing = _preprocessing(data)
     images = _image_folder(data)
+    opened = _open_init(config) if config.init.source and saved_info is None else None
+    base = opened.info if opened else saved_info if config.init.source else None
+    preprocessing = _preprocessing(data, base)
     source = _source(data, images, data.split)
     info = {
-        "model": {
-            "name": config.model.name,
-            "variant": config.model.variant,
-            "options": _options(config.model),
-        },
-        "task": {"name": config.task.name, "options": _options(config.task)},
+        "model": _model_info(config.model, base),
+        "task": {"name": config.task.name, "options": _task_options(config.task, base)},
         "optimizer": config.optimizer.name,
         "class_names": list(source.class_names),
         "preprocessing": dataclasses.asdict(preprocessing),
@@ -89,21 +96,20 @@ def experiment(config) -> Experiment:
     }
     model, task, _ = from_info(info)
     assert task is not None
-    if source.multi_label and config.task.loss_type != "sigmoid":
-        raise InputError(
-            f"{source.name} has several labels an image; task.loss_type is {config.task.loss_type!r}, valid: 'sigmoid'"
-        )
+    if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
+        raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
     total_steps = _total_steps(config, len(source))
     return Experiment(
         model=model,
         task=task,
-        optimizer=_optimizer(config.optimizer, total_steps),
+        optimizer=_optimizer(config.optimizer, total_steps, getattr(model, "encoder")),  # noqa: B009
         prepare=_prepare(preprocessing, flip=data.flip, shift_px=data.shift_px),
         train_loader=_train_loader(data, source, preprocessing),
         eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
         example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
         info=info,
+        warm_start=_warm_start(config.init, opened, model, info) if opened else None,
     )
 
 
@@ -196,6 +202,8 @@ def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
 def _image_folder(data) -> folder.ImageFolder | None:
     """The folder of images, if the dataset is one; None for a TFDS dataset."""
     if data.get("folder") is None:  # a key that older work directories do not have
+        if data.name is None:
+            raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
         return None
     return folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
 
@@ -231,9 +239,57 @@ def _prepare(preprocessing: transforms.Preprocessing, *, flip: bool, shift_px: i
     return augment.make_prepare(preprocessing.mean, preprocessing.std, flip=flip, shift_px=shift_px)
 
 
-def _preprocessing(data) -> transforms.Preprocessing:
+def _preprocessing(data, base: dict[str, Any] | None) -> transforms.Preprocessing:
     names = [field.name for field in dataclasses.fields(transforms.Preprocessing)]
-    return transforms.Preprocessing(**{name: data[name] for name in names})
+    given = {name: data[name] for name in names if data[name] is not None}
+    fields = (base["preprocessing"] if base else {}) | given
+    if "image_size" not in fields:
+        raise InputError("data.image_size is not set; valid: height and width in pixels, or an init.source that has it")
+    return transforms.Preprocessing(**fields)
+
+
+def _open_init(config) -> Opened:
+    init, data = config.init, config.data
+    return open_source(
+        init.source,
+        step=int(init.step) if init.step.isdigit() else init.step,
+        revision=init.revision,
+        num_heads=init.num_heads,
+        image_size=data.image_size,
+        channels=data.channels,
+    )
+
+
+def _warm_start(init, opened: Opened, model: nn.Module, info: dict[str, Any]) -> WarmStart:
+    preprocessing = info["preprocessing"]
+    images = jax.ShapeDtypeStruct((1, *preprocessing["image_size"], preprocessing["channels"]), jnp.float32)
+    variables: Any = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    template = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    return warm_start(opened, template, info["class_names"], head=init.head, allow=init.allow)
+
+
+def _model_info(section, base: dict[str, Any] | None) -> dict[str, Any]:
+    """Family, variant and options: the config's, and where it leaves them open those of the model to start from."""
+    given = {"name": section.name, "variant": section.variant}
+    if base is None:
+        for key, value in given.items():
+            if value is None:
+                raise InputError(f"model.{key} is not set; valid: one of `list_models`, or a run with init.source")
+        return given | {"options": _options(section)}
+    for key, value in given.items():
+        if value not in (None, base["model"][key]):
+            raise InputError(
+                f"model.{key} is {value!r}, but init.source is {base['model'][key]!r}; valid: that, or None to take it"
+            )
+    # How a model was regularised in its training is no part of it.
+    rates = ("dropout", "attention_dropout", "drop_path")
+    options = {key: value for key, value in base["model"]["options"].items() if key not in rates}
+    return {key: base["model"][key] for key in given} | {"options": options | _options(section)}
+
+
+def _task_options(section, base: dict[str, Any] | None) -> dict[str, Any]:
+    before = base["task"]["options"] if base and base["task"] else {}
+    return {key: before[key] for key in ("distillation_head",) if key in before} | _options(section)
 
 
 def _train_loader(data, source: sources.Source, preprocessing: transforms.Preprocessing) -> loader.Loader:
@@ -253,18 +309,37 @@ def _loader(data, source: sources.Source, preprocessing: transforms.Preprocessin
     )
 
 
-def _optimizer(options, total_steps: int) -> optimizer.Optimizer:
+def _optimizer(options, total_steps: int, encoder: Any) -> optimizer.Optimizer:
+    if not 0.0 <= options.warmup_fraction < 1.0:
+        raise InputError(f"optimizer.warmup_fraction is {options.warmup_fraction}; valid: at least 0 and less than 1")
     learning_rate = schedule.learning_rate(
         options.schedule,
         peak=options.learning_rate,
         total_steps=total_steps,
-        warmup_steps=options.warmup_steps,
+        warmup_steps=options.warmup_steps or round(options.warmup_fraction * total_steps),
         cooldown_steps=options.cooldown_steps,
         end=options.end_learning_rate,
         timescale_steps=options.rsqrt_timescale_steps,
     )
-    names = ("weight_decay", "b1", "b2", "eps", "momentum", "nesterov", "clip_norm", "freeze")
-    return optimizer.create(options.name, schedule=learning_rate, **{name: options[name] for name in names})
+    names = ("weight_decay", "b1", "b2", "eps", "momentum", "nesterov", "clip_norm", "freeze_blocks", "layer_decay")
+    return optimizer.create(
+        options.name,
+        schedule=learning_rate,
+        freeze=(*options.freeze, *(("^encoder/",) if options.freeze_encoder else ())),
+        layers=_layers(encoder),
+        **{name: options[name] for name in names},
+    )
+
+
+def _layers(encoder: Any) -> optimizer.Layers | None:
+    if not hasattr(encoder, "layer_number"):
+        return None
+
+    def number(path: str) -> int:
+        inside = path.startswith("encoder/")
+        return encoder.layer_number(path.removeprefix("encoder/")) if inside else encoder.depth + 1
+
+    return optimizer.Layers(encoder.depth, number)
 
 
 def _total_steps(config, num_examples: int) -> int:

@@ -115,7 +115,7 @@ def test_evaluate_without_a_config_names_the_file(trained, tmp_path, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command_has_examples(name, capsys):
     assert status(name, "--help") == 0
-    assert f"vit-jax {name} --model" in capsys.readouterr().out
+    assert f"  vit-jax {name} " in capsys.readouterr().out
 
 
 def test_help_is_quick_because_it_imports_no_jax():

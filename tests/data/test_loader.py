@@ -162,7 +162,7 @@ def test_prefetch_is_no_more_than_its_size_ahead_and_ends_its_thread():
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
-def test_blank_batch_fits_a_real_one(data):
-    blank = loader.blank_batch(PREPROCESSING, 10)
+def test_blank_batch_fits_a_real_one(data, source):
+    blank = loader.blank_batch(PREPROCESSING, source, 10)
     real = train(data, Share(10))[0]
     assert {k: (v.shape, v.dtype) for k, v in blank.items()} == {k: (v.shape, v.dtype) for k, v in real.items()}

@@ -104,6 +104,75 @@ def test_grey_palette_alpha_and_cmyk_come_out_as_rgb(tmp_path):
     assert (grey == np.asarray(colours.convert("L"))[:, :, None]).all()
 
 
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("error")  # Pillow warns of what it then does wrong
+@pytest.mark.parametrize("transparency", [0, bytes([0, 128])], ids=["one colour", "a value a colour"])
+def test_transparency_of_a_palette_is_dropped(transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    pixels = decode(encoded(image, "PNG", transparency=transparency), 3)
+    assert np.asarray(pixels).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options", "expected"),
+    [
+        (Image.new("RGBA", (1, 1), (7, 8, 9, 0)), "PNG", {}, (7, 8, 9)),
+        (Image.new("RGBA", (1, 1), (7, 8, 9, 0)), "WEBP", {"lossless": True, "exact": True}, (7, 8, 9)),
+        (Image.new("LA", (1, 1), (77, 0)), "PNG", {}, (77, 77, 77)),
+        (Image.new("1", (1, 1), 1), "PNG", {}, (255, 255, 255)),
+        (Image.new("L", (1, 1), 9), "BMP", {}, (9, 9, 9)),
+        # JPEG as print shops have it: all of cyan and nothing else.
+        (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG", {"quality": 95}, (0, 255, 255)),
+    ],
+)
+def test_other_kinds_of_pixels(image, kind, options, expected):
+    assert decode(encoded(image, kind, **options), 3).getpixel((0, 0)) == expected
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_of_an_animation_it_is_the_first_frame(kind):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("black", "white")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert decode(data, 3).getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_sixteen_bits_the_upper_eight_are_taken(kind, channels):
+    data = encoded(Image.fromarray(np.array([[0, 255, 256, 0x1234, 65535]], np.uint16)), kind)
+    pixels = np.asarray(decode(data, channels)).reshape(5, channels)
+    assert pixels.tolist() == [[level] * channels for level in (0, 0, 1, 0x12, 255)]
+
+
+def test_sixteen_bits_are_turned_as_well():
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    data = encoded(Image.fromarray(np.array([[256, 512]], np.uint16)), "PNG", exif=exif)
+    assert np.asarray(decode(data, 1)).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("pixels", [np.ones((2, 2), np.float32), np.ones((2, 2), np.int32)])
+def test_pixels_of_unknown_range_are_refused(pixels):
+    with pytest.raises(InputError, match=r"32-bit numbers.*valid: 8 or 16 bits"):
+        decode(encoded(Image.fromarray(pixels), "TIFF"), 3)
+
+
+def test_damaged_exif_data_are_one_line():
+    """A count of the tag's values that its type does not fit."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    exif += b"\x1a\x01\x02\0\x02\0\0\0ab\0\0" + b"\0\0\0\0"
+    with pytest.raises(InputError, match="cannot be read"):
+        decode(encoded(Image.new("L", (8, 8)), "JPEG", exif=exif), 3)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -162,3 +162,16 @@ def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix, positio
         np.testing.assert_array_equal(array, copy.tensors[tensor])
     with pytest.raises(vit_jax.InputError, match="the format has no name for encoder/new"):
         names.write(rows, params | {"encoder/new": np.zeros(1)}, names.Geometry(4, (6, 6), positions))
+
+
+def test_a_thousand_classes_without_names_are_imagenets():
+    from vit_jax.pretrained.description import numbered_classes
+
+    names = numbered_classes(1000)
+    assert len(names) == 1000 and all(names)
+    assert (names[0], names[281], names[999]) == (
+        "tench, Tinca tinca",
+        "tabby, tabby cat",
+        "toilet tissue, toilet paper, bathroom tissue",
+    )
+    assert numbered_classes(3) == ("0", "1", "2")

@@ -108,3 +108,45 @@ def test_moving_average_by_hand_and_bitwise_where_nothing_changed():
     assert float(average["a"]) == 5.0
     values = {"a": jnp.asarray(np.random.default_rng(0).normal(size=100), jnp.float32)}
     chex.assert_trees_all_equal(optimizers.moving_average(values, values, 0.9), values)
+
+
+BLOCKS = {
+    "encoder": {
+        "patch_embed": {"kernel": jnp.ones(1)},
+        "block_0": {"kernel": jnp.ones(1)},
+        "block_1": {"kernel": jnp.ones(1)},
+        "norm": {"scale": jnp.ones(1)},
+    },
+    "head": {"kernel": jnp.ones(1)},
+}
+NUMBERS = {"encoder/patch_embed/kernel": 0, "encoder/block_0/kernel": 1, "encoder/block_1/kernel": 2}
+LAYERS = optimizers.Layers(2, lambda path: NUMBERS.get(path, 3))
+
+
+def test_each_layers_rate_is_a_share_of_the_next_ones():
+    factors = make("adamw", layer_decay=0.5, layers=LAYERS).rate_factors(BLOCKS)
+    expected = {
+        "encoder": {
+            "patch_embed": {"kernel": 0.125},
+            "block_0": {"kernel": 0.25},
+            "block_1": {"kernel": 0.5},
+            "norm": {"scale": 1.0},
+        },
+        "head": {"kernel": 1.0},
+    }
+    assert factors == expected
+    assert set(jax.tree.leaves(make("adamw").rate_factors(BLOCKS))) == {1.0}
+
+
+def test_the_first_blocks_and_the_stem_can_be_frozen():
+    trainable, _ = make("sgd", freeze_blocks=1, layers=LAYERS).split(BLOCKS)
+    assert optimizers.leaf_names(trainable) == ["encoder/block_1/kernel", "encoder/norm/scale", "head/kernel"]
+    trainable, frozen = make("sgd", layers=LAYERS).split(BLOCKS)
+    assert not jax.tree.leaves(frozen)
+
+
+def test_layers_are_needed_to_tell_them_apart():
+    with pytest.raises(InputError, match=r"layer_decay is 0.5, but the model tells no layers apart"):
+        make("sgd", layer_decay=0.5)
+    with pytest.raises(InputError, match="freeze_blocks is 1; valid: 0 to the model's 0 blocks"):
+        make("sgd", freeze_blocks=1)

@@ -8,6 +8,8 @@ from vit_jax.cli.errors import one_line_errors
 from vit_jax.version import __version__
 
 COMMANDS = {
+    "attention": "draw where a model looks in images",
+    "data": "prepare datasets, say what is in them, draw their images",
     "evaluate": "score a trained model on its dataset",
     "predict": "name what images show",
 }

@@ -64,9 +64,9 @@ def opening_line(config: Any, run: Any, params: Any, num_devices: int, workdir: 
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     kind = jax.devices()[0].device_kind
-    model, data = config.model, config.data
+    model, data = run.info["model"], config.data
     return (
-        f"{model.name} {model.variant}, {count:,} parameters; {data.folder or data.name} {data.split}, "
+        f"{model['name']} {model['variant']}, {count:,} parameters; {data.folder or data.name} {data.split}, "
         f"{len(run.train_loader):,} examples; "
         f"{run.total_steps:,} steps of {config.batch_size} on {num_devices} x {kind}; {workdir}"
     )

@@ -146,8 +146,7 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
         class_names, splits = _read_one_tree(root, eval_fraction, split_seed, others)
     if others:
         endings = _some([ending or "none" for ending, _ in others.most_common()], 5)
-        number = f"ignored {others.total()} files of {folder}"
-        warnings.warn(f"{number} that are not images by their ending ({endings})", stacklevel=2)
+        warnings.warn(f"{folder}: ignored what is no image by its ending: {others.total()} ({endings})", stacklevel=2)
     return ImageFolder(folder, class_names, splits)
 
 

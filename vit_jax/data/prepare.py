@@ -195,7 +195,9 @@ def _as_in_tfds(name: str, contents: Contents, known: _Known) -> tuple[Contents,
     if known.features is not None:
         features = dict(known.features)
         if len(names) != features["label"].num_classes:
-            raise InputError(f"there are {len(names)} classes, {_some(names)}; {name} has {features['label'].num_classes}")
+            raise InputError(
+                f"there are {len(names)} classes, {_some(names)}; {name} has {features['label'].num_classes}"
+            )
         for unknown in set(contents.class_names) - set(names):
             raise InputError(f"{unknown!r} is no class of {name}; valid: {_some(names)}")
     features["label"] = tfds.features.ClassLabel(names=list(names))

@@ -123,7 +123,7 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> Source:
             its files, or has no image and label.
     """
     builder = open_builder(name, data_dir)
-    label, class_names, multi_label = _label_feature(name, builder.info.features)
+    label, names, multi_label = _label_feature(name, builder.info.features)
     try:
         records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     except ValueError as error:
@@ -134,7 +134,7 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> Source:
     if not len(records):
         raise InputError(f"split {split!r} of dataset {name!r} is empty")
     parts = [(str(part.filename), part.skip, part.take) for part in builder.info.splits[split].file_instructions]
-    return Source(f"{name} {split}", class_names, _TfdsRecords(records, label, f"{name} {split}", parts), multi_label)
+    return Source(f"{name} {split}", names, _TfdsRecords(records, label, f"{name} {split}", parts), multi_label)
 
 
 def open_builder(name: str, data_dir: str | None = None) -> Any:
@@ -166,6 +166,15 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
 def data_folder(data_dir: str | None) -> str:
     """TFDS's folder: the given one, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+def class_names(name: str, features: Any) -> tuple[str, ...]:
+    """The classes' names of a dataset with the given features, in the order of the labels.
+
+    Raises:
+        InputError: the dataset has no image and label.
+    """
+    return _label_feature(name, features)[1]
 
 
 def _label_feature(name: str, features: Any) -> tuple[str, tuple[str, ...], bool]:

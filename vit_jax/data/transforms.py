@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def decode(image: Any, channels: int) -> Image.Image:
         elif isinstance(image, bytes):
             image = Image.open(io.BytesIO(image))
         elif isinstance(image, str | os.PathLike):
-            image = Image.open(image)
+            image = Image.open(io.BytesIO(pathlib.Path(image).read_bytes()))
         elif not isinstance(image, Image.Image):
             raise InputError(
                 f"a {type(image).__name__} is no image; valid: a path, a PIL image or a NumPy array of uint8"

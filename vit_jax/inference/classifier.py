@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 from vit_jax import build
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
+from vit_jax.inference.attention_maps import attention_of
 from vit_jax.pretrained import load as pretrained
 from vit_jax.pretrained.report import Report, matches, zero_heads
 from vit_jax.training import checkpoint
@@ -92,7 +92,27 @@ class Classifier:
 
     def features(self, pixel_values: Float[Array, "b H W c"]) -> Features:
         """The encoder's tokens `[B, N, D]` and pooled vectors `[B, D]` of preprocessed images `[B, H, W, C]` float."""
-        return self._features(self.params if self.task is None else self.params["encoder"], pixel_values)
+        return self._features(self._encoder_params, pixel_values)
+
+    def attention(self, images: Any) -> Float[Array, "layers b heads n n"]:
+        """The weights of the encoder's self-attention, whatever implementation of it the model was trained with.
+
+        Args:
+            images: what `preprocess` takes, or what it gives: preprocessed images `[B, H, W, C]` float.
+
+        Returns:
+            `[layers, B, heads, N, N]` float32. A row is what one token takes from each and sums to 1. Tokens are those
+            of `features`: class token and other prefix tokens, then the patches row by row. An image takes
+            layers * heads * N * N * 4 bytes, 22 MB for B/16 at 224 px and 192 MB at 384 px.
+
+        Raises:
+            InputError: something that is no image, or a model without self-attention between all its tokens.
+        """
+        preprocessed = isinstance(images, np.ndarray | jax.Array) and jnp.issubdtype(images.dtype, jnp.floating)
+        images = images if preprocessed else self.preprocess(images)
+        if images.ndim != 4:
+            raise InputError(f"preprocessed images have the shape [B, H, W, C], not {images.shape}")
+        return self._attention(self._encoder_params, images)
 
     def predict(self, images: Any, top_k: int = 5) -> list[list[Prediction]]:
         """The most probable classes of each image, best first.
@@ -116,14 +136,26 @@ class Classifier:
             for row, labels in zip(probabilities, best, strict=True)
         ]
 
+    @property
+    def encoder(self) -> Any:
+        """The model without its head."""
+        return self.model if self.task is None else getattr(self.model, "encoder")  # noqa: B009
+
+    @property
+    def _encoder_params(self) -> Params:
+        return self.params if self.task is None else self.params["encoder"]
+
     @functools.cached_property
     def _apply(self):
         return jax.jit(lambda params, x: self.model.apply({"params": params}, x, train=False))
 
     @functools.cached_property
     def _features(self):
-        encoder: Any = self.model if self.task is None else getattr(self.model, "encoder")  # noqa: B009
-        return jax.jit(lambda params, x: encoder.apply({"params": params}, x, train=False))
+        return jax.jit(lambda params, x: self.encoder.apply({"params": params}, x, train=False))
+
+    @functools.cached_property
+    def _attention(self):
+        return jax.jit(lambda params, x: attention_of(self.encoder, params, x))
 
     @functools.cached_property
     def _zero_heads(self) -> list[str]:
@@ -190,31 +222,7 @@ def load(
 
 
 def _load_workdir(workdir: pathlib.Path, step: int | str) -> Classifier:
-    directory = workdir / "checkpoints"
-    steps = checkpoint.steps_in(directory)
-    if not steps:
-        raise InputError(f"{workdir} is no work directory: it holds no checkpoints/<step>; train one with train.py")
-    if step == "best":
-        best = checkpoint.best_step(directory)
-        if best is None:
-            raise InputError(f"no checkpoint of {workdir} was saved with a metric to be best by; valid: {steps}")
-        candidates = [best]
-    elif step == "last":
-        candidates = steps[::-1]
-    elif step in steps:
-        candidates = [step]
-    else:
-        raise InputError(f"{workdir} has no checkpoint of step {step!r}; valid: last, best, {steps}")
-    broken = []
-    for candidate in candidates:
-        try:
-            info = checkpoint.read_info(directory, candidate)
-            params = checkpoint.read_params(directory, candidate)
-        except Exception as error:  # whatever a truncated or missing file leads to
-            broken.append(f"checkpoint {candidate} is incomplete ({checkpoint.brief(error)})")
-            continue
-        if broken:
-            warnings.warn(f"{'; '.join(broken)}; using checkpoint {candidate} of {workdir}", stacklevel=2)
-        model, task, preprocessing = build.from_info(info)
-        return Classifier(model, params, task, tuple(info["class_names"]), preprocessing, info | {"step": candidate})
-    raise InputError(f"no checkpoint in {directory} can be read: {'; '.join(broken)}")
+    saved = checkpoint.read_model(workdir, step)
+    model, task, preprocessing = build.from_info(saved.info)
+    names, info = tuple(saved.info["class_names"]), saved.info | {"step": saved.step}
+    return Classifier(model, saved.params, task, names, preprocessing, info)

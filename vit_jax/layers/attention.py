@@ -9,6 +9,18 @@ from vit_jax.errors import InputError
 from vit_jax.layers.mlp import Mlp
 
 
+def attention_weights(
+    query: Float[Array, "b heads n d"], key: Float[Array, "b heads m d"]
+) -> Float[Array, "b heads n m"]:
+    """softmax(query key^T / sqrt(d)), `[B, heads, N, M]` float32; query `[B, heads, N, d]`, key `[B, heads, M, d]`.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
+    """
+    scaled = query * (query.shape[-1] ** -0.5)
+    scores = jnp.einsum("bhnd,bhmd->bhnm", scaled, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 def dot_product_attention(
     query: Float[Array, "b heads n d"],
     key: Float[Array, "b heads m d"],
@@ -29,9 +41,7 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
     """
-    scaled = query * (query.shape[-1] ** -0.5)
-    scores = jnp.einsum("bhnd,bhmd->bhnm", scaled, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = attention_weights(query, key).astype(value.dtype)
     if dropout is not None:
         weights = dropout(weights)
     return jnp.einsum("bhnm,bhmd->bhnd", weights, value)
@@ -46,6 +56,9 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: whether query, key and value have a bias.
     qk_norm: LayerNorm over each head's D / heads channels of query and key (Dehghani et al. 2023,
         arXiv:2302.05442, section 2), parameters `query_norm` and `key_norm`; `norm_eps` is its epsilon.
+
+    Applied with the collection `intermediates` mutable, it also leaves its weights `[B, heads, N, M]` float32, before
+    dropout, there as `attention_weights`.
 
     Source: Dosovitskiy et al. 2020 (arXiv:2010.11929), appendix A. Heads come before tokens
     (`[B, heads, N, d]`) since XLA's CPU and GPU code is faster on that layout.
@@ -76,6 +89,9 @@ class MultiHeadAttention(nn.Module):
             norm = {"dtype": jnp.float32, "use_fast_variance": False}
             query = nn.LayerNorm(self.norm_eps, **norm, name="query_norm")(query).astype(self.dtype)
             key = nn.LayerNorm(self.norm_eps, **norm, name="key_norm")(key).astype(self.dtype)
+        if self.is_mutable_collection("intermediates"):
+            # On their own, since what mixes the values need not have them; where it does, XLA computes them once.
+            self.sow("intermediates", "attention_weights", attention_weights(query, key))
         dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None
         mixed = dot_product_attention(query, key, value, dropout=dropout)  # [b, heads, n, d]
         return _Projection("bhnd,hdD->bnD", (*shape[1:], dim), 2, dtype=self.dtype, name="out")(mixed)

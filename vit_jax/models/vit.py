@@ -154,6 +154,17 @@ class ViT(nn.Module):
         """How many tokens precede the patches: class, distillation, registers."""
         return int(self.has_class_token) + int(self.distillation_token) + self.register_tokens
 
+    def layer_number(self, path: str) -> int:
+        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+
+        Args:
+            path: within the encoder, `block_0/mlp/fc1/kernel`.
+        """
+        name = path.partition("/")[0]
+        if name.startswith("block_"):
+            return int(name.removeprefix("block_")) + 1
+        return self.depth + 1 if name in ("norm", "fc_norm", "pool", "pre_logits") else 0
+
     def setup(self) -> None:
         """Makes the layers."""
         self.patch_embed = PatchEmbed(self.patch_size, self.hidden_dim, self.dtype, self.patch_bias)

@@ -1,6 +1,7 @@
 """What a foreign checkpoint says of itself, in this library's terms."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,17 @@ class Description:
                 options = {key: value for key, value in options.items() if key not in SIZES}
                 return {"name": "vit", "variant": f"{name.partition('/')[0]}/{patch}", "options": options}
         return {"name": "vit", "variant": f"B/{patch}", "options": options}
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Names of classes that a checkpoint only numbers: ImageNet-1k's if there are 1,000, and otherwise the numbers.
+
+    Source: ImageNet's classes in the order of their WordNet numbers, with WordNet 3.0's words for them.
+    """
+    if count != 1000:
+        return tuple(map(str, range(count)))
+    lines = (pathlib.Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()
+    return tuple(line.partition("\t")[2] for line in lines)
 
 
 def pair(value: Any, key: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import re
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
-from vit_jax.pretrained.description import Description, block_count, shape_of
+from vit_jax.pretrained.description import Description, block_count, numbered_classes, shape_of
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.names import Geometry, Name, expand
 
@@ -90,7 +90,7 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     return Description(
         options=options,
         task={} if has_head else None,
-        class_names=tuple(map(str, range(tensors["head/kernel"].shape[1]))) if has_head else (),
+        class_names=numbered_classes(tensors["head/kernel"].shape[1]) if has_head else (),
         preprocessing=Preprocessing(size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels),
         channels=channels,
         names=expand(NAMES, depth),

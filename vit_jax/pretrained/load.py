@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -22,11 +22,27 @@ from vit_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
+class Opened:
+    """A checkpoint's arrays under our names, not yet fitted to a model.
+
+    source: for messages.
+    info: what a checkpoint of ours says of itself: model, task (None if there is no head), class names,
+        preprocessing, version.
+    found: all that the checkpoint's own model has; the encoder's names start with `encoder/`.
+    antialias: how its library resizes position embeddings.
+    """
+
+    source: str
+    info: dict[str, Any]
+    found: Found
+    antialias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A checkpoint, ready for a model.
 
-    info: what a checkpoint of ours says of itself: model, task (None if there is no head), class names,
-        preprocessing, version.
+    info: as in `Opened`.
     params: nested float32 NumPy arrays, of the whole model or, without a head, of the encoder.
     report: what became of every leaf.
     """
@@ -59,41 +75,60 @@ def load(
     Raises:
         InputError: nothing there, not supported, or not all leaves accounted for.
     """
+    opened = open_checkpoint(
+        source, revision=revision, image_size=image_size, in_channels=in_channels, num_heads=num_heads
+    )
+    initialise = _initialiser(opened.info)
+    template = flax.traverse_util.flatten_dict(jax.eval_shape(initialise), sep="/")
+    params, report = fit(opened.found, template, source=opened.source, antialias=opened.antialias, allow=allow)
+    if report.initialised:
+        new = flax.traverse_util.flatten_dict(initialise(), sep="/")
+        params |= {path: np.asarray(new[path]) for path in report.initialised}
+    nested = flax.traverse_util.unflatten_dict({path: params[path] for path in template}, sep="/")
+    return Pretrained(opened.info, nested["encoder"] if opened.info["task"] is None else nested, report)
+
+
+def open_checkpoint(
+    source: str | pathlib.Path,
+    *,
+    revision: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    in_channels: int | None = None,
+    num_heads: int | None = None,
+) -> Opened:
+    """Reads a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
     files = files_.open_source(source, revision=revision)
     size = None if image_size is None else pair(image_size, "image_size")
     description = _describe(files, num_heads, size)
-    preprocessing = _preprocessing(description.preprocessing, size, in_channels)
     info = {
         "model": description.model_info(),
         "task": None if description.task is None else {"name": "classification", "options": description.task},
         "class_names": list(description.class_names),
-        "preprocessing": dataclasses.asdict(preprocessing),
+        "preprocessing": dataclasses.asdict(adapted(description.preprocessing, size, in_channels)),
         "version": __version__,
     }
-    model = vit.create(info["model"]["variant"], **info["model"]["options"])
-    if description.task is not None:
-        model = Classification(len(description.class_names), **description.task).wrap(model)
-    images = np.zeros((1, *preprocessing.image_size, preprocessing.channels), np.float32)
-
-    def initialise() -> Params:
-        params = model.init(jax.random.key(0), images, train=False)["params"]
-        return {"encoder": params} if description.task is None else params
-
-    template = flax.traverse_util.flatten_dict(jax.eval_shape(initialise), sep="/")
+    template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
     found = Found(
         arrays=names.read(description.names, files.tensors, template, description.geometry),
         tensors={row.param: row.tensor for row in description.names},
         names=list(files.tensors),
     )
-    params, report = fit(
-        found,
-        template,
-        source=files.name,
-        initialise=initialise,
-        antialias=description.antialias,
-        allow=allow,
-    )
-    return Pretrained(info, params["encoder"] if description.task is None else params, report)
+    return Opened(files.name, info, found, description.antialias)
+
+
+def _initialiser(info: dict[str, Any]) -> Callable[[], Params]:
+    """A function that makes new parameters of the model; a bare encoder's come under `encoder`."""
+    model = vit.create(info["model"]["variant"], **info["model"]["options"])
+    if info["task"] is not None:
+        model = Classification(len(info["class_names"]), **info["task"]["options"]).wrap(model)
+    preprocessing = info["preprocessing"]
+    images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
+
+    def initialise() -> Params:
+        params = model.init(jax.random.key(0), images, train=False)["params"]
+        return {"encoder": params} if info["task"] is None else params
+
+    return initialise
 
 
 def _describe(files: files_.Files, num_heads: int | None, image_size: tuple[int, int] | None) -> Description:
@@ -110,10 +145,8 @@ def _describe(files: files_.Files, num_heads: int | None, image_size: tuple[int,
     )
 
 
-def _preprocessing(
-    preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None
-) -> Preprocessing:
-    """The checkpoint's, for another size or number of channels where one is given."""
+def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None) -> Preprocessing:
+    """The same for another size or number of channels where one is given."""
     changes: dict[str, Any] = {}
     if image_size is not None:
         changes["image_size"] = image_size

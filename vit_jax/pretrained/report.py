@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -73,23 +73,21 @@ def fit(
     template: Mapping[str, Any],
     *,
     source: str,
-    initialise: Callable[[], Params],
     antialias: bool,
     allow: Sequence[str] = (),
-) -> tuple[Params, Report]:
+) -> tuple[dict[str, np.ndarray], Report]:
     """Makes a model's parameters of a checkpoint's arrays.
 
     Args:
         found: the checkpoint.
         template: path -> anything with the `shape` that the model's parameter has.
         source: for the messages.
-        initialise: gives new values of all parameters; called only if some are missing and allowed to be.
         antialias: how the position embedding is resized; see `resize_grid`.
         allow: what may be unused or missing: names of tensors or parameters, with `*` and `?`, or what such a name
             starts with up to a `.` or `/`.
 
     Returns:
-        The nested parameters, float32, and the report.
+        Path -> float32 array of every parameter that is not missing, and the report.
 
     Raises:
         InputError: a missing or unused leaf that `allow` does not name, or one whose shape does not fit.
@@ -112,9 +110,6 @@ def fit(
     used = {found.tensors[path] for path in params}
     unused = [name for name in found.names if name not in used]
     _refuse_unexpected(source, [(found.tensors.get(path, path), path) for path in missing], unused, allow)
-    if missing:
-        new = flax.traverse_util.flatten_dict(initialise(), sep="/")
-        params |= {path: np.asarray(new[path]) for path in missing}
     changed = resized.keys() | adapted.keys() | set(missing)
     report = Report(
         source=source,
@@ -124,7 +119,7 @@ def fit(
         initialised=tuple(missing),
         unused=tuple(unused),
     )
-    return flax.traverse_util.unflatten_dict({path: params[path] for path in template}, sep="/"), report
+    return params, report
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_jax.data.transforms import INTERPOLATION, Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import Description, block_count, pair, shape_of
+from vit_jax.pretrained.description import Description, block_count, numbered_classes, pair, shape_of
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.names import Geometry, Name, expand
 
@@ -259,7 +259,7 @@ def _class_names(files: Files, pretrained: dict[str, Any]) -> tuple[str, ...]:
     count = files.config.get("num_classes", 0) if head is None else len(head)
     if names and len(names) != count:
         raise InputError(f"{files.name}: label_names has {len(names)} names, but head.weight has {count} classes")
-    return tuple(map(str, names or range(count)))
+    return tuple(map(str, names)) if names else numbered_classes(count)
 
 
 def _preprocessing(name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int) -> Preprocessing:

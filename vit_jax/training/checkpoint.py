@@ -1,5 +1,6 @@
 """Saving and restoring, by Orbax: asynchronous, atomic, the last few and the best."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,6 +9,7 @@ import math
 import pathlib
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +39,20 @@ class Restored:
     step: int
     state: TrainState
     notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """What a checkpoint holds for inference.
+
+    step: whose checkpoint it is.
+    info: what it says about its model, INFO_KEYS.
+    params: NumPy arrays; the moving average where there is one.
+    """
+
+    step: int
+    info: dict[str, Any]
+    params: Params
 
 
 class Checkpoints:
@@ -230,6 +246,55 @@ def read_params(directory: pathlib.Path, step: int) -> Params:
     _quiet()
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(item / name, jax.tree.map(_empty, _shapes(checkpointer, item / name)))
+
+
+def read_model(workdir: pathlib.Path, step: int | str = "last") -> SavedModel:
+    """Reads a work directory's model.
+
+    Args:
+        workdir: with `checkpoints/` in it; nothing else is needed of it.
+        step: `last`, `best` (by the run's `checkpoint.best_metric`), or a step's number.
+
+    Warns:
+        UserWarning: the last checkpoint cannot be read, and the one before it is used.
+
+    Raises:
+        InputError: no such step, or none that can be read.
+    """
+    directory = workdir / "checkpoints"
+    steps = steps_in(directory)
+    if not steps:
+        raise InputError(f"{workdir} is no work directory: it holds no checkpoints/<step>; train one with train.py")
+    if step == "best":
+        best = best_step(directory)
+        if best is None:
+            raise InputError(f"no checkpoint of {workdir} was saved with a metric to be best by; valid: {steps}")
+        candidates = [best]
+    elif step == "last":
+        candidates = steps[::-1]
+    elif step in steps:
+        candidates = [int(step)]
+    else:
+        raise InputError(f"{workdir} has no checkpoint of step {step!r}; valid: last, best, {steps}")
+    broken = []
+    for candidate in candidates:
+        try:
+            model = SavedModel(candidate, read_info(directory, candidate), read_params(directory, candidate))
+        except Exception as error:  # whatever a truncated or missing file leads to
+            broken.append(f"checkpoint {candidate} is incomplete ({brief(error)})")
+            continue
+        if broken:
+            warnings.warn(f"{'; '.join(broken)}; using checkpoint {candidate} of {workdir}", stacklevel=3)
+        return model
+    raise InputError(f"no checkpoint in {directory} can be read: {'; '.join(broken)}")
+
+
+def last_info(directory: pathlib.Path) -> dict[str, Any] | None:
+    """What the newest readable checkpoint says about its model; None if there is none."""
+    for step in reversed(steps_in(directory)):
+        with contextlib.suppress(OSError, ValueError):
+            return read_info(directory, step)
+    return None
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 import jax
 import optax
@@ -13,17 +14,36 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 
 
 @dataclasses.dataclass(frozen=True)
+class Layers:
+    """The order of a model's parameters from the image to the outputs.
+
+    depth: number of blocks.
+    number: a parameter's path -> 0 for what comes before the blocks, i for the i-th block, depth + 1 for what comes
+        after them.
+    """
+
+    depth: int
+    number: Callable[[str], int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """How gradients change parameters.
 
     transform: Optax transformation at a learning rate of 1; its updates are subtracted times the rate.
     schedule: steps done -> learning rate. It follows the run's step, also past steps that were skipped.
     freeze: regular expressions; a leaf is frozen if one of them matches somewhere in its path.
+    freeze_blocks: the stem and so many blocks are frozen too; 0 is none.
+    layer_decay: the factor between the learning rates of neighbouring layers.
+    layers: what the model's layers are; needed for the two above.
     """
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
     freeze: tuple[str, ...] = ()
+    freeze_blocks: int = 0
+    layer_decay: float = 1.0
+    layers: Layers | None = None
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Splits params into (trainable, frozen), two trees of the same form with None for the other's leaves.
@@ -38,6 +58,19 @@ class Optimizer:
             raise InputError(f"optimizer.freeze {self.freeze} matches every parameter; nothing is left to train")
         return trainable_part, frozen_part
 
+    def rate_factors(self, params: Params) -> Params:
+        """What each leaf's learning rate is multiplied by: layer_decay ** (depth + 1 - the leaf's layer).
+
+        Source: Clark et al. 2020 (arXiv:2003.10555) for language models, Bao et al. 2021 (arXiv:2106.08254) for ViT,
+        both in their fine-tuning details.
+        """
+        if self.layer_decay == 1.0:
+            return jax.tree.map(lambda _: 1.0, params)
+        assert self.layers is not None
+        last = self.layers.depth + 1
+        factors = [self.layer_decay ** (last - self.layers.number(path)) for path in leaf_names(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), factors)
+
     def _frozen(self, params: Params):
         paths = leaf_names(params)
         for expression in self.freeze:
@@ -51,6 +84,12 @@ class Optimizer:
                     f"{', '.join(paths[:3])}"
                 )
         leaves = [any(re.search(expression, path) for expression in self.freeze) for path in paths]
+        if self.freeze_blocks:
+            assert self.layers is not None
+            leaves = [
+                frozen or self.layers.number(path) <= self.freeze_blocks
+                for frozen, path in zip(leaves, paths, strict=True)
+            ]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
@@ -66,6 +105,9 @@ def create(
     nesterov: bool = False,
     clip_norm: float = 0.0,
     freeze: tuple[str, ...] = (),
+    freeze_blocks: int = 0,
+    layer_decay: float = 1.0,
+    layers: Layers | None = None,
 ) -> Optimizer:
     """Makes an optimizer by name.
 
@@ -81,6 +123,10 @@ def create(
         nesterov: SGD's.
         clip_norm: greatest global norm of the gradients of the trainable leaves; 0 is no clipping.
         freeze: regular expressions over paths such as `encoder/block_0/mlp/fc1/kernel`.
+        freeze_blocks: how many of the first blocks stay as they are, with all that comes before them; 0 is none.
+        layer_decay: by how much a layer's learning rate is less than that of the next, in (0, 1]; see
+            `Optimizer.rate_factors`.
+        layers: of the model; None for one that tells no layers apart.
 
     Raises:
         InputError: an unknown name, or a value out of its range.
@@ -99,6 +145,13 @@ def create(
             raise InputError(f"optimizer.{key} is {value}; valid: 0 or more")
     if eps <= 0:
         raise InputError(f"optimizer.eps is {eps}; valid: above 0")
+    if not 0.0 < layer_decay <= 1.0:
+        raise InputError(f"optimizer.layer_decay is {layer_decay}; valid: more than 0, at most 1 (none)")
+    depth = 0 if layers is None else layers.depth
+    if not 0 <= freeze_blocks <= depth:
+        raise InputError(f"optimizer.freeze_blocks is {freeze_blocks}; valid: 0 to the model's {depth} blocks")
+    if layer_decay != 1.0 and layers is None:
+        raise InputError(f"optimizer.layer_decay is {layer_decay}, but the model tells no layers apart; valid: 1")
     # What is off leaves its place empty, so that turning it on does not change where a checkpoint keeps the rest.
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity()
@@ -106,7 +159,7 @@ def create(
         chain = (clip, decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
     else:
         chain = (clip, optax.scale_by_adam(b1, b2, eps), decay)
-    return Optimizer(optax.chain(*chain), schedule, tuple(freeze))
+    return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers)
 
 
 def decayed(params: Params):

@@ -107,7 +107,8 @@ def make_train_step(
 
         rate = optimizer.schedule(state.step)
         updates, opt_state = optimizer.transform.update(gradients, state.opt_state, trainable)
-        trainable = jax.tree.map(lambda p, u: p - rate * u, trainable, updates)
+        factors = optimizer.rate_factors(trainable)
+        trainable = jax.tree.map(lambda p, u, factor: p - rate * factor * u, trainable, updates, factors)
 
         # An update may overflow though its gradient does not.
         pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(trainable), strict=True)

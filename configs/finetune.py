@@ -1,0 +1,39 @@
+"""Fine-tunes published weights, or your own, on a folder of images with one sub-folder a class.
+
+python train.py --config=configs/finetune.py --config.init.source=google/vit-base-patch16-224 \
+    --config.data.folder=PETS --workdir=runs/pets
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """Model, preprocessing and image size are those of init.source unless they are given."""
+    config = common.get_config()
+    config.num_epochs = 10.0
+    config.batch_size = 64
+    config.log_every_steps = 10
+
+    # Taken from init.source.
+    common.unset(config.model, "name", "variant")
+    common.unset(config.task, "distillation_head")
+    common.unset(config.data, "image_size", "channels", "resize", "crop_fraction", "crop_offset", "interpolation")
+    common.unset(config.data, "mean", "std")
+
+    common.unset(config.data, "name")  # data.folder it is
+    config.data.crop = "random"
+    config.data.crop_min_area = 0.35
+    config.data.flip = True
+
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.warmup_fraction = 0.1
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.layer_decay = 0.75
+
+    config.evaluation.splits = ConfigDict()  # all of the folder's but train
+    config.evaluation.every_steps = 200
+    config.checkpoint.every_steps = 200
+    return config.lock()

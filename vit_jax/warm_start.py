@@ -1,0 +1,114 @@
+"""Starting a run from a trained model: what is taken over from it, and what is new."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from vit_jax.data.transforms import Preprocessing
+from vit_jax.errors import InputError
+from vit_jax.pretrained.description import pair
+from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
+from vit_jax.pretrained.report import Found, Report, fit
+from vit_jax.training import checkpoint
+from vit_jax.types import TrainState
+
+HEAD = ("auto", "keep", "new")
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """The parameters that a run takes over.
+
+    arrays: path -> float32 array; parameters that it lacks start from new values.
+    report: what became of every leaf.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    report: Report
+
+    def apply(self, state: TrainState) -> TrainState:
+        """A new run's state with these parameters, in the moving average too."""
+        params = flax.traverse_util.flatten_dict(state.params, sep="/")
+        nested = flax.traverse_util.unflatten_dict(params | dict(self.arrays), sep="/")
+        return state.replace(params=nested, ema_params=None if state.ema_params is None else nested)
+
+
+def open_source(
+    source: str,
+    *,
+    step: int | str = "last",
+    revision: str | None = None,
+    num_heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Opened:
+    """Reads a trained model.
+
+    Args:
+        source: what `vit_jax.load` takes: a work directory, a folder, an `.npz` or a Hugging Face id.
+        step: of a work directory.
+        revision: of a Hugging Face id.
+        num_heads: of an `.npz` that does not tell.
+        image_size: height and width in pixels for which to change the preprocessing; None is the model's own.
+        channels: likewise.
+
+    Raises:
+        InputError: nothing there that can be read.
+    """
+    path = pathlib.Path(source).expanduser()
+    if not (path / "checkpoints").is_dir():
+        return open_checkpoint(
+            source, revision=revision, image_size=image_size, in_channels=channels, num_heads=num_heads
+        )
+    saved = checkpoint.read_model(path, step)
+    arrays = {name: np.asarray(x) for name, x in flax.traverse_util.flatten_dict(saved.params, sep="/").items()}
+    if saved.info["task"] is None:
+        arrays = {f"encoder/{name}": x for name, x in arrays.items()}
+    size = None if image_size is None else pair(image_size, "data.image_size")
+    preprocessing = adapted(Preprocessing(**saved.info["preprocessing"]), size, channels)
+    info = saved.info | {"preprocessing": dataclasses.asdict(preprocessing)}
+    return Opened(f"{path} step {saved.step}", info, Found(arrays, {name: name for name in arrays}, list(arrays)))
+
+
+def warm_start(
+    opened: Opened,
+    template: Mapping[str, Any],
+    class_names: Sequence[str],
+    *,
+    head: str = "auto",
+    allow: Sequence[str] = (),
+) -> WarmStart:
+    """Fits a trained model's parameters to the model that is to be trained.
+
+    Args:
+        opened: the trained model.
+        template: path -> anything with the `shape` that the new model's parameter has.
+        class_names: of the new model.
+        head: `auto` keeps the head if the classes have the same names (in whatever order) and makes a new one if not;
+            `keep` takes it as it is; `new` never takes it.
+        allow: what may be unused or missing besides a head that is not kept; see `fit`.
+
+    Raises:
+        InputError: leaves not accounted for, or a head that cannot be kept.
+    """
+    if head not in HEAD:
+        raise InputError(f"init.head is {head!r}; valid: {', '.join(HEAD)}")
+    old, new = list(opened.info["class_names"]), list(class_names)
+    heads = {path: x for path, x in opened.found.arrays.items() if not path.startswith("encoder/")}
+    same = len(set(new)) == len(new) and sorted(old) == sorted(new)
+    if head == "keep" and len(old) != len(new):
+        raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
+    if head == "auto" and same and old != new:
+        order = [old.index(name) for name in new]
+        heads = {path: x[..., order] for path, x in heads.items()}
+    encoder = {path: x for path, x in opened.found.arrays.items() if path.startswith("encoder/")}
+    if head == "new" or (head == "auto" and not same):
+        replaced = [path for path in {*template, *heads} if not path.startswith("encoder/")]
+        allow = [*allow, *replaced, *(opened.found.tensors.get(path, path) for path in replaced)]
+        heads = {}
+    found = dataclasses.replace(opened.found, arrays=encoder | heads)
+    return WarmStart(*fit(found, template, source=opened.source, antialias=opened.antialias, allow=allow))
