@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import lzma
 import math
 import pathlib
 import pickle
@@ -298,21 +299,6 @@ def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for pattern in ("*", "*/*", "*/*/*") for file in sorted(folder.glob(pattern)) if file.is_file()]
 
 
-def unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
-    """Unpacks a tar archive into a new folder.
-
-    Raises:
-        InputError: an archive that is damaged, or a member that leaves the folder or is no file.
-    """
-    with open_tar(path) as tar:
-        for member in tar:
-            member_name(member, path)
-            try:
-                tar.extract(member, folder, filter="data")
-            except tarfile.FilterError as error:
-                raise InputError(f"{path}: member {member.name!r} is refused: {error}") from None
-
-
 def is_tar(path: pathlib.Path) -> bool:
     """Whether a path is a tar archive, packed or not."""
     try:
@@ -329,15 +315,15 @@ def open_tar(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
 
 
 @contextlib.contextmanager
-def damaged_as_input_error(path: pathlib.Path) -> Iterator[None]:
+def damaged_as_input_error(path: str | pathlib.Path) -> Iterator[None]:
     """Turns what the readers of archives raise for one that is damaged or cut off into an InputError."""
     try:
         yield
-    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} is damaged or cut off: {error}") from None
 
 
-def member_name(member: tarfile.TarInfo, archive: pathlib.Path) -> str:
+def member_name(member: tarfile.TarInfo, archive: str | pathlib.Path) -> str:
     """The path of a member in its archive.
 
     Raises:

@@ -1,56 +1,22 @@
 """ImageNet's training and validation archives (ILSVRC2012), read in place: neither is ever unpacked."""
 
-import dataclasses
 import io
 import os
 import pathlib
 import posixpath
-import tarfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vit_jax.data.archives import Contents, Split, damaged_as_input_error, member_name, members, open_tar
+from vit_jax.data.archives import Contents, Split, member_name, members, open_tar
 from vit_jax.data.progress import progress_bar
+from vit_jax.data.tar_members import TarMembers, members_in
 from vit_jax.errors import InputError
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 LABELS = "ILSVRC2012_validation_ground_truth.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class TarMembers:
-    """Images inside an unpacked tar archive, which are read when they are asked for.
-
-    names: their file names.
-    offsets, sizes, labels: `[n]` int; where each begins and how long it is, in bytes, and its class.
-    """
-
-    archive: str
-    names: Sequence[str]
-    offsets: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.names)
-
-    def __getitem__(self, record: int) -> dict[str, Any]:
-        """`image`, the file's bytes; `label`; `file_name`; `path`."""
-        name = self.names[record]
-        with open(self.archive, "rb") as file:
-            file.seek(self.offsets[record])
-            image = file.read(self.sizes[record])
-        return {
-            "image": image,
-            "label": int(self.labels[record]),
-            "file_name": name,
-            "path": f"{self.archive}: {name}",
-        }
 
 
 def read_imagenet(path: pathlib.Path, class_names: Sequence[str]) -> Contents | None:
@@ -93,45 +59,27 @@ def _train_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
             label = numbers.get(name.removesuffix(".tar"))
             if label is None or not name.endswith(".tar") or not member.isfile():
                 raise InputError(f"{archive} holds {member.name!r}; valid: one archive a class, such as n01440764.tar")
-            images = [*_images(file, archive, member.offset_data, member.size)]
+            images = [*members_in(file, f"{archive}: {name}", member.offset_data, member.size)]
             if not images:
-                raise InputError(f"{archive} is damaged: {member.name} in it holds no images")
+                raise InputError(f"{archive} is damaged: {name} in it holds no images")
             listed += images
             labels += [label] * len(images)
             bar.update(member.offset_data + member.size - bar.n)
-    return _split(archive, listed, labels)
+    return TarMembers(str(archive), str(archive), listed, np.array(labels, np.int64)).split()
 
 
 def _validation_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
     """An archive of images, whose labels are listed in the order of their names."""
     with open(archive, "rb") as file:
-        images = sorted(_images(file, archive, 0, os.path.getsize(archive)))
+        images = sorted(members_in(file, str(archive), 0, os.path.getsize(archive)))
     synsets = _validation_synsets(archive.parent)
     if len(images) != len(synsets):
         raise InputError(f"{archive} holds {len(images):,} images, but there are labels for {len(synsets):,}")
     for line, synset in enumerate(synsets, 1):
         if synset not in numbers:
             raise InputError(f"the label of validation image {line}, {synset!r}, is not one of the classes")
-    return _split(archive, images, [numbers[synset] for synset in synsets])
-
-
-def _images(file: io.BufferedReader, archive: pathlib.Path, start: int, size: int) -> Iterator[tuple[str, int, int]]:
-    """File name, offset and size of each member of a tar archive that lies in a file from `start` on."""
-    file.seek(start)
-    end = min(start + size, os.fstat(file.fileno()).st_size)
-    with damaged_as_input_error(archive), tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            name = member_name(member, archive)
-            if member.offset_data + member.size > end:
-                raise InputError(f"{archive} is damaged or cut off: {name} ends after the archive does")
-            if member.isfile():
-                yield posixpath.basename(name), member.offset_data, member.size
-
-
-def _split(archive: pathlib.Path, images: Sequence[tuple[str, int, int]], labels: Sequence[int]) -> Split:
-    offsets, sizes = (np.array([image[column] for image in images], np.int64) for column in (1, 2))
-    records = TarMembers(str(archive), [name for name, _, _ in images], offsets, sizes, np.array(labels, np.int64))
-    return Split(records, records.labels, sizes)
+    labels = np.array([numbers[synset] for synset in synsets], np.int64)
+    return TarMembers(str(archive), str(archive), images, labels).split()
 
 
 def _validation_synsets(folder: pathlib.Path) -> list[str]:

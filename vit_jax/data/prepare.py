@@ -8,7 +8,6 @@ import math
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import tensorflow_datasets as tfds
 from vit_jax.data import archives, folder, imagenet, shards, sources
 from vit_jax.data.archives import Contents, Split
 from vit_jax.data.progress import progress_bar
+from vit_jax.data.tar_members import read_image_tar
 from vit_jax.data.tfrecord import Tfrecords
 from vit_jax.data.transforms import decode
 from vit_jax.errors import InputError
@@ -126,7 +126,8 @@ def _known(name: str, data_dir: str) -> _Known:
     if name == "digits":
         raise InputError("digits is prepared on its first use; valid: another name")
     try:
-        builder: Any = tfds.builder_cls(name)(data_dir=data_dir, file_format="array_record")
+        cls: Any = tfds.builder_cls(name)
+        builder = cls(data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
         return _Known(os.path.join(data_dir, name, "1.0.0"), "1.0.0")
     except (AssertionError, ValueError) as error:
@@ -146,31 +147,28 @@ def _read(name: str, path: pathlib.Path, known: _Known, incomplete: pathlib.Path
     archive = ARCHIVES.get(name)
     if archive is not None and (contents := archive.read(path, known.class_names)) is not None:
         return contents
-    tree = _unpacked(path, incomplete) if archives.is_tar(path) else path
+    fraction = 0.0 if archive else eval_fraction
     try:
-        images = folder.open_folder(str(tree), eval_fraction=0.0 if archive else eval_fraction)
+        if archives.is_tar(path):
+            contents = read_image_tar(path, incomplete, eval_fraction=fraction)
+        else:
+            contents = _read_folder(path, fraction)
     except InputError as error:
         also = f"neither {archive.files}; nor a folder of images: " if archive else ""
-        reason = str(error).removeprefix("data.folder: ").replace(str(tree), str(path))
-        raise InputError(f"--from {path} is not usable: {also}{reason}") from None
+        raise InputError(f"--from {path} is not usable: {also}{str(error).removeprefix('data.folder: ')}") from None
+    if archive and "validation" in archive.counts and "val" in contents.splits:
+        splits = {"validation" if split == "val" else split: x for split, x in contents.splits.items()}
+        return dataclasses.replace(contents, splits=splits)
+    return contents
+
+
+def _read_folder(path: pathlib.Path, eval_fraction: float) -> Contents:
+    images = folder.open_folder(str(path), eval_fraction=eval_fraction)
     splits = {}
     for split, files in images.splits.items():
-        split = "validation" if archive and split == "val" and "validation" in archive.counts else split
         sizes = [os.path.getsize(os.path.join(files.root, image)) for image in files.paths]
         splits[split] = Split(_Named(files), files.labels.astype(int), np.array(sizes, np.int64))
     return Contents(images.class_names, splits)
-
-
-def _unpacked(archive: pathlib.Path, incomplete: pathlib.Path) -> pathlib.Path:
-    """The folder that an archive is unpacked to, once."""
-    status = archive.stat()
-    tree = incomplete / f"unpacked-{status.st_size}-{status.st_mtime_ns}"
-    if not tree.exists():
-        new = incomplete / "unpacking"
-        shutil.rmtree(new, ignore_errors=True)
-        archives.unpack(archive, new)
-        new.rename(tree)
-    return tree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from vit_jax.errors import InputError
@@ -77,7 +77,9 @@ def write_split(
     Returns:
         What TFDS's metadata say of the split.
     """
-    template = tfds.core.ShardedFileTemplate(folder, dataset_name=name, split=split, filetype_suffix="array_record")
+    template: Any = tfds.core.ShardedFileTemplate(
+        str(folder), dataset_name=name, split=split, filetype_suffix="array_record"
+    )
     size = 0
     for shard, records in enumerate(shards):
         file = pathlib.Path(template.sharded_filepath(shard_index=shard, num_shards=len(shards)))
@@ -134,9 +136,7 @@ def write_metadata(
 ) -> None:
     """Writes what TFDS needs to open the dataset; the folder then holds nothing else but the records."""
     for file in folder.glob("*"):
-        if file.is_dir():
-            shutil.rmtree(file)
-        elif "array_record" not in file.name and file.name != ".lock":
+        if "array_record" not in file.name and file.name != ".lock":
             file.unlink()
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),

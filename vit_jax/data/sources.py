@@ -60,7 +60,7 @@ class Source:
 
     def _checked(self, label: Any, record: int) -> int | np.ndarray:
         numbers = np.atleast_1d(label).astype(np.int64)
-        if len(numbers) and not (0 <= numbers.min() and numbers.max() < len(self.class_names)):
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self.class_names)):
             raise InputError(
                 f"example {record} of {self.name} has the label {label}; valid: 0 to {len(self.class_names) - 1}"
             )
@@ -181,7 +181,7 @@ def _label_feature(name: str, features: Any) -> tuple[str, tuple[str, ...], bool
     """The name of the feature that holds the label or labels, the classes' names, and whether there are several."""
     if "image" in (features or {}):
         for key in ("label", "labels"):
-            feature = features.get(key)
+            feature = dict(features).get(key)
             multi_label = isinstance(feature, tfds.features.Sequence)
             feature = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
             if isinstance(feature, tfds.features.ClassLabel):
@@ -192,9 +192,9 @@ def _label_feature(name: str, features: Any) -> tuple[str, tuple[str, ...], bool
     )
 
 
-def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _builder(name: str, data_dir: str) -> Any:
     try:
-        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+        builder: Any = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
         known = [*tfds.list_builders(with_community_datasets=False)]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["digits"]
