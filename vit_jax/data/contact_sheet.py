@@ -30,8 +30,8 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, colu
         picture = _fitted(image)
         corner = (left + (_CELL_PX - picture.width) // 2, top + (_CELL_PX - picture.height) // 2)
         sheet.paste(picture, corner)
-        middle = (left + _CELL_PX / 2, top + _CELL_PX + _FONT_PX / 2)
-        draw.text(middle, _cut(caption, font), fill="black", font=font, anchor="mt")
+        baseline = (left + _CELL_PX / 2, top + _CELL_PX + 1.5 * _FONT_PX)
+        draw.text(baseline, _cut(caption, font), fill="black", font=font, anchor="ms")
     return sheet
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from vit_jax.data import archives, folder, imagenet, shards, sources
 from vit_jax.data.archives import Contents, Split
@@ -254,7 +255,9 @@ def _serialized(record: int, *, split: str, examples: Split, features: Any) -> b
         raise InputError(f"{example['path']} (example {record} of {split}): {error}") from None
     values = {"id": f"{split}_{record:05d}", "file_name": "", "coarse_label": -1} | example
     values["label"] = examples.labels[record]
-    return features.serialize_example({key: values[key] for key in features})
+    encoded = features.encode_example({key: values[key] for key in features})
+    message = ExampleSerializer(features.get_serialized_info()).get_tf_example(encoded)
+    return message.SerializeToString(deterministic=True)  # as serialize_example, but the same in every process
 
 
 def _convert(name: str, old: pathlib.Path, data_dir: str) -> pathlib.Path:

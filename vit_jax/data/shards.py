@@ -77,8 +77,8 @@ def write_split(
     Returns:
         What TFDS's metadata say of the split.
     """
-    template: Any = tfds.core.ShardedFileTemplate(
-        str(folder), dataset_name=name, split=split, filetype_suffix="array_record"
+    template = tfds.core.ShardedFileTemplate(
+        tfds.core.Path(folder), dataset_name=name, split=split, filetype_suffix="array_record"
     )
     size = 0
     for shard, records in enumerate(shards):

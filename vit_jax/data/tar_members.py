@@ -92,22 +92,15 @@ def read_image_tar(path: pathlib.Path, scratch: pathlib.Path, *, eval_fraction: 
         found = [x for x in members_in(file, str(path), 0, os.path.getsize(plain)) if _is_image(x[0])]
     if not found:
         raise InputError(f"{path} holds no images; valid: <class>/<image> in it, of {', '.join(ENDINGS)}")
-    top = posixpath.commonpath([posixpath.dirname(member[0]) for member in found])
-    trees = _trees(path, sorted(found), f"{top}/" if top else "")
+    folders = {posixpath.dirname(member[0]) for member in found}
+    top = posixpath.commonpath(folders)
+    if folders == {top}:
+        raise InputError(f"{path} has images in one folder only, {top or '.'}; valid: a folder for each of two classes")
+    top = f"{top}/" if top else ""
+    trees = _trees(path, sorted(found), top)
     class_names = tuple(sorted(trees["train"]))
-    if len(class_names) < 2:
-        raise InputError(
-            f"{path} has one class only, {''.join(class_names)!r}; valid: a folder for each of two or more"
-        )
     if trees.keys() == {"train"}:
-        paths = {name: [member[0] for member in tree] for name, tree in trees["train"].items()}
-        test = {path for tree in paths.values() for path in chosen(tree, eval_fraction, 0)}
-        both = {"train": lambda member: member[0] not in test, "test": lambda member: member[0] in test}
-        trees = {
-            split: {name: [*filter(belongs, tree)] for name, tree in trees["train"].items()}
-            for split, belongs in both.items()
-            if split == "train" or test
-        }
+        trees = _halves(trees["train"], top, eval_fraction)
     splits = {}
     for split, tree in trees.items():
         for name in tree.keys() - set(class_names):
@@ -131,6 +124,17 @@ def _trees(archive: pathlib.Path, found: Sequence[Member], top: str) -> dict[str
             raise InputError(f"{archive}: {member[0]} lies in no class folder")
         trees.setdefault(split, {}).setdefault(class_name, []).append(member)
     return trees
+
+
+def _halves(tree: dict[str, list[Member]], top: str, eval_fraction: float) -> dict[str, dict[str, list[Member]]]:
+    """Splits train and test, as `folder.open_folder` makes them of the unpacked archive."""
+    halves = {"train": {}, "test": {}}
+    for name, members in tree.items():
+        paths = [member[0].removeprefix(top) for member in members]
+        test = chosen(paths, eval_fraction, 0)
+        for path, member in zip(paths, members, strict=True):
+            halves["test" if path in test else "train"].setdefault(name, []).append(member)
+    return {split: half for split, half in halves.items() if half}
 
 
 def _is_image(path: str) -> bool:
