@@ -469,12 +469,13 @@ def test_refused_folders(tmp_path, counts):
     refused("pets", tmp_path / "text", "is a file, not a folder")
     refused("pets", write_tar(tmp_path / "a.tar", {"x/a.txt": b""}), "a.tar holds no images")
     refused("pets", write_tar(tmp_path / "a.tar", {"x/a.png": b"", "b.png": b""}), "b.png lies in no class folder")
-    refused("pets", write_tar(tmp_path / "a.tar", {"p/x/a.png": b""}), "has images in one folder only, p/x")
+    refused("pets", write_tar(tmp_path / "a.tar", {"p/x/a.png": b""}), "has all images in p/x;")
+    refused("pets", write_tar(tmp_path / "a.tar", {"train/x/a.png": b"", "test/x/b.png": b""}), "has one class only")
     image = encoded(random(8, 8, 3))
     files = {"train/a/1.png": image, "train/b/1.png": image, "test/c/1.png": image}
     refused("pets", write_tar(tmp_path / "a.tar", files), "has the class 'c' in test, which train lacks")
     (folder / "cat" / "2.png").write_bytes((folder / "cat" / "2.png").read_bytes()[:60])
-    refused("pets", folder, r"cat/2\.png \(example \d+ of train\): the image cannot be read")
+    refused("pets", folder, r"cat/2\.png \(example \d+ of (train|test)\): the image cannot be read")
     for number in range(10):
         write(tmp_path / "ten", {f"train/{number}/1.png": image, f"test/{number}/1.png": image})
     counts("cifar10", train=10, test=10)

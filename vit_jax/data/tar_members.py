@@ -95,10 +95,14 @@ def read_image_tar(path: pathlib.Path, scratch: pathlib.Path, *, eval_fraction: 
     folders = {posixpath.dirname(member[0]) for member in found}
     top = posixpath.commonpath(folders)
     if folders == {top}:
-        raise InputError(f"{path} has images in one folder only, {top or '.'}; valid: a folder for each of two classes")
+        raise InputError(
+            f"{path} has all images in {top or 'no folder'}; valid: a folder for each of two or more classes"
+        )
     top = f"{top}/" if top else ""
     trees = _trees(path, sorted(found), top)
     class_names = tuple(sorted(trees["train"]))
+    if len(class_names) < 2:
+        raise InputError(f"{path} has one class only, {class_names!r}; valid: a folder for each of two or more classes")
     if trees.keys() == {"train"}:
         trees = _halves(trees["train"], top, eval_fraction)
     splits = {}
