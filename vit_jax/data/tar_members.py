@@ -127,7 +127,7 @@ def _trees(archive: pathlib.Path, found: Sequence[Member], top: str) -> dict[str
         if not rest:
             raise InputError(f"{archive}: {member[0]} lies in no class folder")
         trees.setdefault(split, {}).setdefault(class_name, []).append(member)
-    return trees
+    return {split: trees[split] for split in ("train", "val", "test") if split in trees}
 
 
 def _halves(tree: dict[str, list[Member]], top: str, eval_fraction: float) -> dict[str, dict[str, list[Member]]]:
