@@ -60,7 +60,7 @@ def test_info(prepared, capsys):
         r"^size +0\.\d MiB$",
         r"^splits +train +32$",
         r"^ +test +8$",
-        r"^ +image +Image\(.*$",
+        r"^(features)? +image +Image\(.*$",
         r"^classes +2: bright, dark$",
     ):
         assert re.search(pattern, out, re.MULTILINE), (pattern, out)
@@ -160,10 +160,11 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, prepared, shapes
 WITHOUT_TENSORFLOW = """
 import sys
 from importlib.machinery import PathFinder
-class Without:
-    def find_spec(self, name, path=None, target=None):
-        return None if name in ("tensorflow", "torch") else PathFinder.find_spec(name, path, target)
-sys.meta_path = [Without() if finder is PathFinder else finder for finder in sys.meta_path]
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in ("tensorflow", "torch") else super().find_spec(name, path, target)
+sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 sys.path.insert(0, sys.argv[1])
 import runpy
 sys.argv = sys.argv[2:]
