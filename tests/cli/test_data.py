@@ -193,6 +193,10 @@ def test_from_prepare_to_evaluate_without_tensorflow(shapes, tmp_path):
         "data.split": "train[:30]",
         "num_steps": 20,
         "batch_size": 16,
+        "model.hidden_dim": 16,
+        "model.depth": 1,
+        "model.mlp_dim": 16,
+        "model.num_heads": 2,
         "optimizer.warmup_steps": 2,
         "checkpoint.every_steps": 20,
     }

@@ -461,6 +461,8 @@ def test_refused_folders(tmp_path, counts):
     refused("Pets", folder, "'Pets' cannot name a dataset")
     refused("../pets", folder, "cannot name a dataset")
     refused("digits", folder, "digits is prepared on its first use")
+    with pytest.raises(InputError, match="TFDS's folder is gs://bucket/x; valid: a local one"):
+        prepare.prepare("pets", str(folder), "gs://bucket/x")
     refused("pets", tmp_path / "none", "none does not exist")
     refused("oxford_iiit_pet", folder, "with head_bbox, segmentation_mask, species, which images do not have")
     refused("imagenet2012", folder, "'(cat|dog)' is no class of imagenet2012")

@@ -64,6 +64,11 @@ def test_not_prepared_names_the_command_and_the_folder(tmp_path):
     assert f"'vit-jax data prepare mnist --data-dir {tmp_path}'" in str(error.value)
 
 
+def test_remote_folders_are_read_where_array_record_does():
+    with pytest.raises(InputError, match=r"s3://bucket/x; array_record reads local folders and gs:// alone"):
+        sources.open_source("cifar10", "train", "s3://bucket/x")
+
+
 def test_missing_files_are_named(tmp_path):
     folder = tmp_path / "small" / "1.0.0"
     write_dataset(folder, FEATURES, [{"image": png(), "label": i % 3} for i in range(8)], shards=6)

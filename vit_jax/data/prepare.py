@@ -105,9 +105,12 @@ def prepare(name: str, source: str, data_dir: str | None = None, *, eval_fractio
     path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise InputError(f"--from: {source} does not exist; valid: a file or folder on this machine")
+    data_dir = sources.data_folder(data_dir)
+    if "://" in data_dir:
+        raise InputError(f"TFDS's folder is {data_dir}; valid: a local one, which can be copied there as a whole")
     if (path / "dataset_info.json").is_file():
-        return _convert(name, path, sources.data_folder(data_dir))
-    known = _known(name, sources.data_folder(data_dir))
+        return _convert(name, path, data_dir)
+    known = _known(name, data_dir)
     with shards.new_folder(pathlib.Path(known.folder)) as incomplete:
         contents = _read(name, path, known, incomplete, eval_fraction)
         contents, features = _as_in_tfds(name, contents, known)

@@ -151,6 +151,8 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
         InputError: an unknown name, or a dataset that is not prepared, is not in array_record or lacks files.
     """
     data_dir = data_folder(data_dir)
+    if "://" in data_dir and not data_dir.startswith("gs://"):
+        raise InputError(f"TFDS's folder is {data_dir}; array_record reads local folders and gs:// alone")
     builder = _digits(data_dir) if name == "digits" else _builder(name, data_dir)
     missing = []
     for split in builder.info.splits.values():
@@ -202,7 +204,7 @@ def _builder(name: str, data_dir: str) -> Any:
             f"unknown dataset {name!r}; nearest: {', '.join(near)}; valid: digits, or a TFDS name prepared under "
             f"{data_dir}"
         ) from None
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ImportError, ValueError) as error:
         raise InputError(f"dataset {name!r} cannot be opened: {first_line(error)}") from None
     folder = str(builder.data_dir)
     option = f" --data-dir {shlex.quote(data_dir)}"
