@@ -1,7 +1,7 @@
 """Every key that a config has, with its meaning and the value it starts from.
 
 A config file calls `get_config()`, changes what its experiment needs, and returns it locked; any key can be given
-on the command line, `--config.optimizer.learning_rate=1e-3`.
+on the command line, `--config.optimizer.learning_rate=1e-3`. At the end are published choices of augmentation by name.
 """
 
 from ml_collections import ConfigDict
@@ -160,12 +160,33 @@ def _data() -> ConfigDict:
     # Of each channel, for pixels in [0, 1].
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.5, 0.5, 0.5)
-    # Training only. none, or random (resized crop: of at least this share of the area), which needs in_memory=False.
+    # Training only, as are all the keys up to in_memory: none, or random (resized crop: of at least this share of the
+    # area), which needs in_memory=False.
     data.crop = "none"
     data.crop_min_area = 0.08
-    # Training only. Mirror left to right at random; pad by so many pixels and crop back at random.
+    # Mirror left to right at random; pad by so many pixels and crop back at random.
     data.flip = False
     data.shift_px = 0
+    # none, randaugment, autoaugment_cifar, autoaugment_imagenet, trivialaugment, three_augment.
+    data.augment = "none"
+    # paper, google, timm, timm_increasing; operations an image; their magnitude, 0 to 10 (paper and google: 30), and
+    # the standard deviation of its noise.
+    data.randaugment_variant = "timm"
+    data.randaugment_num_ops = 2
+    data.randaugment_magnitude = 9.0
+    data.randaugment_magnitude_std = 0.0
+    # Greatest relative change of brightness, contrast and saturation, and of the hue, at most 0.5.
+    data.color_jitter = (0.0, 0.0, 0.0, 0.0)
+    # How often in a row each image comes, augmented anew each time.
+    data.repeats = 1
+    # Probability of replacing a random rectangle by noise.
+    data.erase_probability = 0.0
+    # alpha of Beta(alpha, alpha), which the share of an image or of its area follows; 0 is none.
+    data.mixup_alpha = 0.0
+    data.cutmix_alpha = 0.0
+    # Probability of mixing a batch at all, and of cutmix where both are on.
+    data.mix_probability = 1.0
+    data.mix_switch_probability = 0.5
     # Decode the whole split once and keep it as uint8, or else decode while reading.
     data.in_memory = False
     # Without in_memory: processes that decode (0: threads of this one), and threads in each.
@@ -235,3 +256,53 @@ def _checkpoint() -> ConfigDict:
     checkpoint.best_metric = ""
     checkpoint.best_mode = "max"
     return checkpoint
+
+
+AUGREG = {
+    "none": {"augment": "none", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
+    "light1": {"augment": "randaugment", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
+    "light2": {"augment": "randaugment", "randaugment_magnitude": 10.0, "mixup_alpha": 0.2},
+    "medium1": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.2},
+    "medium2": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.5},
+    "strong1": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.5},
+    "strong2": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.8},
+}
+"""Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
+google's RandAugment, and mixup."""
+
+
+def set_augreg(config: ConfigDict, name: str) -> None:
+    """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
+    if name not in AUGREG:
+        raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
+    config.data.update(AUGREG[name])
+    config.data.update({"randaugment_variant": "google", "randaugment_num_ops": 2, "randaugment_magnitude_std": 0.0})
+    config.data.update({"cutmix_alpha": 0.0, "mix_probability": 1.0})
+
+
+def set_deit(config: ConfigDict) -> None:
+    """Sets the data's augmentation, and label smoothing, to those of DeiT.
+
+    Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
+    depth, optimizer and schedule are choices of their own.
+    """
+    config.task.update({"label_smoothing": 0.1})
+    config.data.update(
+        {
+            "crop": "random",
+            "crop_min_area": 0.08,
+            "interpolation": "bicubic",
+            "flip": True,
+            "augment": "randaugment",
+            "randaugment_variant": "timm_increasing",
+            "randaugment_num_ops": 2,
+            "randaugment_magnitude": 9.0,
+            "randaugment_magnitude_std": 0.5,
+            "repeats": 3,
+            "erase_probability": 0.25,
+            "mixup_alpha": 0.8,
+            "cutmix_alpha": 1.0,
+            "mix_probability": 1.0,
+            "mix_switch_probability": 0.5,
+        }
+    )

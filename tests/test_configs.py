@@ -4,12 +4,15 @@ import ast
 import importlib
 import json
 
+import jax
 import pytest
 from conftest import GOLDEN, ROOT
 from PIL import Image
 
 import train
 from configs import common
+from vit_jax import build
+from vit_jax.data.loader import Share
 
 
 def two_classes(folder):
@@ -53,6 +56,62 @@ def test_a_config_has_no_key_that_common_does_not_explain(name):
                 yield from keys(value, f"{prefix}{key}.")
 
     assert set(keys(config.to_dict())) == set(keys(common.get_config().to_dict()))
+
+
+AUGREG = [
+    # name, RandAugment's operations and magnitude, mixup's alpha
+    ("none", None, 0.0),
+    ("light1", (2, 0), 0.0),
+    ("light2", (2, 10), 0.2),
+    ("medium1", (2, 15), 0.2),
+    ("medium2", (2, 15), 0.5),
+    ("strong1", (2, 20), 0.5),
+    ("strong2", (2, 20), 0.8),
+]
+
+
+@pytest.mark.parametrize(("name", "randaugment", "mixup"), AUGREG)
+def test_augregs_names_are_its_combinations(name, randaugment, mixup):
+    data = augmented(lambda config: common.set_augreg(config, name))
+    assert data.mixup_alpha == mixup and data.cutmix_alpha == 0
+    if randaugment is None:
+        assert data.augment == "none"
+    else:
+        assert (data.augment, data.randaugment_variant) == ("randaugment", "google")
+        assert (data.randaugment_num_ops, data.randaugment_magnitude) == randaugment
+        assert data.randaugment_magnitude_std == 0
+    assert common.AUGREG.keys() == {name for name, _, _ in AUGREG}
+
+
+def test_deits_recipe():
+    data = augmented(common.set_deit)
+    assert (data.randaugment_variant, data.randaugment_magnitude, data.randaugment_magnitude_std) == (
+        "timm_increasing",
+        9,
+        0.5,
+    )
+    assert (data.mixup_alpha, data.cutmix_alpha, data.mix_probability, data.mix_switch_probability) == (0.8, 1, 1, 0.5)
+    assert (data.erase_probability, data.repeats, data.crop, data.flip) == (0.25, 3, "random", True)
+
+
+def augmented(change):
+    """The data section after a change, once its augmentation has been made of it."""
+    config = common.get_config()
+    config.data.update({"image_size": (8, 8), "channels": 1, "mean": (0.5,), "std": (0.5,)})
+    config.model.update({"variant": "Ti/4", "hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
+    change(config)
+    config.lock()
+    run = build.experiment(config)
+    batch = next(run.train_loader.train_batches(Share(6), seed=0, start_step=0, total_steps=1))
+    prepared = run.prepare(jax.random.key(0), batch)
+    assert prepared["image"].shape == (6, 8, 8, 1)
+    assert prepared["label"].shape == ((6, 10) if config.data.mixup_alpha else (6,))
+    return config.data
+
+
+def test_an_unknown_augreg_is_named():
+    with pytest.raises(ValueError, match="no augmentation 'medium'; valid: none, light1"):
+        common.set_augreg(common.get_config(), "medium")
 
 
 def test_every_key_of_common_has_a_comment_above_it():

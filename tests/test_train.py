@@ -178,6 +178,40 @@ def test_a_bad_config_file_is_one_line(tmp_path, text, message):
         flags._check_file(tmp_path / "mine.py", ROOT)
 
 
+WITH_ARGUMENT = """
+from configs import common
+
+def get_config(augmentation):
+    config = common.get_config()
+    common.set_augreg(config, augmentation)
+    return config.lock()
+"""
+
+
+def test_a_config_file_may_take_an_argument(tmp_path):
+    (tmp_path / "mine.py").write_text(WITH_ARGUMENT)
+    code = (
+        "import pathlib, sys; from vit_jax.cli import flags\n"
+        "config, workdir = flags.parse(sys.argv, root=pathlib.Path().resolve())\n"
+        "print(config.data.mixup_alpha, config.data.randaugment_magnitude, config.seed, workdir)"
+    )
+    parse = [sys.executable, "-c", code, f"--config={tmp_path}/mine.py:medium1", "--config.seed=3"]
+    result = subprocess.run(parse, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout == "0.2 15.0 3 runs/mine-medium1\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [(("odd",), "ValueError: no augmentation 'odd'; valid: none, light1"), ((), "missing 1 required positional")],
+)
+def test_a_config_files_argument_may_be_wrong(tmp_path, argument, message):
+    from vit_jax.cli import flags
+
+    (tmp_path / "mine.py").write_text(WITH_ARGUMENT)
+    with pytest.raises(InputError, match=f"mine.py cannot be used: .*{message}"):
+        flags._check_file(tmp_path / "mine.py", ROOT, *argument)
+
+
 def test_a_longer_run_continues(trained, tmp_path, capsys):
     longer = shutil.copytree(trained, tmp_path / "longer")
     assert train.train(small_config(num_steps=14), longer) == 0
@@ -226,6 +260,8 @@ def test_streaming_trains_like_memory(trained, tmp_path):
 
 
 BAD = [
+    (["--config=configs/nope.py:light1"], "configs/nope.py does not exist"),
+    (["--config=configs/digits.py:light1"], "configs/digits.py cannot be used: TypeError: get_config() takes 0"),
     (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/digits.py"),
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
     (["--config.seed=x"], "--config.seed=x"),
@@ -266,6 +302,13 @@ BAD_CONFIGS = [
     ({"data__crop": "random"}, "in_memory"),
     ({"data__shift_px": -1}, "shift_px is -1"),
     ({"data__num_workers": -1}, "num_workers is -1"),
+    ({"data__repeats": 0}, "data.repeats is 0; valid: 1 or more"),
+    ({"data__augment": "randaugmnt"}, "data.augment is 'randaugmnt'; valid: none, randaugment"),
+    ({"data__augment": "randaugment", "data__randaugment_magnitude": 11.0}, "magnitude is 11.0; valid: 0 to 10"),
+    ({"data__color_jitter": (0.3,)}, "data.color_jitter is .0.3,.; valid: brightness"),
+    ({"data__erase_probability": 1.5}, "data.erase_probability is 1.5; valid: 0 to 1"),
+    ({"data__mixup_alpha": -1.0}, "data.mixup_alpha is -1.0"),
+    ({"data__mix_probability": 2.0}, "data.mix_probability is 2.0"),
     ({"evaluation__batch_size": 0}, "evaluation.batch_size is 0"),
     ({"optimizer__learning_rate": float("nan")}, "learning_rate is nan"),
     ({"optimizer__eps": -1.0}, "eps is -1.0"),

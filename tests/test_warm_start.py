@@ -159,6 +159,7 @@ def test_what_is_frozen_stays_bit_for_bit(options, tmp_path):
     ("changes", "message"),
     [
         ({"init__source": "/nowhere"}, "/nowhere is no work directory"),
+        ({"init__step": "5"}, "init.step is 5, but .*hf_vit is no work directory"),
         ({"init__head": "old"}, "init.head is 'old'; valid: auto, keep, new"),
         ({"init__head": "keep"}, "has 7 classes and the data 10"),
         ({"model__variant": "S/16"}, "model.variant is 'S/16', but init.source is 'B/8'"),

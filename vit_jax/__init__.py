@@ -4,13 +4,14 @@ import typing
 
 from vit_jax.version import __version__
 
-__all__ = ["InputError", "__version__", "attention_rollout", "create_model", "list_models", "load"]
+__all__ = ["InputError", "__version__", "attention_rollout", "create_model", "list_models", "load", "save"]
 
 if typing.TYPE_CHECKING:
     from vit_jax.build import create_model, list_models
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import attention_rollout
     from vit_jax.inference.classifier import load
+    from vit_jax.inference.save import save
 
 _HOME = {
     "InputError": "vit_jax.errors",
@@ -18,6 +19,7 @@ _HOME = {
     "create_model": "vit_jax.build",
     "list_models": "vit_jax.build",
     "load": "vit_jax.inference.classifier",
+    "save": "vit_jax.inference.save",
 }
 
 

@@ -19,13 +19,12 @@ from flax import linen as nn
 
 import vit_jax.models
 import vit_jax.tasks
-from vit_jax.data import folder, loader, sources, transforms
+from vit_jax.data import folder, loader, policies, sources, transforms
 from vit_jax.errors import InputError
-from vit_jax.ops import augment
+from vit_jax.ops import augment, mixing
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
-from vit_jax.training.step import Prepare
-from vit_jax.types import Batch, Task
+from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, open_source, warm_start
 
@@ -69,7 +68,14 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     Raises:
         InputError: a name or value that is not valid.
     """
-    for key in ("batch_size", "max_skipped_steps", "log_every_steps", "evaluation.batch_size", "data.num_threads"):
+    for key in (
+        "batch_size",
+        "max_skipped_steps",
+        "log_every_steps",
+        "evaluation.batch_size",
+        "data.num_threads",
+        "data.repeats",
+    ):
         section, _, name = key.rpartition(".")
         value = (config[section] if section else config)[name]
         if value < 1:
@@ -103,7 +109,7 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         model=model,
         task=task,
         optimizer=_optimizer(config.optimizer, total_steps, getattr(model, "encoder")),  # noqa: B009
-        prepare=_prepare(preprocessing, flip=data.flip, shift_px=data.shift_px),
+        prepare=_train_prepare(data, preprocessing, num_classes=len(source.class_names)),
         train_loader=_train_loader(data, source, preprocessing),
         eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
         example=loader.blank_batch(preprocessing, source, 1),
@@ -196,7 +202,7 @@ def eval_loaders(
 
 def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
     """What an evaluation step does with a batch: normalisation alone."""
-    return _prepare(preprocessing, flip=False, shift_px=0)
+    return augment.make_prepare(preprocessing.mean, preprocessing.std)
 
 
 def _image_folder(data) -> folder.ImageFolder | None:
@@ -233,10 +239,22 @@ def _eval_loaders(
     return loaders
 
 
-def _prepare(preprocessing: transforms.Preprocessing, *, flip: bool, shift_px: int) -> Prepare:
-    if shift_px < 0:
-        raise InputError(f"data.shift_px is {shift_px}; valid: 0 or more")
-    return augment.make_prepare(preprocessing.mean, preprocessing.std, flip=flip, shift_px=shift_px)
+def _train_prepare(data, preprocessing: transforms.Preprocessing, *, num_classes: int) -> Prepare:
+    if data.shift_px < 0:
+        raise InputError(f"data.shift_px is {data.shift_px}; valid: 0 or more")
+    if not 0.0 <= data.erase_probability <= 1.0:
+        raise InputError(f"data.erase_probability is {data.erase_probability}; valid: 0 to 1")
+    mix = mixing.Mixing(
+        num_classes, data.mixup_alpha, data.cutmix_alpha, data.mix_probability, data.mix_switch_probability
+    )
+    return augment.make_prepare(
+        preprocessing.mean,
+        preprocessing.std,
+        flip=data.flip,
+        shift_px=data.shift_px,
+        erase_probability=data.erase_probability,
+        mixing=mix if data.mixup_alpha or data.cutmix_alpha else None,
+    )
 
 
 def _preprocessing(data, base: dict[str, Any] | None) -> transforms.Preprocessing:
@@ -298,14 +316,35 @@ def _train_loader(data, source: sources.Source, preprocessing: transforms.Prepro
     if data.crop == "random" and data.in_memory:
         raise InputError("data.crop 'random' decodes anew each time; valid with data.in_memory=false")
     crop = transforms.RandomResizedCrop(preprocessing, data.crop_min_area) if data.crop == "random" else None
-    return _loader(data, source, preprocessing, random_crop=crop)
+    chosen = policies.create(
+        data.augment,
+        mean=preprocessing.mean,
+        color_jitter=data.color_jitter,
+        variant=data.randaugment_variant,
+        num_ops=data.randaugment_num_ops,
+        magnitude=data.randaugment_magnitude,
+        magnitude_std=data.randaugment_magnitude_std,
+    )
+    return _loader(data, source, preprocessing, random_crop=crop, augment=chosen, repeats=data.repeats)
 
 
-def _loader(data, source: sources.Source, preprocessing: transforms.Preprocessing, **streaming) -> loader.Loader:
+def _loader(
+    data,
+    source: sources.Source,
+    preprocessing: transforms.Preprocessing,
+    *,
+    random_crop: transforms.RandomResizedCrop | None = None,
+    **training,
+) -> loader.Loader:
     if data.in_memory:
-        return loader.InMemory(source, preprocessing)
+        return loader.InMemory(source, preprocessing, **training)
     return loader.Streaming(
-        source, preprocessing, num_workers=data.num_workers, num_threads=data.num_threads, **streaming
+        source,
+        preprocessing,
+        random_crop=random_crop,
+        num_workers=data.num_workers,
+        num_threads=data.num_threads,
+        **training,
     )
 
 

@@ -36,6 +36,20 @@ class Task(Protocol):
         ...
 
 
+class Prepare(Protocol):
+    """What turns a batch off the loader into one for the model, inside the compiled step."""
+
+    def __call__(self, key: jax.Array | None, batch: Batch, axis_name: str | None = None) -> Batch:
+        """Augments and normalises the images; without a key nothing random is done.
+
+        Args:
+            key: `[]` typed key, the same on all devices and in all steps.
+            batch: see `Batch`.
+            axis_name: the device axis if the batch is a device's slice of a larger one.
+        """
+        ...
+
+
 class Features(flax.struct.PyTreeNode):
     """What an encoder makes of a batch of images.
 

@@ -60,7 +60,13 @@ def open_source(
         InputError: nothing there that can be read.
     """
     path = pathlib.Path(source).expanduser()
-    if not (path / "checkpoints").is_dir():
+    is_workdir = (path / "checkpoints").is_dir()
+    theirs = {"init.revision": revision, "init.num_heads": num_heads}
+    for key, value in theirs.items() if is_workdir else {"init.step": None if step == "last" else step}.items():
+        if value is not None:
+            what = "a work directory" if is_workdir else "no work directory"
+            raise InputError(f"{key} is {value!r}, but {source} is {what}; valid: no {key}")
+    if not is_workdir:
         return open_checkpoint(
             source, revision=revision, image_size=image_size, in_channels=channels, num_heads=num_heads
         )

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from vit_jax.data import loader, sources
+from vit_jax.data import loader, policies, sources
 from vit_jax.data.loader import InMemory, Prefetch, Share, Streaming
 from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
 from vit_jax.errors import InputError
@@ -94,6 +94,46 @@ def test_random_crops_depend_on_the_position_alone(source):
     equal(whole[11], later[0])
     plain = train(Streaming(source, PREPROCESSING), Share(4))
     assert not np.array_equal(plain[0]["image"], whole[0]["image"])
+
+
+AUGMENT = policies.create(
+    "randaugment", mean=(0.5,), color_jitter=(0.3, 0.0, 0.0, 0.0), variant="timm_increasing", magnitude_std=0.5
+)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_policies_do_the_same_from_memory_and_streamed(source, num_workers):
+    options = {"augment": AUGMENT, "repeats": 3}
+    memory = train(InMemory(source, PREPROCESSING, **options), Share(10))
+    streamed = train(Streaming(source, PREPROCESSING, num_workers=num_workers, **options), Share(10))
+    for left, right in zip(memory, streamed, strict=True):
+        equal(left, right)
+    plain = train(InMemory(source, PREPROCESSING, repeats=3), Share(10))
+    assert not np.array_equal(plain[0]["image"], memory[0]["image"])
+
+
+@pytest.mark.parametrize("kind", [InMemory, Streaming])
+def test_policies_depend_on_the_position_alone(kind, source):
+    data = kind(source, PREPROCESSING, augment=AUGMENT, repeats=2)
+    whole = train(data, Share(12))
+    equal(whole[9], train(data, Share(12), start=9)[0])
+    equal({k: v[1::3] for k, v in whole[2].items()}, train(data, Share(12, 1, 3))[2])
+    other = next(data.train_batches(Share(12), seed=4, start_step=0, total_steps=1))
+    assert not np.array_equal(other["image"], whole[0]["image"])
+
+
+def test_repeats_come_in_a_row_each_augmented_anew(source):
+    batch = train(InMemory(source, PREPROCESSING, augment=AUGMENT, repeats=3), Share(12))[0]
+    np.testing.assert_array_equal(batch["label"], np.repeat(batch["label"][::3], 3))
+    copies = batch["image"].reshape(4, 3, -1)
+    assert all(len(np.unique(copy, axis=0)) > 1 for copy in copies)
+
+
+def test_evaluation_is_never_augmented(source):
+    for kind in (InMemory, Streaming):
+        plain, augmented = kind(source, PREPROCESSING), kind(source, PREPROCESSING, augment=AUGMENT, repeats=3)
+        for left, right in zip(plain.eval_batches(Share(16)), augmented.eval_batches(Share(16)), strict=True):
+            equal(left, right)
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])

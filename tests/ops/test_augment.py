@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.ops.augment import example_keys, make_prepare, normalize, random_flip, random_shift
+from vit_jax.ops.augment import example_keys, make_prepare, normalize, random_erase, random_flip, random_shift
+from vit_jax.ops.mixing import Mixing
 
 KEY = jax.random.key(0)
 INDEX = jnp.arange(1000, dtype=jnp.uint32)
@@ -73,6 +74,48 @@ def test_augmentation_keeps_the_dtype(dtype):
     chex.assert_type([random_shift(keys, images, 1), random_flip(keys, images)], dtype)
 
 
+def erased(count=400, height=40, width=30, probability=1.0):
+    """Where images of sevens were erased, `[count, height, width]` bool, and the images."""
+    erase = jax.jit(lambda keys, images: random_erase(keys, images, probability))
+    images = erase(example_keys(KEY, INDEX[:count]), jnp.full((count, height, width, 3), 7.0))
+    return np.asarray(images != 7.0).all(axis=3), np.asarray(images)
+
+
+def test_random_erase_replaces_a_rectangle_of_the_area_and_aspect_of_its_source():
+    where, images = erased()
+    rows, columns = where.any(axis=2).sum(axis=1), where.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(where.sum(axis=(1, 2)), rows * columns)  # a full rectangle, all channels
+    np.testing.assert_array_equal((images != 7.0).any(axis=3), where)
+    assert rows.min() >= 1 and rows.max() < 40 and columns.max() < 30
+    # Each side is rounded by at most half a pixel.
+    area = 40 * 30
+    assert ((rows + 0.5) * (columns + 0.5) >= 0.02 * area).all() and ((rows - 0.5) * (columns - 0.5) <= area / 3).all()
+    assert ((rows + 0.5) / (columns - 0.5) >= 0.3).all() and ((rows - 0.5) / (columns + 0.5) <= 1 / 0.3).all()
+    share = rows * columns / area
+    assert share.min() < 0.05 and share.max() > 0.28 and share.mean() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
+    # Places reach every edge.
+    assert where[:, 0].any() and where[:, -1].any() and where[:, :, 0].any() and where[:, :, -1].any()
+
+
+def test_random_erase_fills_with_standard_normal_noise():
+    where, images = erased()
+    noise = images[where]
+    assert noise.mean() == pytest.approx(0, abs=0.02) and noise.std() == pytest.approx(1, abs=0.02)
+    assert len(np.unique(noise)) > 0.9 * noise.size
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_random_erase_has_its_probability(probability):
+    where, images = erased(1000, 8, 8, probability)
+    assert where.any(axis=(1, 2)).mean() == pytest.approx(probability, abs=0.06)
+    chex.assert_type(images, jnp.float32)
+
+
+def test_random_erase_leaves_an_image_that_no_rectangle_fits_into():
+    where, _ = erased(100, 1, 1)
+    assert not where.any()
+
+
 def test_normalize_by_hand():
     images = np.array([[[[0, 255], [51, 102]]]], np.uint8)
     expected = [[[[-0.5 / 0.25, 0.75 / 0.5], [-0.3 / 0.25, 0.15 / 0.5]]]]
@@ -122,10 +165,22 @@ def test_prepare_gives_possible_images_and_not_always_the_same(options):
 @pytest.mark.parametrize("splits", [[32], [1, 33]])
 def test_prepare_does_not_depend_on_how_the_batch_is_split(splits):
     batch = random_batch()
-    prepare = make_prepare((0.5,), (0.25,), flip=True, shift_px=1)
+    prepare = jax.jit(make_prepare((0.5,), (0.25,), flip=True, shift_px=1, erase_probability=0.5))
     pieces = {name: np.split(value, splits) for name, value in batch.items()}
     parts = [prepare(KEY, {name: piece[i] for name, piece in pieces.items()})["image"] for i in range(len(splits) + 1)]
     np.testing.assert_array_equal(np.concatenate(parts), prepare(KEY, batch)["image"])
+
+
+def test_prepare_erases_and_then_mixes_the_normalised_images():
+    batch, mixing = random_batch(), Mixing(64, mixup_alpha=1.0)
+    options = {"flip": True, "erase_probability": 0.5}
+    prepared = jax.jit(make_prepare((0.5,), (0.25,), **options, mixing=mixing))(KEY, batch)
+    unmixed = jax.jit(make_prepare((0.5,), (0.25,), **options))(KEY, batch)["image"]
+    share = prepared["label"][0, 0]
+    expected = share * unmixed + (1 - share) * unmixed[::-1]
+    np.testing.assert_allclose(prepared["image"], expected, atol=1e-5)
+    assert 0 < share < 1
+    assert make_prepare((0.5,), (0.25,), **options, mixing=mixing)(None, batch)["label"] is batch["label"]
 
 
 def test_prepare_depends_on_the_key():

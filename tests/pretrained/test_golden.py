@@ -175,3 +175,10 @@ def test_a_thousand_classes_without_names_are_imagenets():
         "toilet tissue, toilet paper, bathroom tissue",
     )
     assert numbered_classes(3) == ("0", "1", "2")
+
+
+def test_timms_attention_pooling_leaves_prefix_tokens_out_and_is_refused(changed):
+    copy = changed("timm_vit_reg")
+    copy.config["model_args"]["global_pool"] = "map"
+    with pytest.raises(vit_jax.InputError, match=r"global_pool 'map' with class token or registers, .* not supported"):
+        vit_jax.load(copy.save())

@@ -7,8 +7,12 @@ import numpy as np
 import optax
 import pytest
 
+from vit_jax.data import policies
+from vit_jax.data.loader import InMemory, Share
+from vit_jax.data.transforms import Preprocessing
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
+from vit_jax.ops.mixing import Mixing
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training import parallel
@@ -19,6 +23,7 @@ BATCH = {
     "label": np.random.default_rng(1).integers(0, 3, 24).astype(np.int32),
     "index": np.arange(24, dtype=np.uint32),
 }
+PREPARE = make_prepare((0.5,), (0.5,), flip=True, shift_px=1)
 
 
 def tiny(**options):
@@ -27,11 +32,12 @@ def tiny(**options):
     return task.wrap(encoder), task
 
 
-def run(num_devices, batches, *, name="adamw", ema=0.5, schedule=lambda step: 0.05, freeze=(), **options):
+def run(
+    num_devices, batches, *, name="adamw", ema=0.5, schedule=lambda step: 0.05, freeze=(), prepare=PREPARE, **options
+):
     """Final state and the metrics of each step."""
     model, task = tiny()
     optimizer = optimizers.create(name, schedule=schedule, weight_decay=0.1, clip_norm=1.0, freeze=freeze)
-    prepare = make_prepare((0.5,), (0.5,), flip=True, shift_px=1)
     strategy = parallel.Pmap(jax.local_devices()[:num_devices])
     init = make_init(model, task, optimizer, prepare=prepare, ema=ema > 0)
     example = {name: value[:1] for name, value in BATCH.items()}
@@ -62,6 +68,30 @@ def test_devices_agree_with_one(num_devices):
     chex.assert_trees_all_close(many.params, one.params, atol=1e-6)
     chex.assert_trees_all_close(many.ema_params, one.ema_params, atol=1e-6)
     chex.assert_trees_all_close(many_metrics, one_metrics, rtol=1e-5)
+
+
+class Digits:
+    """Twelve images of their own, in memory."""
+
+    name, __len__ = "twelve", lambda self: 12
+
+    def __getitem__(self, record):
+        return {"image": BATCH["image"][record], "label": BATCH["label"][record]}
+
+
+@pytest.mark.parametrize("num_devices", [3, 8])
+def test_devices_agree_with_one_under_every_augmentation(num_devices):
+    augment = policies.create("randaugment", mean=(0.5,), color_jitter=(0.3, 0.3, 0.0, 0.0), magnitude_std=0.5)
+    loader = InMemory(Digits(), Preprocessing((4, 4), 1, mean=(0.5,), std=(0.5,)), augment=augment, repeats=3)
+    batches = list(loader.train_batches(Share(24), seed=0, start_step=0, total_steps=4))
+    mixing = Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0)
+    prepare = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, erase_probability=0.25, mixing=mixing)
+    _, one, one_metrics = run(1, batches, name="sgd", prepare=prepare)
+    _, many, many_metrics = run(num_devices, batches, name="sgd", prepare=prepare)
+    chex.assert_trees_all_close(many.params, one.params, atol=1e-6)
+    chex.assert_trees_all_close(many_metrics, one_metrics, rtol=1e-5)
+    _, _, plain_metrics = run(1, batches, name="sgd")
+    assert abs(plain_metrics[-1]["loss"][0] - one_metrics[-1]["loss"][0]) > 1e-3
 
 
 def test_a_step_changes_every_leaf_and_the_average_follows():

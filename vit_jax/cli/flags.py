@@ -11,8 +11,8 @@ from ml_collections import ConfigDict, config_flags
 
 from vit_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; default configs/digits.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default runs/<config name>.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default runs/<config name>[-<argument>].")
 
 
 def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.Path]:
@@ -28,15 +28,17 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     Raises:
         InputError: an unknown file, flag or key, or a value of the wrong type.
     """
-    file = _config_file(argv[1:])
-    if file is None:
-        file = root / "configs" / "digits.py"
-        argv = [argv[0], f"--config={file}", *argv[1:]]
-    if not pathlib.Path(file).is_file():
+    name = _config_file(argv[1:])
+    if name is None:
+        name = str(root / "configs" / "digits.py")
+        argv = [argv[0], f"--config={name}", *argv[1:]]
+    path, *argument = name.split(":", 1)  # as config_flags does it
+    file = pathlib.Path(path)
+    if not file.is_file():
         raise InputError(f"config file {file} does not exist; valid here: {_configs(root)}")
-    if pathlib.Path(file).resolve() == root / "configs" / "common.py":
+    if file.resolve() == root / "configs" / "common.py":
         raise InputError(f"configs/common.py is what configs start from, none itself; valid: {_configs(root)}")
-    _check_file(pathlib.Path(file), root)
+    _check_file(file, root, *argument)
     # config_flags looks at sys.argv itself for the changes.
     before, sys.argv = sys.argv, argv
     try:
@@ -45,7 +47,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     except flags.Error as error:
         raise InputError(str(error)) from None
     except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_key(argv, _defaults(pathlib.Path(file))) or str(error)) from None
+        raise InputError(_unknown_key(argv, _defaults(file, *argument)) or str(error)) from None
     except TypeError as error:
         raise InputError(f"{file}: {error}") from None
     finally:
@@ -54,7 +56,8 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")
     if workdir == "":
         raise InputError("--workdir is empty; valid: a folder, or no --workdir for runs/<config name>")
-    return config, pathlib.Path(workdir or f"runs/{pathlib.Path(file).stem}").expanduser()
+    run = "-".join([file.stem, *argument]).replace("/", "-")
+    return config, pathlib.Path(workdir or f"runs/{run}").expanduser()
 
 
 def read_config(file: pathlib.Path) -> ConfigDict:
@@ -78,7 +81,8 @@ def usage(root: pathlib.Path) -> str:
 
 Trains a model. The same command again continues where it stopped.
 
-  --config=FILE          an experiment ({_configs(root)}); default configs/digits.py
+  --config=FILE          an experiment ({_configs(root)}); default configs/digits.py;
+                         FILE:ARGUMENT where its get_config takes one
   --config.KEY=VALUE     changes one key; configs/common.py lists them all
   --workdir=DIR          where checkpoints, metrics.jsonl and config.json go; default runs/<config name>
 
@@ -116,10 +120,10 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
     return None
 
 
-def _check_file(file: pathlib.Path, root: pathlib.Path) -> None:
+def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
     """Raises InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
     try:
-        config = _defaults(file)
+        config = _defaults(file, *argument)
     except Exception as error:  # whatever is wrong with the user's file
         raise InputError(f"config file {file} cannot be used: {type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
@@ -134,12 +138,13 @@ def _check_file(file: pathlib.Path, root: pathlib.Path) -> None:
         raise InputError(f"config file {file} lacks {key!r}; valid: start from configs.common.get_config()")
 
 
-def _defaults(file: pathlib.Path) -> ConfigDict:
+def _defaults(file: pathlib.Path, *argument: str) -> ConfigDict:
+    """What the file's get_config gives, called with the argument if there is one."""
     spec = importlib.util.spec_from_file_location("_config", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*argument)
 
 
 def _dotted(tree: dict[str, Any], prefix: str = "") -> list[str]:

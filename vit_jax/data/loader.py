@@ -2,10 +2,11 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -13,7 +14,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from vit_jax.data import order
+from vit_jax.data import order, policies
+from vit_jax.data.policies import Policy
 from vit_jax.data.sources import Source
 from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
 from vit_jax.errors import InputError
@@ -60,12 +62,26 @@ class InMemory:
     For whatever fits in memory and needs no random change of shape.
     """
 
-    def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        source: Source,
+        preprocessing: Preprocessing,
+        *,
+        augment: Sequence[Policy] = (),
+        repeats: int = 1,
+    ) -> None:
         """Decodes every example of source.
+
+        Args:
+            source: encoded examples.
+            preprocessing: for all of them.
+            augment: for training, one policy after the other.
+            repeats: how often in a row an example comes in training, augmented anew each time.
 
         Raises:
             InputError: an example that cannot be decoded, named by its path or its record number.
         """
+        self._augment, self._repeats = tuple(augment), repeats
         self._images = np.empty((len(source), *preprocessing.image_size, preprocessing.channels), np.uint8)
         self._labels = np.empty((len(source), *source.label_shape), np.float32 if source.multi_label else np.int32)
 
@@ -86,7 +102,15 @@ class InMemory:
         """The batches of steps start_step .. total_steps - 1."""
         for step in range(start_step, total_steps):
             positions = np.arange(step * share.batch_size + share.index, (step + 1) * share.batch_size, share.count)
-            yield self._gather(order.records_at(positions, len(self), seed=seed), positions)
+            batch = self._gather(order.records_at(positions, len(self), seed=seed, repeats=self._repeats), positions)
+            if self._augment:
+                batch["image"] = np.stack(
+                    [
+                        policies.apply(self._augment, image, order.generator(seed, position))
+                        for image, position in zip(batch["image"], positions.tolist(), strict=True)
+                    ]
+                )
+            yield batch
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
         """Each example once over all processes."""
@@ -111,6 +135,8 @@ class Streaming:
         preprocessing: Preprocessing,
         *,
         random_crop: RandomResizedCrop | None = None,
+        augment: Sequence[Policy] = (),
+        repeats: int = 1,
         num_workers: int = 0,
         num_threads: int = 8,
     ) -> None:
@@ -120,10 +146,13 @@ class Streaming:
             source: encoded examples.
             preprocessing: for evaluation, and for training without a random crop.
             random_crop: for training.
+            augment: for training, after the crop, one policy after the other.
+            repeats: how often in a row an example comes in training, augmented anew each time.
             num_workers: processes that read and decode, a batch each at a time; 0 is threads of this process.
             num_threads: examples read and decoded at once without workers.
         """
         self._source, self._preprocessing, self._random_crop = source, preprocessing, random_crop
+        self._augment, self._repeats = tuple(augment), repeats
         self._num_workers, self._num_threads = num_workers, num_threads
 
     def __len__(self) -> int:
@@ -132,9 +161,9 @@ class Streaming:
 
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
         """The batches of steps start_step .. total_steps - 1."""
-        load = _LoadTrain(self._source, self._random_crop or self._preprocessing, seed)
-        # Grain makes each example's generator from (seed, position), so its crop depends on nothing else.
-        stream = grain.MapDataset.range(total_steps * share.batch_size).seed(seed).random_map(load)
+        transform = self._random_crop or self._preprocessing
+        load = _LoadTrain(self._source, transform, self._augment, seed=seed, repeats=self._repeats)
+        stream = grain.MapDataset.range(total_steps * share.batch_size).map(load)
         stream = stream.slice(slice(start_step * share.batch_size + share.index, None, share.count))
         return self._read(stream, share)
 
@@ -170,19 +199,24 @@ def blank_batch(preprocessing: Preprocessing, source: Source, size: int) -> Batc
 
 @dataclasses.dataclass(frozen=True)
 class _LoadTrain:
-    """Position in the training stream and its generator -> example; a class, so that workers can get it."""
+    """Position in the training stream -> example; a class, so that workers can get it."""
 
     source: Source
     transform: Preprocessing | RandomResizedCrop
+    augment: tuple[Policy, ...]
+    _: dataclasses.KW_ONLY
     seed: int
+    repeats: int
 
-    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
-        record = int(order.records_at(np.array([position]), len(self.source), seed=self.seed)[0])
+    def __call__(self, position: int) -> dict[str, Any]:
+        where = np.array([position])
+        record = int(order.records_at(where, len(self.source), seed=self.seed, repeats=self.repeats)[0])
+        rng = order.generator(self.seed, position)
         transform = self.transform
         if isinstance(transform, RandomResizedCrop):
-            crop = transform
-            return _example(lambda image: crop(image, rng), self.source, record, position)
-        return _example(transform, self.source, record, position)
+            transform = functools.partial(transform, rng=rng)
+        example = _example(transform, self.source, record, position)
+        return example | {"image": policies.apply(self.augment, example["image"], rng)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The order of training examples: a function of the seed and the position alone.
 
 Position p of the endless stream is example p % n of epoch p // n, and each epoch has its own permutation.
-Nothing about an iterator has to be saved: a run can start at any position at once.
+Nothing about an iterator has to be saved: a run can start at any position at once. With repeated augmentation
+each example takes several positions in a row.
 """
 
 import functools
@@ -22,20 +23,27 @@ def epoch_permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return permutation
 
 
-def records_at(positions: np.ndarray, num_examples: int, *, seed: int) -> np.ndarray:
+def records_at(positions: np.ndarray, num_examples: int, *, seed: int, repeats: int = 1) -> np.ndarray:
     """Record numbers at positions of the training stream.
 
     Args:
         positions: `[k]` int64, 0 or more.
         num_examples: of the dataset.
         seed: of the shuffling, 0 or more.
+        repeats: how many positions in a row show the same example.
 
     Returns:
         `[k]` int64 in [0, num_examples).
     """
-    epochs, places = np.divmod(np.asarray(positions, np.int64), num_examples)
+    epochs, places = np.divmod(np.asarray(positions, np.int64) // repeats, num_examples)
     records = np.empty_like(places)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         records[here] = epoch_permutation(num_examples, seed, int(epoch))[places[here]]
     return records
+
+
+def generator(seed: int, position: int) -> np.random.Generator:
+    """The generator of all that is drawn on the host for the example at a position of the training stream."""
+    # A counter that the permutations' generators never reach.
+    return np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))

@@ -169,12 +169,21 @@ class Preprocessing:
             pil = pil.crop((left, top, left + width, top + height))
         return _to_array(pil)
 
+    @property
+    def resize_target(self) -> tuple[int, int]:
+        """Height and width that an image is resized to, or so that it just covers them, before the cut."""
+        if self.resize_to is not None:
+            return self.resize_to
+        if self.resize == "exact":
+            return self.image_size
+        height, width = (math.floor(side / self.crop_fraction) for side in self.image_size)
+        return height, width
+
     def _size_before_crop(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to resize an image of the given height and width to."""
+        rows, columns = self.resize_target
         if self.resize == "exact":
-            return self.resize_to or self.image_size
-        fraction = self.crop_fraction
-        rows, columns = self.resize_to or tuple(math.floor(side / fraction) for side in self.image_size)
+            return rows, columns
         if rows * width >= columns * height:
             return rows, max(rows * width // height, columns)
         return max(columns * height // width, rows), columns

@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  gives NumPy the bfloat16 that some safetensors files hold
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
 
@@ -70,6 +71,17 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
         return _hub(source, revision)
     raise InputError(f"{name} is no work directory, folder or file that exists; valid: {VALID}")
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path | None:

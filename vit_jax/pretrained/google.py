@@ -91,11 +91,16 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
         options=options,
         task={} if has_head else None,
         class_names=numbered_classes(tensors["head/kernel"].shape[1]) if has_head else (),
-        preprocessing=Preprocessing(size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels),
+        preprocessing=preprocessing_of(size, channels),
         channels=channels,
         names=expand(NAMES, depth),
         geometry=Geometry(options["num_heads"], grid, prefix),
     )
+
+
+def preprocessing_of(image_size: tuple[int, int], channels: int) -> Preprocessing:
+    """What the files' models were made with; the files do not say."""
+    return Preprocessing(image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def _grid(files: Files, positions: int, patch: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -80,15 +80,16 @@ _PROCESSOR = {
     "vit": {"size": 224, "resample": 2, "do_center_crop": False},
     "deit": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
 }
-_GELU = {
+GELU = {
     "gelu": "exact",
     "gelu_python": "exact",
+    "gelu_pytorch_tanh": "tanh",
     "gelu_new": "tanh",
     "gelu_fast": "tanh",
-    "gelu_pytorch_tanh": "tanh",
     "quick_gelu": "quick",
 }
-_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""hidden_act -> ours; the first of each kind is the one that is written."""
+RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers."""
 
 
@@ -137,15 +138,15 @@ def describe(files: Files) -> Description:
 
 
 def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    if config["hidden_act"] not in _GELU:
-        raise InputError(f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(_GELU)}")
+    if config["hidden_act"] not in GELU:
+        raise InputError(f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(GELU)}")
     options = {
         "hidden_dim": config["hidden_size"],
         "depth": config["num_hidden_layers"],
         "mlp_dim": config["intermediate_size"],
         "num_heads": config["num_attention_heads"],
         "patch_size": pair(config["patch_size"], f"{name}: patch_size"),
-        "gelu": _GELU[config["hidden_act"]],
+        "gelu": GELU[config["hidden_act"]],
         "norm_eps": config["layer_norm_eps"],
         "qkv_bias": config["qkv_bias"],
     }
@@ -209,14 +210,14 @@ def _preprocessing(files: Files, family: str, image_size: tuple[int, int], chann
     scale = 255 * (options["rescale_factor"] if options["do_rescale"] else 1.0)
     scale = 1.0 if math.isclose(scale, 1.0) else scale
     resample = options["resample"]
-    if resample not in range(len(_RESAMPLE)):
-        raise InputError(f"{files.name}: resample {resample!r} is not supported; valid: 0 to {len(_RESAMPLE) - 1}")
+    if resample not in range(len(RESAMPLE)):
+        raise InputError(f"{files.name}: resample {resample!r} is not supported; valid: 0 to {len(RESAMPLE) - 1}")
     return Preprocessing(
         image_size=image_size,
         channels=channels,
         resize=resize,
         resize_to=before,
-        interpolation=_RESAMPLE[resample],
+        interpolation=RESAMPLE[resample],
         mean=tuple(float(m) for m in mean / scale),
         std=tuple(float(s) for s in std / scale),
     )

@@ -94,10 +94,10 @@ DEFAULTS = (
 )
 """(part of an architecture's name, what it implies); later rows count more, model_args and the config most."""
 
-_POOLING = {"token": "token", "avg": "gap", "map": "map"}
-_GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
+POOLING = {"token": "token", "avg": "gap", "map": "map"}
+GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
 _NORMS = ("layernorm",)
-_OPTIONS = {
+OPTIONS = {
     "embed_dim": "hidden_dim",
     "depth": "depth",
     "num_heads": "num_heads",
@@ -121,7 +121,7 @@ _READ = ("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "ml
 _READ += ("final_norm", "fc_norm", "act_layer", "norm_layer")
 _UNNEEDED = ("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "weight_init", "fix_init", "distilled_training")
 _UNNEEDED += ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-_VALID = {*_OPTIONS, *_FIXED, *_READ, *_UNNEEDED}
+_VALID = {*OPTIONS, *_FIXED, *_READ, *_UNNEEDED}
 
 
 def describe(files: Files) -> Description:
@@ -142,11 +142,16 @@ def describe(files: Files) -> Description:
     if shape_of(files, "blocks.0.mlp.fc2.weight", 2)[1] != mlp_dim:
         raise InputError(f"{files.name}: an MLP with gates is not supported; valid: the plain one")
     pooling = arguments.get("global_pool") or config.get("global_pool") or defaults.get("pooling", "token")
-    if pooling not in _POOLING:
-        raise InputError(f"{files.name}: global_pool {pooling!r} is not supported; valid: {', '.join(_POOLING)}")
+    if pooling not in POOLING:
+        raise InputError(f"{files.name}: global_pool {pooling!r} is not supported; valid: {', '.join(POOLING)}")
     counts = {
         name: tensors[name].shape[1] if name in tensors else 0 for name in ("cls_token", "dist_token", "reg_token")
     }
+    if pooling == "map" and any(counts.values()):
+        raise InputError(
+            f"{files.name}: global_pool 'map' with class token or registers, which timm leaves out there, is not "
+            "supported; valid: without them"
+        )
     image_size = _image_size(files.name, arguments, pretrained, channels)
     grid, prefix_positions = _positions(files, image_size, (patch[0], patch[1]), sum(counts.values()))
     depth = block_count(tensors, "blocks.")
@@ -156,15 +161,15 @@ def describe(files: Files) -> Description:
         "mlp_dim": mlp_dim,
         "num_heads": defaults.get("num_heads") or _num_heads(hidden_dim),
         "patch_size": (patch[0], patch[1]),
-        "gelu": _GELU[arguments["act_layer"]] if arguments.get("act_layer") else defaults.get("gelu", "exact"),
+        "gelu": GELU[arguments["act_layer"]] if arguments.get("act_layer") else defaults.get("gelu", "exact"),
         "norm_eps": defaults.get("norm_eps", 1e-6),
-        "pooling": _POOLING[pooling],
+        "pooling": POOLING[pooling],
         "class_token": counts["cls_token"] > 0,
         "distillation_token": counts["dist_token"] > 0,
         "register_tokens": counts["reg_token"],
     }
     options |= _told_by_tensors(tensors) | {"prefix_posemb": prefix_positions > 0 or not any(counts.values())}
-    options |= {ours: arguments[theirs] for theirs, ours in _OPTIONS.items() if arguments.get(theirs) is not None}
+    options |= {ours: arguments[theirs] for theirs, ours in OPTIONS.items() if arguments.get(theirs) is not None}
     options["layer_scale"] = options.get("layer_scale") or None  # 0 is none in timm
     task = None
     if "head.weight" in tensors or config.get("num_classes", 0):
@@ -203,8 +208,8 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
             raise InputError(f"{name}: model_args.{key} is not supported; valid: {', '.join(sorted(_VALID))}")
         if key in _FIXED and value not in (_FIXED[key], None):
             raise InputError(f"{name}: model_args.{key} {value!r} is not supported; valid: {_FIXED[key]!r}")
-    if arguments.get("act_layer") and arguments["act_layer"] not in _GELU:
-        raise InputError(f"{name}: act_layer {arguments['act_layer']!r} is not supported; valid: {', '.join(_GELU)}")
+    if arguments.get("act_layer") and arguments["act_layer"] not in GELU:
+        raise InputError(f"{name}: act_layer {arguments['act_layer']!r} is not supported; valid: {', '.join(GELU)}")
     if str(arguments.get("norm_layer") or "layernorm").lower() not in _NORMS:
         raise InputError(f"{name}: norm_layer {arguments['norm_layer']!r} is not supported; valid: layernorm")
 

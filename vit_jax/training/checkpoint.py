@@ -149,6 +149,11 @@ class Checkpoints:
             except Exception as error:  # whatever a truncated or missing file leads to
                 broken[step] = brief(error)
                 continue
+            if not (self._directory / str(step) / "rest").is_dir():
+                raise InputError(
+                    f"{self._directory} holds the parameters of a converted model, but no training to continue; "
+                    "valid: another --workdir"
+                )
             if state is None:
                 raise InputError(self._other_model(step, saved_info, info, differences))
             if step > max_step:
@@ -295,6 +300,17 @@ def last_info(directory: pathlib.Path) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):
             return read_info(directory, step)
     return None
+
+
+def write_params(directory: pathlib.Path, step: int, params: Params, info: dict[str, Any]) -> None:
+    """Writes a checkpoint that `read_params` and `read_info` read, without the state that training needs."""
+    _quiet()
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)),
+        info=ocp.args.JsonSave({key: info[key] for key in INFO_KEYS}),
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(directory.absolute() / str(step), args=items)
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:

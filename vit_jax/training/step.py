@@ -1,7 +1,5 @@
 """The train step and the evaluation step: pure functions of a state and a batch."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,10 +7,7 @@ from flax import linen as nn
 
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
-from vit_jax.types import Batch, Params, TrainState
-
-Prepare = Callable[[jax.Array | None, Batch], Batch]
-"""(key or None, batch off the loader) -> batch for the model; without a key nothing random is done."""
+from vit_jax.types import Batch, Params, Prepare, TrainState
 
 
 def make_init(model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare, ema: bool):
@@ -87,7 +82,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         base_key = jax.random.wrap_key_data(state.key)
         augment_key, dropout_key = jax.random.split(base_key)
-        batch = prepare(augment_key, batch)
+        batch = prepare(augment_key, batch, axis_name)
         dropout_key = jax.random.fold_in(dropout_key, state.step)
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))

@@ -1,0 +1,79 @@
+"""Writing a trained model for another library, or as a work directory."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+from vit_jax.errors import InputError
+from vit_jax.inference.classifier import Classifier
+from vit_jax.pretrained import save as pretrained
+from vit_jax.pretrained.outgoing import MAY_DIFFER
+from vit_jax.training import checkpoint
+
+FORMATS = (*pretrained.FORMATS, "workdir")
+
+
+def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
+    """Writes a model with its class names and preprocessing.
+
+    What the format cannot express is refused, so that the model gives the same answers there.
+
+    Args:
+        classifier: from `vit_jax.load`.
+        dest: a folder that does not exist or is empty; for `google` a `.npz` file that does not exist. It appears
+            under this name only when it is complete.
+        to: `huggingface` (transformers' ViT and DeiT), `timm`, `google` (AugReg `.npz`), or `workdir`, which holds
+            parameters and description alone: enough to load, not to continue training.
+        allow: settings that the format need not hold, at the price of other answers there: `gelu`, `norm_eps`,
+            `loss_type`, `resize`, `resize_to`, `crop_offset`, `interpolation`.
+
+    Returns:
+        What the model is called in that library, `ViTForImageClassification`.
+
+    Warns:
+        UserWarning: something around the model that the format has no place for.
+
+    Raises:
+        InputError: dest is taken, or the format cannot express the model.
+    """
+    unknown = [name for name in allow if name not in MAY_DIFFER]
+    if unknown:
+        raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
+    dest = free_destination(dest, to)
+    info, params = classifier.info, classifier.params
+    model = None if to == "workdir" else pretrained.checked(info, params, to=to, allow=allow)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
+    try:
+        if to != "google":
+            part.mkdir()
+        if model is None:
+            checkpoint.write_params(part / "checkpoints", 0, params, info)
+            name = f"{info['model']['name']} {info['model']['variant']}"
+        else:
+            name = pretrained.FORMATS[to].write(model, part)
+        part.rename(dest)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+    return name
+
+
+def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
+    """The absolute path to write to.
+
+    Raises:
+        InputError: an unknown format, or something is there already.
+    """
+    if to not in FORMATS:
+        raise InputError(f"unknown format {to!r}; valid: {', '.join(FORMATS)}")
+    path = pathlib.Path(dest).expanduser().absolute()
+    if to == "google" and path.suffix != ".npz":
+        raise InputError(f"{dest} is no name for a Google checkpoint; valid: a file that ends in .npz")
+    if to != "google" and path.is_dir() and not any(path.iterdir()):
+        return path
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{dest} exists already{'' if to == 'google' else ' and is no empty folder'}; choose another")
+    return path

@@ -1,0 +1,59 @@
+"""Writing Google's `.npz`, by the names of the AugReg release."""
+
+import pathlib
+
+import numpy as np
+
+from vit_jax.pretrained import names
+from vit_jax.pretrained.google import NAMES, preprocessing_of
+from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
+
+_VALID = {
+    "gelu": ("tanh",),
+    "norm_eps": (1e-6,),
+    "pooling": ("token", "gap"),
+    "distillation_token": (False,),
+    "register_tokens": (0,),
+    "pre_norm": (False,),
+    "final_norm": ("tokens",),
+    "layer_scale": (None,),
+    "patch_bias": (True,),
+    "qkv_bias": (True,),
+    "qk_norm": (False,),
+}
+
+
+def unheld(model: Outgoing) -> list[Unheld]:
+    """What the format cannot express of this model."""
+    found = outside("model", model.encoder, _VALID)
+    if model.encoder.pooling == "gap" and model.encoder.has_class_token:
+        found.append(Unheld("model.class_token", True, "False, where pooling is gap"))
+    if model.grid[0] != model.grid[1]:
+        valid = "as many rows as columns of patches, since it stores only how many there are"
+        found.append(Unheld("data.image_size", model.preprocessing.image_size, valid))
+    if model.task is not None:
+        found += outside("task", model.task, {"loss_type": ("softmax",)})
+    return found
+
+
+def lost(model: Outgoing) -> list[str]:
+    """What around the model the format has no place for, and what takes its place where it is loaded."""
+    lines = []
+    if model.class_names != tuple(map(str, range(len(model.class_names)))):
+        lines.append(f"no class names: loaded, its classes are 0 to {len(model.class_names) - 1}")
+    standard = preprocessing_of(model.preprocessing.image_size, model.preprocessing.channels)
+    if model.preprocessing != standard:
+        lines.append(
+            "no preprocessing: loaded, it resizes exactly and bilinearly and normalises with mean and std 0.5, but "
+            f"the model has {model.preprocessing}"
+        )
+    return lines
+
+
+def write(model: Outgoing, file: pathlib.Path) -> str:
+    """Writes the file; gives the architecture's name."""
+    model = model.with_table()
+    arrays = names.write(names.expand(NAMES, model.encoder.depth), model.params, model.geometry)
+    with file.open("wb") as stream:  # a path would get another .npz at its end
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+    return "ViT"
