@@ -350,6 +350,15 @@ def test_imagenet_labels_as_numbers(place, tmp_path, counts):
     assert examples("imagenet2012", "validation", tmp_path / "out") == expected
 
 
+@pytest.mark.parametrize(("split", "other"), [("train", "val"), ("validation", "train")])
+def test_one_split_of_imagenet_will_do(split, other, tmp_path, counts):
+    counts("imagenet2012", train=12, validation=3)
+    imagenet(tmp_path / "in")
+    (tmp_path / "in" / f"ILSVRC2012_img_{other}.tar").unlink()
+    prepare.prepare("imagenet2012", str(tmp_path / "in"), str(tmp_path / "out"))
+    assert list(sources.open_builder("imagenet2012", str(tmp_path / "out")).info.splits) == [split]
+
+
 def test_refused_imagenet_archives(tmp_path, counts):
     counts("imagenet2012", train=12, validation=3)
 
@@ -480,6 +489,7 @@ def test_refused_folders(tmp_path, counts):
     refused("pets", folder, r"cat/2\.png \(example \d+ of (train|test)\): the image cannot be read")
     for number in range(10):
         write(tmp_path / "ten", {f"train/{number}/1.png": image, f"test/{number}/1.png": image})
+    refused("cifar10", tmp_path / "ten" / "train", "ten/train has no split 'test'; cifar10 has train, test")
     counts("cifar10", train=10, test=10)
     refused("cifar10", tmp_path / "ten", "it has 8x8 pixels; valid for this dataset: 32x32")
 

@@ -37,11 +37,13 @@ class Archive:
     counts: split -> examples.
     read: from the path that the user gives and the class names that TFDS has; None if nothing of it is there.
     files: what it consists of, for messages.
+    any_split: whether one split alone will do.
     """
 
     counts: dict[str, int]
     read: Callable[[pathlib.Path, Sequence[str]], Contents | None]
     files: str
+    any_split: bool = False
 
 
 _IDX = Archive(
@@ -65,7 +67,8 @@ ARCHIVES = {
     "imagenet2012": Archive(
         {"train": 1_281_167, "validation": 50_000},
         imagenet.read_imagenet,
-        f"{imagenet.TRAIN} and {imagenet.VALIDATION}",
+        f"{imagenet.TRAIN} or {imagenet.VALIDATION}",
+        any_split=True,
     ),
 }
 """Datasets whose published files are read as they are."""
@@ -218,6 +221,9 @@ def _check_counts(name: str, contents: Contents, path: pathlib.Path) -> None:
     if name not in ARCHIVES:
         return
     counts = ARCHIVES[name].counts
+    missing = [split for split in counts if split not in contents.splits]
+    if missing and not ARCHIVES[name].any_split:
+        raise InputError(f"{path} has no split {missing[0]!r}; {name} has {', '.join(counts)}")
     for split, examples in contents.splits.items():
         if split not in counts:
             raise InputError(f"{path} has a split {split!r}; {name} has {', '.join(counts)}")
