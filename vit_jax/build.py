@@ -107,6 +107,8 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     }
     model, task, _ = from_info(info)
     assert task is not None
+    if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
+        raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
     total_steps = _total_steps(config, len(source))
     return Experiment(
         model=model,
@@ -115,8 +117,10 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         prepare=_train_prepare(data, preprocessing, num_classes=len(source.class_names)),
         train_loader=_train_loader(data, source, preprocessing),
         eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
-        evaluators=evaluators(config, task, preprocessing, source.class_names, images=images),
-        example=loader.blank_batch(preprocessing, 1),
+        evaluators=evaluators(
+            config, task, preprocessing, source.class_names, multi_label=source.multi_label, images=images
+        ),
+        example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
         info=info,
         warm_start=_warm_start(config.init, opened, model, info) if opened else None,
@@ -210,6 +214,7 @@ def evaluators(
     preprocessing: transforms.Preprocessing,
     class_names: Sequence[str],
     *,
+    multi_label: bool,
     images: folder.ImageFolder | None = None,
 ) -> Evaluators:
     """What `config.evaluation.metrics` names, and the reference dataset if one of them learns from it.
@@ -219,6 +224,7 @@ def evaluators(
         task: the model's.
         preprocessing: the model's.
         class_names: the model's, in its order.
+        multi_label: whether the data's examples can have several labels.
         images: the config's folder of images if it is open already.
 
     Raises:
@@ -232,7 +238,7 @@ def evaluators(
     for name in dict.fromkeys(names):
         create = _module(vit_jax.evaluators, "metric", name).create
         each.append(create(tuple(class_names), **_options(section.get(name, ConfigDict()))))
-        each[-1].check(task, loader.blank_batch(preprocessing, 1))
+        each[-1].check(task, multi_label=multi_label)
     if not any(evaluator.uses_reference for evaluator in each):
         return Evaluators(each)
     images = images or _image_folder(data)

@@ -95,9 +95,9 @@ class Evaluator(Protocol):
         """File name -> what it shows: for a .csv a list of rows, header first; for a .png a matplotlib figure."""
         return {}
 
-    def check(self, task: Task, batch: Batch) -> None:
-        """Raises InputError unless it can judge this task with labels such as the batch's."""
-        if batch["label"].ndim != 1:
+    def check(self, task: Task, *, multi_label: bool) -> None:
+        """Raises InputError unless it can judge this task, with one label an image or, `multi_label`, several."""
+        if multi_label:
             name = type(self).__module__.rpartition(".")[2]
             raise InputError(f"the metric {name!r} needs one label an image, and the dataset has several")
 

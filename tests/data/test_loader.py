@@ -141,21 +141,19 @@ def test_streaming_reads_about_two_batches_ahead(source, batch_size):
     read = []
 
     class Counting:
-        name, __len__ = "counting", lambda self: 10_000
+        __len__ = lambda self: 10_000  # noqa: E731
 
         def __getitem__(self, record):
             read.append(record)
             return source[0]
 
-    stream = Streaming(Counting(), PREPROCESSING, num_threads=2)
+    stream = Streaming(sources.Source("counting", source.class_names, Counting()), PREPROCESSING, num_threads=2)
     next(stream.train_batches(Share(batch_size), seed=0, start_step=0, total_steps=100))
     time.sleep(0.3)
     assert len(read) <= 4 * batch_size
 
 
 class Broken:
-    name = "broken set"
-
     def __len__(self):
         return 9
 
@@ -164,10 +162,11 @@ class Broken:
 
 
 def test_an_example_that_is_no_image_is_named():
+    broken = sources.Source("broken set", ("a",), Broken())
     with pytest.raises(InputError, match="example 5 of broken set"):
-        InMemory(Broken(), PREPROCESSING)
+        InMemory(broken, PREPROCESSING)
     with pytest.raises(InputError, match="example 5 of broken set"):
-        list(Streaming(Broken(), PREPROCESSING).eval_batches(Share(3)))
+        list(Streaming(broken, PREPROCESSING).eval_batches(Share(3)))
 
 
 def test_prefetch_keeps_the_order_and_applies_the_transform():
@@ -202,7 +201,7 @@ def test_prefetch_is_no_more_than_its_size_ahead_and_ends_its_thread():
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
-def test_blank_batch_fits_a_real_one(data):
-    blank = loader.blank_batch(PREPROCESSING, 10)
+def test_blank_batch_fits_a_real_one(data, source):
+    blank = loader.blank_batch(PREPROCESSING, source, 10)
     real = train(data, Share(10))[0]
     assert {k: (v.shape, v.dtype) for k, v in blank.items()} == {k: (v.shape, v.dtype) for k, v in real.items()}

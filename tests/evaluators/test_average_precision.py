@@ -56,5 +56,5 @@ def test_one_label_an_image_is_each_class_against_the_others():
 
 def test_it_takes_both_losses_and_both_kinds_of_labels():
     for loss_type in ("softmax", "sigmoid"):
-        for label in (np.zeros(1, np.int32), np.zeros((1, 3), np.float32)):
-            ap.create(("a", "b", "c")).check(Classification(3, loss_type=loss_type), {"label": label})
+        for multi_label in (False, True):
+            ap.create(("a", "b", "c")).check(Classification(3, loss_type=loss_type), multi_label=multi_label)

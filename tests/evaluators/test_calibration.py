@@ -46,11 +46,10 @@ def test_an_empty_bin_is_empty_in_the_table():
 
 def test_what_it_refuses():
     evaluator = calibration.create(("a", "b"))
-    batch = {"label": np.zeros(1, np.int32)}
-    evaluator.check(Classification(2), batch)
+    evaluator.check(Classification(2), multi_label=False)
     with pytest.raises(InputError, match=r"valid: task.loss_type 'softmax'"):
-        evaluator.check(Classification(2, loss_type="sigmoid"), batch)
+        evaluator.check(Classification(2, loss_type="sigmoid"), multi_label=False)
     with pytest.raises(InputError, match="'calibration' needs one label an image"):
-        evaluator.check(Classification(2), {"label": np.zeros((1, 2), np.float32)})
+        evaluator.check(Classification(2), multi_label=True)
     with pytest.raises(InputError, match="num_bins is 0"):
         calibration.create(("a", "b"), num_bins=0)

@@ -62,7 +62,13 @@ def run(args: argparse.Namespace) -> int:
     strategy = parallel.create(config.parallel.strategy)
     prepare = build.eval_prepare(classifier.preprocessing)
     loaders = build.eval_loaders(config, classifier.preprocessing, classifier.class_names)
-    evaluators = build.evaluators(config, classifier.task, classifier.preprocessing, classifier.class_names)
+    evaluators = build.evaluators(
+        config,
+        classifier.task,
+        classifier.preprocessing,
+        classifier.class_names,
+        multi_label=any(loader.multi_label for loader in loaders.values()),
+    )
     out = None if args.out is None else pathlib.Path(args.out).expanduser()
     if out is not None:
         if not evaluators.each:

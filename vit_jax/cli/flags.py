@@ -60,6 +60,21 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     return config, pathlib.Path(workdir or f"runs/{run}").expanduser()
 
 
+def read_config(file: pathlib.Path) -> ConfigDict:
+    """The config of a file in a folder `configs`, as it is.
+
+    Raises:
+        InputError: no such file, or one that cannot be used.
+    """
+    if not file.is_file():
+        raise InputError(f"config file {file} does not exist")
+    root = file.resolve().parent.parent
+    if str(root) not in sys.path:  # config files import configs.common
+        sys.path.insert(0, str(root))
+    _check_file(file, root)
+    return _defaults(file)
+
+
 def usage(root: pathlib.Path) -> str:
     """The help text of train.py."""
     return f"""usage: python train.py [--config=FILE] [--config.KEY=VALUE ...] [--workdir=DIR]

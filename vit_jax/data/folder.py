@@ -17,9 +17,10 @@ from vit_jax.errors import InputError
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 """Of image files, in small or capital letters."""
 
-_SPLITS = {"train": "train", "training": "train"}
-_SPLITS |= {"val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
+SPLITS = {"train": "train", "training": "train"}
+SPLITS |= {"val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test", "testing": "test"}
+"""Of a folder's name, in small letters."""
 _NOT_DATA = ("__MACOSX", "@eaDir")  # what archives from a Mac and network disks add; with copies of images inside
 
 
@@ -153,11 +154,11 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
 def _split_folders(root: str) -> dict[str, str]:
     """Split -> name of its folder, where all folders are splits; else nothing."""
     names = _list(root)[0]
-    if not all(name.lower() in _SPLITS for name in names):
+    if not all(name.lower() in SPLITS for name in names):
         return {}
     found: dict[str, str] = {}
     for name in names:
-        split = _SPLITS[name.lower()]
+        split = SPLITS[name.lower()]
         if split in found:
             raise InputError(f"{root} has two folders for the split {split!r}, {found[split]} and {name}; valid: one")
         found[split] = name
@@ -184,7 +185,7 @@ def _read_splits(root: str, folders: dict[str, str], others: collections.Counter
 def _read_one_tree(root: str, eval_fraction: float, seed: int, others: collections.Counter) -> tuple:
     tree = _read_classes(root, "", others)
     class_names = _class_names(root, tree)
-    test = {name: _chosen(paths, eval_fraction, seed) for name, paths in tree.items()}
+    test = {name: chosen(paths, eval_fraction, seed) for name, paths in tree.items()}
     train = {name: [path for path in paths if path not in test[name]] for name, paths in tree.items()}
     splits = {"train": _files(root, class_names, train)}
     if any(test.values()):
@@ -192,7 +193,7 @@ def _read_one_tree(root: str, eval_fraction: float, seed: int, others: collectio
     return class_names, splits
 
 
-def _chosen(paths: Sequence[str], fraction: float, seed: int) -> set[str]:
+def chosen(paths: Sequence[str], fraction: float, seed: int) -> set[str]:
     """A share of a class, the same on every machine: those that come first in the order of their hashes."""
     if not fraction or len(paths) < 2:
         return set()

@@ -41,7 +41,12 @@ class Share:
 
 
 class Loader(Protocol):
-    """A dataset that gives batches of NumPy arrays."""
+    """A dataset that gives batches of NumPy arrays.
+
+    multi_label: whether an example can have several labels, or none.
+    """
+
+    multi_label: bool
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -81,9 +86,10 @@ class InMemory:
         Raises:
             InputError: an example that cannot be decoded, named by its path or its record number.
         """
+        self.multi_label = source.multi_label
         self._augment, self._repeats = tuple(augment), repeats
         self._images = np.empty((len(source), *preprocessing.image_size, preprocessing.channels), np.uint8)
-        self._labels = np.empty(len(source), np.int32)
+        self._labels = np.empty((len(source), *source.label_shape), np.float32 if source.multi_label else np.int32)
 
         def fill(record: int) -> None:
             example = source[record]
@@ -121,7 +127,7 @@ class InMemory:
     def _gather(self, records: np.ndarray, index: np.ndarray) -> Batch:
         return {
             "image": self._images.take(records, axis=0),
-            "label": self._labels.take(records),
+            "label": self._labels.take(records, axis=0),
             "index": index.astype(np.uint32),
         }
 
@@ -151,6 +157,7 @@ class Streaming:
             num_workers: processes that read and decode, a batch each at a time; 0 is threads of this process.
             num_threads: examples read and decoded at once without workers.
         """
+        self.multi_label = source.multi_label
         self._source, self._preprocessing, self._random_crop = source, preprocessing, random_crop
         self._augment, self._repeats = tuple(augment), repeats
         self._num_workers, self._num_threads = num_workers, num_threads
@@ -173,7 +180,7 @@ class Streaming:
         stream = records.map(_LoadEval(self._source, self._preprocessing))
         batches = self._read(stream, share)
         for _ in range(0, len(self), share.batch_size):
-            yield _padded(next(batches, None) or blank_batch(self._preprocessing, 0), share)
+            yield _padded(next(batches, None) or blank_batch(self._preprocessing, self._source, 0), share)
 
     def _read(self, examples: grain.MapDataset, share: Share) -> Iterator[Batch]:
         """Batches of examples in order, no more than about two of them read ahead (two a worker)."""
@@ -188,11 +195,11 @@ class Streaming:
         return iter(stream.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=1)))
 
 
-def blank_batch(preprocessing: Preprocessing, size: int) -> Batch:
-    """A batch of `size` black images of class 0, without a mask."""
+def blank_batch(preprocessing: Preprocessing, source: Source, size: int) -> Batch:
+    """A batch of `size` black images of class 0 (or of none, if the source has several labels), without a mask."""
     return {
         "image": np.zeros((size, *preprocessing.image_size, preprocessing.channels), np.uint8),
-        "label": np.zeros(size, np.int32),
+        "label": np.zeros((size, *source.label_shape), np.float32 if source.multi_label else np.int32),
         "index": np.zeros(size, np.uint32),
     }
 
@@ -233,7 +240,8 @@ class _LoadEval:
 def _example(transform: Callable[[bytes], np.ndarray], source: Source, record: int, index: int) -> dict[str, Any]:
     example = source[record]
     image = _decoded(transform, example, source, record)
-    return {"image": image, "label": np.int32(example["label"]), "index": np.uint32(index % 2**32)}
+    label = example["label"] if source.multi_label else np.int32(example["label"])
+    return {"image": image, "label": label, "index": np.uint32(index % 2**32)}
 
 
 def _decoded(transform: Callable[[bytes], np.ndarray], example: dict, source: Source, record: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from vit_jax.types import Batch, Evaluator, Rows, Task
+from vit_jax.types import Evaluator, Rows, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AveragePrecision(Evaluator):
         """Its one figure."""
         return ("mean_average_precision",)
 
-    def check(self, task: Task, batch: Batch) -> None:
+    def check(self, task: Task, *, multi_label: bool) -> None:
         """Takes labels of either kind."""
 
     def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:

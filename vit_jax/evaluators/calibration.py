@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vit_jax.errors import InputError
-from vit_jax.types import Batch, Evaluator, Rows, Task
+from vit_jax.types import Evaluator, Rows, Task
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,9 +43,9 @@ class Calibration(Evaluator):
         """Its one figure."""
         return ("ece",)
 
-    def check(self, task: Task, batch: Batch) -> None:
+    def check(self, task: Task, *, multi_label: bool) -> None:
         """Raises InputError unless the probabilities are those of one choice among all classes."""
-        super().check(task, batch)
+        super().check(task, multi_label=multi_label)
         if getattr(task, "loss_type", None) != "softmax":
             raise InputError("the metric 'calibration' is of the most probable class; valid: task.loss_type 'softmax'")
 
