@@ -71,6 +71,13 @@ class Source:
         row[numbers] = 1.0
         return row
 
+    def sample(self, size: int) -> "Source":
+        """So many of the examples, or all if there are fewer: chosen at random, but always the same ones."""
+        chosen = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
+        return dataclasses.replace(
+            self, name=f"{self.name}, {len(chosen)} of it", _records=_Chosen(self._records, chosen)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _TfdsRecords:
@@ -106,13 +113,6 @@ class _TfdsRecords:
                 return file, first + record
             record -= count
         raise IndexError(record)
-
-    def sample(self, size: int) -> "Source":
-        """So many of the examples, or all if there are fewer: chosen at random, but always the same ones."""
-        chosen = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
-        return dataclasses.replace(
-            self, name=f"{self.name}, {len(chosen)} of it", _records=_Chosen(self._records, chosen)
-        )
 
 
 @dataclasses.dataclass(frozen=True)
