@@ -85,7 +85,7 @@ def train(config, workdir: pathlib.Path) -> int:
         restored = checkpoints.restore(template, run.info, max_step=run.total_steps)
         state = restored.state if restored else jax.jit(make_state)()
         step = start_step = restored.step if restored else 0
-        changes = workdir_files.save_config(workdir, config) if start_step < run.total_steps else []
+        changes = workdir_files.save_config(workdir, config, write=start_step < run.total_steps)
         log = closing.enter_context(
             RunLog(
                 workdir,
@@ -100,9 +100,11 @@ def train(config, workdir: pathlib.Path) -> int:
         log.print(workdir_files.opening_line(config, run, state.params, strategy.num_devices, workdir))
         for note in workdir_files.resume_notes(restored, changes, total_steps=run.total_steps):
             log.print(note)
-        if run.warm_start is not None:
+        if run.warm_start is not None and restored is None:
             state = run.warm_start.apply(state)
             log.print(str(run.warm_start.report))
+        if start_step < run.total_steps:
+            log.print("compiling the train step")
         state = strategy.place_state(jax.device_get(state))
 
         # Train.

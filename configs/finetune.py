@@ -2,6 +2,9 @@
 
 python train.py --config=configs/finetune.py --config.init.source=google/vit-base-patch16-224 \
     --config.data.folder=PETS --workdir=runs/pets
+
+`configs/finetune.py:light1` adds AugReg's augmentation of that name (none, light1, light2, medium1, medium2, strong1,
+strong2).
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
+def get_config(augmentation: str = "none") -> ConfigDict:
     """Model, preprocessing and image size are those of init.source unless they are given."""
     config = common.get_config()
     config.num_epochs = 10.0
@@ -26,6 +29,8 @@ def get_config() -> ConfigDict:
     config.data.crop = "random"
     config.data.crop_min_area = 0.35
     config.data.flip = True
+    if augmentation != "none":
+        common.set_augreg(config, augmentation)
 
     config.optimizer.learning_rate = 3e-4
     config.optimizer.warmup_fraction = 0.1

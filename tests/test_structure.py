@@ -12,7 +12,7 @@ FILES = sorted(
 )
 
 RANKS = [
-    {"errors", "types", "version"},
+    {"atomic", "errors", "types", "version"},
     {"ops"},
     {"layers", "data"},
     {"models"},

@@ -187,3 +187,41 @@ def test_what_the_model_has_no_place_for_can_be_named():
     run, params = start(config)
     assert "encoder/class_token" not in params
     assert "vit.embeddings.cls_token" in run.warm_start.report.unused
+
+
+def test_keep_takes_the_classes_by_their_names_too(digits_checkpoint):
+    _, params = start(config_from(digits_checkpoint.folder, init__head="keep"))
+    np.testing.assert_array_equal(params["head/kernel"], digits_checkpoint.tensors["classifier.weight"].T[:, ::-1])
+
+
+def test_a_pooler_goes_with_the_head(changed):
+    copy = changed("hf_vit")
+    copy.config["architectures"] = ["ViTModel"]
+    copy.tensors = {name.removeprefix("vit."): x for name, x in copy.tensors.items() if name.startswith("vit.")}
+    copy.tensors |= {"pooler.dense.weight": np.ones((48, 48), np.float32), "pooler.dense.bias": np.ones(48, np.float32)}
+    source = copy.save()
+    run, params = start(config_from(source))
+    assert run.model.encoder.representation_size is None and "encoder/pre_logits/kernel" not in params
+    assert set(run.warm_start.report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
+    run, params = start(config_from(source, model__representation_size=48))
+    assert run.model.encoder.representation_size == 48 and not np.any(params["encoder/pre_logits/kernel"] == 1)
+
+
+def test_a_crop_that_is_given_replaces_the_sources_size_before_the_crop():
+    run, _ = start(config_from(GOLDEN / "hf_deit"))
+    assert run.info["preprocessing"]["resize_to"] is not None
+    run, _ = start(config_from(GOLDEN / "hf_deit", data__resize="shortest_edge", data__crop_fraction=0.9))
+    assert run.info["preprocessing"]["resize_to"] is None
+
+
+def test_weights_are_applied_to_a_new_state_alone(changed, tmp_path, monkeypatch):
+    """Even if the run's first checkpoint came into being after the source was opened."""
+    from vit_jax.training import checkpoint
+
+    options = {"batch_size": 8, "evaluation__every_steps": 0, "optimizer__warmup_steps": 0}
+    options |= {"data__image_size": (16, 16), "data__channels": 1}
+    assert train.train(config_from(GOLDEN / "timm_vit", num_steps=2, **options), tmp_path) == 0
+    monkeypatch.setattr(checkpoint, "last_info", lambda directory: None)
+    options["optimizer__learning_rate"] = 0.0
+    assert train.train(config_from(GOLDEN / "timm_vit", num_steps=3, ema_decay=0.99, **options), tmp_path) == 0
+    assert np.any(vit_jax.load(tmp_path).params["head"]["kernel"])  # the source's head is left out: zeros

@@ -29,7 +29,7 @@ from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
 from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
-from vit_jax.warm_start import WarmStart, open_source, warm_start
+from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +98,11 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     preprocessing = _preprocessing(data, base)
     source = _source(data, images, data.split)
     info = {
-        "model": _model_info(config.model, base),
+        "model": _model_info(config.model, base, opened is None or _keeps_head(config.init, opened, source)),
         "task": {"name": config.task.name, "options": _task_options(config.task, base)},
         "optimizer": config.optimizer.name,
         "class_names": list(source.class_names),
+        "num_examples": len(source),
         "preprocessing": dataclasses.asdict(preprocessing),
         "version": __version__,
     }
@@ -313,14 +314,19 @@ def _preprocessing(data, base: dict[str, Any] | None) -> transforms.Preprocessin
     names = [field.name for field in dataclasses.fields(transforms.Preprocessing)]
     given = {name: data[name] for name in names if data[name] is not None}
     fields = (base["preprocessing"] if base else {}) | given
+    if {"resize", "crop_fraction"} & given.keys() and "resize_to" not in given:
+        fields["resize_to"] = None  # else the base's would count instead of what was given
     if "image_size" not in fields:
         raise InputError("data.image_size is not set; valid: height and width in pixels, or an init.source that has it")
-    return transforms.Preprocessing(**fields)
+    preprocessing = transforms.Preprocessing(**fields)
+    if preprocessing.channels not in (1, 3):
+        raise InputError(f"data.channels is {preprocessing.channels}; valid: 1 (grey), 3 (RGB)")
+    return preprocessing
 
 
 def _open_init(config) -> Opened:
     init, data = config.init, config.data
-    return open_source(
+    return open_trained(
         init.source,
         step=int(init.step) if init.step.isdigit() else init.step,
         revision=init.revision,
@@ -338,7 +344,11 @@ def _warm_start(init, opened: Opened, model: nn.Module, info: dict[str, Any]) ->
     return warm_start(opened, template, info["class_names"], head=init.head, allow=init.allow)
 
 
-def _model_info(section, base: dict[str, Any] | None) -> dict[str, Any]:
+def _keeps_head(init, opened: Opened, source: sources.Source) -> bool:
+    return keeps_head(init.head, opened.info["class_names"], source.class_names)
+
+
+def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[str, Any]:
     """Family, variant and options: the config's, and where it leaves them open those of the model to start from."""
     given = {"name": section.name, "variant": section.variant}
     if base is None:
@@ -351,9 +361,9 @@ def _model_info(section, base: dict[str, Any] | None) -> dict[str, Any]:
             raise InputError(
                 f"model.{key} is {value!r}, but init.source is {base['model'][key]!r}; valid: that, or None to take it"
             )
-    # How a model was regularised in its training is no part of it.
-    rates = ("dropout", "attention_dropout", "drop_path")
-    options = {key: value for key, value in base["model"]["options"].items() if key not in rates}
+    # How a model was regularised in its training is no part of it, and a pre-logits layer is part of the head.
+    left = {"dropout", "attention_dropout", "drop_path"} | (set() if keeps_head else {"representation_size"})
+    options = {key: value for key, value in base["model"]["options"].items() if key not in left}
     return {key: base["model"][key] for key in given} | {"options": options | _options(section)}
 
 

@@ -17,6 +17,7 @@ from vit_jax.training import checkpoint
 from vit_jax.types import TrainState
 
 HEAD = ("auto", "keep", "new")
+ALLOW = "init.allow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,31 @@ class WarmStart:
         return state.replace(params=nested, ema_params=None if state.ema_params is None else nested)
 
 
-def open_source(
+def keeps_head(head: str, old: Sequence[str], new: Sequence[str]) -> bool:
+    """Whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
+
+    Args:
+        head: one of HEAD.
+        old: class names of the trained model.
+        new: of the model that is to be trained.
+
+    Raises:
+        InputError: an unknown value.
+    """
+    if head not in HEAD:
+        raise InputError(f"init.head is {head!r}; valid: {', '.join(HEAD)}")
+    return head == "keep" or (head == "auto" and _same_names(old, new))
+
+
+def _same_names(old: Sequence[str], new: Sequence[str]) -> bool:
+    return len(set(new)) == len(new) and sorted(old) == sorted(new)
+
+
+def _is_head(path: str) -> bool:
+    return not path.startswith("encoder/") or path.startswith("encoder/pre_logits/")
+
+
+def open_trained(
     source: str,
     *,
     step: int | str = "last",
@@ -94,27 +119,25 @@ def warm_start(
         opened: the trained model.
         template: path -> anything with the `shape` that the new model's parameter has.
         class_names: of the new model.
-        head: `auto` keeps the head if the classes have the same names (in whatever order) and makes a new one if not;
-            `keep` takes it as it is; `new` never takes it.
+        head: `auto` keeps the head if the classes have the same names and makes a new one if not; `keep` takes it if
+            there are as many classes; `new` never takes it. Classes of the same names may be in another order. With
+            a new head, a pre-logits layer is left behind too.
         allow: what may be unused or missing besides a head that is not kept; see `fit`.
 
     Raises:
         InputError: leaves not accounted for, or a head that cannot be kept.
     """
-    if head not in HEAD:
-        raise InputError(f"init.head is {head!r}; valid: {', '.join(HEAD)}")
     old, new = list(opened.info["class_names"]), list(class_names)
-    heads = {path: x for path, x in opened.found.arrays.items() if not path.startswith("encoder/")}
-    same = len(set(new)) == len(new) and sorted(old) == sorted(new)
-    if head == "keep" and len(old) != len(new):
-        raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
-    if head == "auto" and same and old != new:
-        order = [old.index(name) for name in new]
-        heads = {path: x[..., order] for path, x in heads.items()}
-    encoder = {path: x for path, x in opened.found.arrays.items() if path.startswith("encoder/")}
-    if head == "new" or (head == "auto" and not same):
-        replaced = [path for path in {*template, *heads} if not path.startswith("encoder/")]
+    encoder = {path: x for path, x in opened.found.arrays.items() if not _is_head(path)}
+    heads = {path: x for path, x in opened.found.arrays.items() if _is_head(path)}
+    if not keeps_head(head, old, new):
+        replaced = [path for path in {*template, *heads} if _is_head(path)]
         allow = [*allow, *replaced, *(opened.found.tensors.get(path, path) for path in replaced)]
         heads = {}
+    elif len(old) != len(new):
+        raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
+    elif _same_names(old, new):
+        order = [old.index(name) for name in new]
+        heads = {path: x if path.startswith("encoder/") else x[..., order] for path, x in heads.items()}
     found = dataclasses.replace(opened.found, arrays=encoder | heads)
-    return WarmStart(*fit(found, template, source=opened.source, antialias=opened.antialias, allow=allow))
+    return WarmStart(*fit(found, template, source=opened.source, antialias=opened.antialias, allow=allow, key=ALLOW))

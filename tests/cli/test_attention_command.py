@@ -23,7 +23,7 @@ def colours(tmp_path):
 def test_each_image_becomes_a_picture(golden, colours, tmp_path, capsys):
     out = tmp_path / "new" / "maps"
     assert status("attention", "--model", golden / "hf_vit", *colours, "--out", out) == 0
-    files = [out / name for name in ("cat.png", "cat_2.png", "dog.png")]
+    files = [out / name for name in ("cat_attention.png", "cat_attention_2.png", "dog_attention.png")]
     assert sorted(out.iterdir()) == files
     assert capsys.readouterr().out.splitlines() == [f"{a}: {b}" for a, b in zip(colours, files, strict=True)]
     pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
@@ -39,13 +39,13 @@ def test_options_change_the_picture(golden, tmp_path):
     for i, options in enumerate(([], ["--layer", 1], ["--head-fusion", "max", "--residual", 0.9])):
         out = tmp_path / str(i)
         assert status("attention", "--model", golden / "hf_deit", golden / "image.png", "--out", out, *options) == 0
-        pictures.add((out / "image.png").read_bytes())
+        pictures.add((out / "image_attention.png").read_bytes())
     assert len(pictures) == 3
 
 
 def test_a_model_without_class_token_and_grey_images(trained, digit_files, tmp_path):
     assert status("attention", "--model", trained, digit_files[0][0], "--out", tmp_path) == 0
-    assert Image.open(tmp_path / "0.png").width > 1000
+    assert Image.open(tmp_path / "0_attention.png").width > 1000
 
 
 def test_a_bare_encoder_is_drawn_without_a_class(changed, golden, tmp_path):
@@ -55,14 +55,14 @@ def test_a_bare_encoder_is_drawn_without_a_class(changed, golden, tmp_path):
     folder = copy.save()
     assert vit_jax.load(folder).class_names == ()
     assert status("attention", "--model", folder, golden / "image.png", "--out", tmp_path / "out") == 0
-    assert (tmp_path / "out" / "image.png").exists()
+    assert (tmp_path / "out" / "image_attention.png").exists()
 
 
 def test_no_image_is_overwritten(golden, colours):
     before = colours[2].read_bytes()
     assert status("attention", "--model", golden / "hf_vit", colours[2], "--out", colours[2].parent) == 0
     assert colours[2].read_bytes() == before
-    assert Image.open(colours[2].with_name("dog_2.png")).width > 1000
+    assert Image.open(colours[2].with_name("dog_attention.png")).width > 1000
 
 
 def test_the_others_are_drawn_when_a_file_is_bad(golden, colours, tmp_path, capsys):
@@ -71,7 +71,7 @@ def test_the_others_are_drawn_when_a_file_is_bad(golden, colours, tmp_path, caps
     out = tmp_path / "out"
     arguments = ["attention", "--model", golden / "hf_vit", text, colours[0], tmp_path / "none.png", "--out", out]
     assert status(*arguments) == 2
-    assert [file.name for file in out.iterdir()] == ["cat.png"]
+    assert [file.name for file in out.iterdir()] == ["cat_attention.png"]
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and "text.png" in errors[0] and "none.png" in errors[1]
 

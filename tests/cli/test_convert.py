@@ -50,7 +50,9 @@ def test_notes_are_on_standard_error(golden, tmp_path, capsys):
     allow = ("--allow", "gelu", "--allow", "norm_eps")
     assert status("convert", golden / "hf_vit", dest, "--to", "google", *allow) == 0
     out, err = capsys.readouterr()
-    assert err.splitlines() == ["vit-jax convert: an .npz holds no class names: loaded, its classes are 0 to 6"]
+    assert err.splitlines() == [
+        "vit-jax convert: an .npz holds no class names: loaded, its classes are called '0' to '6'"
+    ]
     assert out.splitlines()[1].split() == [f"{dest.stat().st_size:,}", "bytes", "x.npz"]
 
 

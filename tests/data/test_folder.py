@@ -406,3 +406,12 @@ def test_nothing_is_written_when_an_image_is_damaged(damaged, tmp_path, capsys):
         train.train(small_config(data__folder=str(damaged)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_splits_beside_other_folders_are_refused(tmp_path):
+    for name in ("train/cat", "train/dog", "val/cat", "extra/cat"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="folders of splits and others beside them: extra; valid"):
+        folder.open_folder(str(tmp_path))
+    with pytest.raises(InputError, match=r"data.folder: '' does not exist"):
+        folder.open_folder("")

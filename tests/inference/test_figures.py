@@ -63,6 +63,20 @@ def test_the_heads_show_their_maps():
     maps = np.zeros((3, 2, 2))
     maps[1, 0, 0] = maps[2, 1, 1] = maps[0, 0, 0] = 1
     figure = draw(heads=2, size=(64, 64), maps=maps)
-    assert [axes.images[-1].get_array().tolist() for axes in figure.axes[1:]] == [maps[i].tolist() for i in (1, 2, 0)]
+    corners = np.ix_((0, -1), (0, -1))
+    shown = [np.asarray(axes.images[-1].get_array()) for axes in figure.axes[1:]]
+    for drawn, values in zip(shown, maps[[1, 2, 0]], strict=True):
+        np.testing.assert_allclose(drawn[corners], values, atol=0.01)
+        assert drawn.min() == 0 and drawn.max() == 1
     # Under the rollout's coldest patches the image is as it is.
-    assert figure.axes[-1].images[1].get_alpha().tolist() == [[0.85, 0], [0, 0]]
+    np.testing.assert_allclose(figure.axes[-1].images[1].get_alpha()[corners], [[0.85, 0], [0, 0]], atol=0.01)
+
+
+def test_a_white_image_stays_bright_where_the_rollout_is_small():
+    """A cubic curve swings below the smallest value, which must not become opaque black."""
+    rng = np.random.default_rng(0)
+    rollout = rng.random((8, 8)) ** 8
+    figure = figures.attention_figure(np.full((32, 32, 3), 255, np.uint8), rollout[None], rollout)
+    picture = np.asarray(Image.open(io.BytesIO(figures.png(figure))).convert("L"))
+    # Text and the head's map, which is dark, lie to the left of the rollout.
+    assert np.mean(picture[60:-40, -picture.shape[1] // 3 :] < 60) < 0.02

@@ -12,7 +12,7 @@ import vit_jax
 from vit_jax import build
 from vit_jax.inference.classifier import Classifier
 from vit_jax.ops import posemb
-from vit_jax.pretrained.save import FORMATS
+from vit_jax.pretrained.formats import FORMATS
 from vit_jax.training import checkpoint
 
 GOLDEN = [
@@ -125,7 +125,7 @@ def test_what_an_npz_cannot_carry_is_said(tmp_path):
     with pytest.warns(UserWarning) as caught:
         after = saved(model, tmp_path / "x.npz", "google")
     messages = [str(warning.message) for warning in caught]
-    assert messages[0] == "an .npz holds no class names: loaded, its classes are 0 to 2"
+    assert messages[0] == "an .npz holds no class names: loaded, its classes are called '0' to '2'"
     assert messages[1].startswith("an .npz holds no preprocessing") and "mean=(0.1, 0.2, 0.3)" in messages[1]
     np.testing.assert_array_equal(answers(after), answers(model))
 
@@ -352,7 +352,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, to):
             assert path.parent == target.parent and path.exists() and not target.exists()
             raise OSError(28, "No space left on device")
 
-        patch.setattr(pathlib.Path, "rename", full)
+        patch.setattr(pathlib.Path, "replace", full)
         with pytest.raises(OSError, match="No space left"):
             vit_jax.save(model, tmp_path / "x.npz", to=to)
     assert list(tmp_path.iterdir()) == []

@@ -148,3 +148,15 @@ def test_a_failure_in_the_background_is_raised(tmp_path):
 def test_refusals(tmp_path, options):
     with pytest.raises(InputError, match=next(iter(options))):
         Checkpoints(tmp_path, **options)
+
+
+def test_other_classes_are_refused_and_other_examples_are_told(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state(5), INFO | {"num_examples": 8}, None)
+        checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(InputError, match="other classes: class 0 is 'cat' there and 'ant' here"):
+            checkpoints.restore(state(0), INFO | {"class_names": ["ant", "dog"]}, max_step=9)
+        restored = checkpoints.restore(state(0), INFO | {"num_examples": 7}, max_step=9)
+        assert restored.notes == ("there are 7 examples to train on, not 8: their order is another one from here",)
+        assert checkpoints.restore(state(0), INFO | {"num_examples": 8}, max_step=9).notes == ()

@@ -1,8 +1,9 @@
 """Draws where a model looks in images.
 
-Each image becomes DIR/<its name>.png: the image as the model sees it; for each head of the last layer what the class
-token takes from each patch (the mean over the patches, where the model has no class token); and over the image the
-attention rollout of all layers (Abnar and Zuidema 2020). Each map is coloured from its smallest to its largest value.
+Each image becomes DIR/<its name>_attention.png: the image as the model sees it; for each head of the last layer what
+the class token takes from each patch (the mean over the patches, where the model has no class token); and over the
+image the attention rollout of all layers (Abnar and Zuidema 2020). Each map is coloured from
+its smallest to its largest value.
 
 A file that is no image is reported on standard error; the others are still drawn, and the exit status is 2.
 """
@@ -39,12 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
+    from vit_jax.atomic import writing
     from vit_jax.data.transforms import decode
     from vit_jax.errors import InputError
+    from vit_jax.inference.attention_maps import check_rollout
     from vit_jax.inference.classifier import load
 
+    check_rollout(args.head_fusion, args.residual)
     classifier = load(args.model)
-    args.out.mkdir(parents=True, exist_ok=True)
+    depth = getattr(classifier.encoder, "depth", abs(args.layer))
+    if args.layer == 0 or abs(args.layer) > depth:
+        raise InputError(f"--layer is {args.layer}; valid: 1 to {depth}, or from the end -1 to -{depth}")
     taken = {pathlib.Path(name).resolve() for name in args.images}  # no picture may replace an image to be drawn
     failed = False
     for name in args.images:
@@ -55,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
             print(f"vit-jax attention: {error}", file=sys.stderr)
             continue
         picture = _picture(classifier, image, args)
-        file = _free(args.out / f"{pathlib.Path(name).stem}.png", taken)
+        args.out.mkdir(parents=True, exist_ok=True)
+        file = _free(args.out / f"{pathlib.Path(name).stem}_attention.png", taken)
         taken.add(file.resolve())
-        unfinished = file.with_suffix(".tmp")
-        unfinished.write_bytes(picture)
-        unfinished.replace(file)
+        with writing(file) as part:
+            part.write_bytes(picture)
         print(f"{name}: {file}", flush=True)
     return 2 if failed else 0
 
@@ -69,14 +75,11 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
     import jax
     import numpy as np
 
-    from vit_jax.errors import InputError
     from vit_jax.inference import figures
     from vit_jax.inference.attention_maps import attention_rollout, patch_map
 
     attention = classifier.attention(image)
     depth = len(attention)
-    if args.layer == 0 or abs(args.layer) > depth:
-        raise InputError(f"--layer is {args.layer}; valid: 1 to {depth}, or from the end -1 to -{depth}")
     rollout = attention_rollout(attention, head_fusion=args.head_fusion, residual=args.residual)
     pixels = classifier.preprocess(image)
     where = {
@@ -98,7 +101,7 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
 
 
 def _free(file: pathlib.Path, taken: set[pathlib.Path]) -> pathlib.Path:
-    """`cat.png`, or if that is taken `cat_2.png`, `cat_3.png` ..."""
+    """`cat_attention.png`, or if that is taken `cat_attention_2.png`, `cat_attention_3.png` ..."""
     number, candidate = 1, file
     while candidate.resolve() in taken:
         number += 1

@@ -4,6 +4,7 @@ What the format cannot express is refused, so that the model gives the same answ
 """
 
 import argparse
+import pathlib
 import re
 
 EXAMPLES = """examples:
@@ -39,11 +40,15 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
     import jax
 
+    from vit_jax.errors import InputError
     from vit_jax.inference.classifier import load
     from vit_jax.inference.save import free_destination, save
     from vit_jax.pretrained.outgoing import MAY_DIFFER
 
     dest = free_destination(args.dest, args.to)  # before much is loaded
+    theirs = [name for name in args.allow if name not in MAY_DIFFER]
+    if theirs and (pathlib.Path(args.source).expanduser() / "checkpoints").is_dir():
+        raise InputError(f"--allow {theirs[0]} is nothing that a work directory lacks; valid: {', '.join(MAY_DIFFER)}")
     classifier = load(
         args.source,
         step=int(args.step) if args.step.isdigit() else args.step,
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         image_size=None if args.image_size is None else _size(args.image_size),
         in_channels=args.in_channels,
         num_heads=args.num_heads,
-        allow=[name for name in args.allow if name not in MAY_DIFFER],
+        allow=theirs,
     )
     name = save(classifier, dest, to=args.to, allow=[name for name in args.allow if name in MAY_DIFFER])
     count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 import pathlib
 import sys
 from typing import Any
@@ -123,7 +124,11 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
 def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
     """Raises InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
     try:
+        if argument and not inspect.signature(_module(file).get_config).parameters:
+            raise InputError(f"config file {file} takes no argument, {argument[0]!r}; valid: --config={file}")
         config = _defaults(file, *argument)
+    except InputError:
+        raise
     except Exception as error:  # whatever is wrong with the user's file
         raise InputError(f"config file {file} cannot be used: {type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
@@ -140,11 +145,15 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
 
 def _defaults(file: pathlib.Path, *argument: str) -> ConfigDict:
     """What the file's get_config gives, called with the argument if there is one."""
+    return _module(file).get_config(*argument)
+
+
+def _module(file: pathlib.Path) -> Any:
     spec = importlib.util.spec_from_file_location("_config", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*argument)
+    return module
 
 
 def _dotted(tree: dict[str, Any], prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.atomic import writing
 from vit_jax.errors import InputError
 
 
@@ -34,8 +35,13 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def save_config(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> list[str]:
     """Writes the resolved config to config.json, in one piece and by one process.
+
+    Args:
+        workdir: that of the run.
+        config: the run's.
+        write: False leaves the file, and only compares.
 
     Returns:
         One line a key whose value differs from that in the file that was there before.
@@ -48,10 +54,9 @@ def save_config(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     before = flat(json.loads(file.read_text())) if file.exists() else {}
     now = flat(json.loads(text))
-    if jax.process_index() == 0:
-        new = file.with_suffix(".tmp")
-        new.write_text(text)
-        new.replace(file)
+    if write and jax.process_index() == 0:
+        with writing(file) as part:
+            part.write_text(text)
     if not before:
         return []
     keys = sorted(before.keys() | now.keys())
@@ -78,7 +83,8 @@ def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list
         return []
     if restored.step == total_steps:
         done = f"already finished at step {total_steps}: nothing was trained"
-        return [*restored.notes, f"{done}; a larger num_steps continues, another --workdir starts anew"]
+        ignored = [f"config changed since, which has no effect: {change}" for change in changes]
+        return [*restored.notes, f"{done}; a longer run continues, another --workdir starts anew", *ignored]
     notes = [*restored.notes, f"resuming after step {restored.step}"]
     return notes + [f"config changed since: {change}" for change in changes]
 

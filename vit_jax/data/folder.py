@@ -134,8 +134,8 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
     if split_seed < 0:
         raise InputError(f"data.split_seed is {split_seed}; valid: 0 or more")
     root = os.path.abspath(os.path.expanduser(folder))
-    if not os.path.isdir(root):
-        is_what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
+    if not folder or not os.path.isdir(root):
+        is_what = "is a file, not a folder" if folder and os.path.exists(root) else "does not exist"
         raise InputError(f"data.folder: {folder or repr(folder)} {is_what}; valid: a folder of class folders")
     others: collections.Counter[str] = collections.Counter()
     split_folders = _split_folders(root)
@@ -154,7 +154,14 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
 def _split_folders(root: str) -> dict[str, str]:
     """Split -> name of its folder, where all folders are splits; else nothing."""
     names = _list(root)[0]
-    if not all(name.lower() in SPLITS for name in names):
+    splits = {SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
+    others = [name for name in names if name.lower() not in SPLITS]
+    if others and "train" in splits and len(splits) > 1:
+        raise InputError(
+            f"{root} has folders of splits and others beside them: {_some(others)}; valid: splits alone "
+            f"({', '.join(SPLITS)}), or class folders alone"
+        )
+    if others:
         return {}
     found: dict[str, str] = {}
     for name in names:

@@ -90,7 +90,7 @@ class RandAugment:
         most = 30 if VARIANTS[self.variant].family == "google" else 10
         if not 0 <= self.magnitude <= most:
             raise InputError(f"data.randaugment_magnitude is {self.magnitude}; valid: 0 to {most} for {self.variant!r}")
-        if self.magnitude_std < 0:
+        if not 0.0 <= self.magnitude_std < float("inf"):
             raise InputError(f"data.randaugment_magnitude_std is {self.magnitude_std}; valid: 0 or more")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import PIL
 from tqdm import tqdm
 
+from vit_jax.atomic import writing
 from vit_jax.data.transforms import decode
 from vit_jax.errors import InputError
 
@@ -101,11 +102,7 @@ def _load(memory: pathlib.Path) -> set[bytes]:
 
 def _save(memory: pathlib.Path, marks: Iterable[bytes]) -> None:
     """Replaces the memory in one piece, or leaves it."""
-    new = memory.with_name(f"{memory.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(b"".join(marks))
-        new.replace(memory)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
+        with writing(memory) as part:
+            part.write_bytes(b"".join(marks))

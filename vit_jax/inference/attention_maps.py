@@ -71,10 +71,7 @@ def attention_rollout(
     attention = jnp.asarray(attention)
     if attention.ndim != 5 or attention.shape[-1] != attention.shape[-2] or not attention.size:
         raise InputError(f"attention has the shape {attention.shape}; valid: [layers, B, heads, N, N]")
-    if head_fusion not in HEAD_FUSION:
-        raise InputError(f"head_fusion is {head_fusion!r}; valid: {', '.join(HEAD_FUSION)}")
-    if not 0.0 <= residual <= 1.0:
-        raise InputError(f"residual is {residual}; valid: 0 to 1")
+    check_rollout(head_fusion, residual)
     identity = jnp.eye(attention.shape[-1], dtype=jnp.float32)
     rollout = identity
     for layer in attention:
@@ -84,6 +81,14 @@ def attention_rollout(
         mixing = (1.0 - residual) * weights + residual * identity
         rollout = jnp.matmul(mixing, rollout, precision="highest")
     return rollout
+
+
+def check_rollout(head_fusion: str, residual: float) -> None:
+    """Raises InputError for an option of `attention_rollout` that is not valid."""
+    if head_fusion not in HEAD_FUSION:
+        raise InputError(f"head_fusion is {head_fusion!r}; valid: {', '.join(HEAD_FUSION)}")
+    if not 0.0 <= residual <= 1.0:
+        raise InputError(f"residual is {residual}; valid: 0 to 1")
 
 
 def patch_map(

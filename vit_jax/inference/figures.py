@@ -4,10 +4,10 @@ import io
 import math
 import typing
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def attention_figure(
         _show_map(panel(f"head {i + 1}", left, row * (head + _NAME), head), values, image.shape)
     rollout = panel("rollout", width - aspect * whole, 0, whole)
     _show_image(rollout, image)
-    _show_map(rollout, rollout_map, image.shape, alpha=0.85 * _unit(rollout_map) ** 0.5)
+    _show_map(rollout, rollout_map, image.shape, strength=0.85)
     if title:
         figure.suptitle(title, x=0.5, y=1.0, verticalalignment="bottom", fontsize=12)
     return figure
@@ -96,9 +96,24 @@ def _show_image(axes: "Axes", image: UInt8[np.ndarray, "H W c"]) -> None:
     axes.imshow(image[:, :, 0] if grey else image, cmap="gray", vmin=0, vmax=255, extent=_extent(image.shape))
 
 
-def _show_map(axes: "Axes", values: Float[np.ndarray, "h w"], shape: Sequence[int], alpha: Any = None) -> None:
-    """Stretches a map over an image of the given shape (height, width, ...)."""
-    axes.imshow(values, cmap="inferno", alpha=alpha, extent=_extent(shape), interpolation="catrom")
+def _show_map(
+    axes: "Axes", values: Float[np.ndarray, "h w"], shape: Sequence[int], strength: float | None = None
+) -> None:
+    """Stretches a map over an image of the given shape (height, width, ...).
+
+    With a strength in [0, 1], what lies below shows through where the map is small.
+    """
+    fine = _stretched(_unit(values))
+    alpha = None if strength is None else strength * fine**0.5
+    axes.imshow(fine, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=_extent(shape), interpolation="bilinear")
+
+
+def _stretched(values: Float[np.ndarray, "h w"], pixels: int = 512) -> Float[np.ndarray, "H W"]:
+    """A map in [0, 1] at so many pixels or more a side, cubic between its values; matplotlib's would leave [0, 1]."""
+    factor = math.ceil(pixels / min(values.shape))
+    size = (values.shape[1] * factor, values.shape[0] * factor)
+    fine = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(fine), 0.0, 1.0)
 
 
 def _extent(shape: Sequence[int]) -> tuple[float, float, float, float]:

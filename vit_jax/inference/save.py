@@ -1,17 +1,16 @@
 """Writing a trained model for another library, or as a work directory."""
 
-import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
+from vit_jax.atomic import writing
 from vit_jax.errors import InputError
 from vit_jax.inference.classifier import Classifier
-from vit_jax.pretrained import save as pretrained
+from vit_jax.pretrained import formats
 from vit_jax.pretrained.outgoing import MAY_DIFFER
 from vit_jax.training import checkpoint
 
-FORMATS = (*pretrained.FORMATS, "workdir")
+FORMATS = (*formats.FORMATS, "workdir")
 
 
 def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
@@ -42,22 +41,16 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
     dest = free_destination(dest, to)
     info, params = classifier.info, classifier.params
-    model = None if to == "workdir" else pretrained.checked(info, params, to=to, allow=allow)
+    model = None if to == "workdir" else formats.checked(info, params, to=to, allow=allow)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
-    try:
+    with writing(dest) as part:
         if to != "google":
             part.mkdir()
         if model is None:
             checkpoint.write_params(part / "checkpoints", 0, params, info)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
-            name = pretrained.FORMATS[to].write(model, part)
-        part.rename(dest)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+            name = formats.FORMATS[to].write(model, part)
     return name
 
 
@@ -72,7 +65,7 @@ def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
     path = pathlib.Path(dest).expanduser().absolute()
     if to == "google" and path.suffix != ".npz":
         raise InputError(f"{dest} is no name for a Google checkpoint; valid: a file that ends in .npz")
-    if to != "google" and path.is_dir() and not any(path.iterdir()):
+    if to != "google" and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return path
     if path.exists() or path.is_symlink():
         raise InputError(f"{dest} exists already{'' if to == 'google' else ' and is no empty folder'}; choose another")

@@ -67,7 +67,8 @@ def pair(value: Any, key: str) -> tuple[int, int]:
     Raises:
         InputError: something else.
     """
-    sides = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    sides = tuple(value) if isinstance(value, list | tuple) else (value,)
+    sides = sides * 2 if len(sides) == 1 else sides
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise InputError(f"{key} is {value!r}; valid: one number, or height and width")
     return sides

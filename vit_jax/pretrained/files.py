@@ -1,6 +1,7 @@
 """The files of a checkpoint, wherever they are: a folder, an `.npz`, a URL, or the Hugging Face hub."""
 
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -68,6 +69,10 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
         return _read(path.parent.name, lambda file: path if file == WEIGHTS else _existing(path.parent / file))
     if path.is_file():
         raise InputError(f"{name} is no checkpoint that is read here; valid: {VALID}")
+    siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.8)
+    if near and len(path.parts) > 1:  # rather a slip of the pen than a hub id
+        raise InputError(f"{name} does not exist; nearest: {near[0]}")
     if isinstance(source, str) and _HUB_ID.fullmatch(source):
         return _hub(source, revision)
     raise InputError(f"{name} is no work directory, folder or file that exists; valid: {VALID}")

@@ -75,6 +75,7 @@ def fit(
     source: str,
     antialias: bool,
     allow: Sequence[str] = (),
+    key: str = "allow",
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Makes a model's parameters of a checkpoint's arrays.
 
@@ -85,6 +86,7 @@ def fit(
         antialias: how the position embedding is resized; see `resize_grid`.
         allow: what may be unused or missing: names of tensors or parameters, with `*` and `?`, or what such a name
             starts with up to a `.` or `/`.
+        key: what the user calls `allow`.
 
     Returns:
         Path -> float32 array of every parameter that is not missing, and the report.
@@ -109,7 +111,7 @@ def fit(
     missing = [path for path in template if path not in params]
     used = {found.tensors[path] for path in params}
     unused = [name for name in found.names if name not in used]
-    _refuse_unexpected(source, [(found.tensors.get(path, path), path) for path in missing], unused, allow)
+    _refuse_unexpected(source, [(found.tensors.get(path, path), path) for path in missing], unused, allow, key)
     changed = resized.keys() | adapted.keys() | set(missing)
     report = Report(
         source=source,
@@ -148,7 +150,9 @@ def zero_heads(params: Params) -> list[str]:
     return [name for name in HEADS if name in flat and not np.any(np.asarray(flat[name]))]
 
 
-def _refuse_unexpected(source: str, missing: list[tuple[str, str]], unused: list[str], allow: Sequence[str]) -> None:
+def _refuse_unexpected(
+    source: str, missing: list[tuple[str, str]], unused: list[str], allow: Sequence[str], key: str
+) -> None:
     """Raises InputError for what `allow` does not name; missing holds (tensor, parameter)."""
     problems = []
     bad = [tensor for tensor, path in missing if not (matches(tensor, allow) or matches(path, allow))]
@@ -159,7 +163,7 @@ def _refuse_unexpected(source: str, missing: list[tuple[str, str]], unused: list
         problems.append(f"the model has no place for {_listed(extra)}")
     if problems:
         names = ", ".join(repr(name) for name in (bad + extra)[:2])
-        raise InputError(f"{source}: {'; '.join(problems)}; to load it all the same, name them: allow=({names}, ...)")
+        raise InputError(f"{source}: {'; '.join(problems)}; to load it all the same, name them: {key}=({names}, ...)")
 
 
 def _listed(names: list[str]) -> str:

@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from vit_jax.pretrained import names
+from vit_jax.pretrained.description import numbered_classes
 from vit_jax.pretrained.google import NAMES, preprocessing_of
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
 
@@ -39,8 +40,9 @@ def unheld(model: Outgoing) -> list[Unheld]:
 def lost(model: Outgoing) -> list[str]:
     """What around the model the format has no place for, and what takes its place where it is loaded."""
     lines = []
-    if model.class_names != tuple(map(str, range(len(model.class_names)))):
-        lines.append(f"no class names: loaded, its classes are 0 to {len(model.class_names) - 1}")
+    names_there = numbered_classes(len(model.class_names))
+    if model.class_names != names_there:
+        lines.append(f"no class names: loaded, its classes are called {names_there[0]!r} to {names_there[-1]!r}")
     standard = preprocessing_of(model.preprocessing.image_size, model.preprocessing.channels)
     if model.preprocessing != standard:
         lines.append(

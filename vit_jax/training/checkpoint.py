@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import math
@@ -156,12 +157,23 @@ class Checkpoints:
                 )
             if state is None:
                 raise InputError(self._other_model(step, saved_info, info, differences))
+            if saved_info["class_names"] != info["class_names"]:
+                raise InputError(
+                    f"{self._directory} holds checkpoint {step} of other classes: {_difference(saved_info, info)}; "
+                    "valid: the data that it was trained on, or another --workdir, with init.source for its weights"
+                )
             if step > max_step:
                 raise InputError(
                     f"{self._directory} holds checkpoint {step}, but the config ends at step {max_step}; "
                     f"valid: num_steps of {step} or more, or another --workdir"
                 )
-            return Restored(step, state, tuple(self._tidy(broken)))
+            notes = self._tidy(broken)
+            before, now = saved_info.get("num_examples"), info.get("num_examples")
+            if before != now and before is not None:
+                notes.append(
+                    f"there are {now} examples to train on, not {before}: their order is another one from here"
+                )
+            return Restored(step, state, tuple(notes))
         if broken:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
             raise InputError(f"no checkpoint in {self._directory} can be read ({reasons}); valid: another --workdir")
@@ -406,6 +418,13 @@ def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     ]
+
+
+def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first class that differs."""
+    pairs = itertools.zip_longest(saved["class_names"], wanted["class_names"])
+    label, (there, here) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"class {label} is {there!r} there and {here!r} here"
 
 
 def _empty(leaf: Any) -> np.ndarray:
