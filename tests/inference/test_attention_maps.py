@@ -95,8 +95,8 @@ def test_training_neither_keeps_nor_computes_them_twice():
     batch = {"image": images, "label": np.array([0, 1], np.int32)}
     task = build.create_task("classification", num_classes=5)
     sgd = optimizer.create("sgd", schedule=lambda _: 0.1)
-    init = step.make_init(model, task, sgd, prepare=lambda key, batch, axis_name: batch, ema=False)
-    train_step = step.make_train_step(model, task, sgd, prepare=lambda key, batch, axis_name: batch)
+    init = step.make_init(model, task, sgd, prepare=lambda key, batch, axis_name=None: batch, ema=False)
+    train_step = step.make_train_step(model, task, sgd, prepare=lambda key, batch, axis_name=None: batch)
     program = str(jax.make_jaxpr(train_step)(jax.eval_shape(lambda: init(0, batch)), batch))
     # How often a maximum is taken for a softmax of weights [B, heads, N, N].
     assert program.count("f32[2,3,7] = reduce_max") == SMALL["depth"]
