@@ -251,7 +251,7 @@ def test_unreadable_images_stop_the_run_with_their_paths(damaged):
     message = str(error.value)
     for part in ("/a/0.png is not an image", "/a/cut.png cannot be read: ", "/b/0.png cannot be read: No such file"):
         assert f"{damaged}{part}" in message
-    assert message.endswith("; valid: without them, or with data.skip_corrupt=true")
+    assert message.endswith("; valid: without them, or with data.skip_corrupt=true (evaluate --skip-corrupt)")
 
 
 def test_unreadable_images_are_skipped_and_counted(damaged):
@@ -415,3 +415,15 @@ def test_splits_beside_other_folders_are_refused(tmp_path):
         folder.open_folder(str(tmp_path))
     with pytest.raises(InputError, match=r"data.folder: '' does not exist"):
         folder.open_folder("")
+
+
+def test_evaluate_can_leave_unreadable_images_out(run, tmp_path, capsys):
+    shutil.copytree(run / "pets", tmp_path / "pets")
+    name = next(iter(folder.open_folder(str(tmp_path / "pets")).splits["test"].paths))
+    (tmp_path / "pets" / name).write_bytes(b"no image")
+    arguments = ["evaluate", "--model", str(run / "workdir"), "--json", "--data-dir", str(tmp_path / "pets")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--skip-corrupt" in capsys.readouterr().err
+    assert main([*arguments, "--skip-corrupt"]) == 0
+    assert json.loads(capsys.readouterr().out)["test/examples"] == 15

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", default="last", help="last (default), best, or a checkpoint's step")
     parser.add_argument("--split", metavar="SPLIT", help="a split to evaluate instead of the config's")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of images, or TFDS's folder, if not the config's")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images of a folder that are unreadable")
     parser.add_argument("--batch-size", type=int, metavar="B", help="images at a time; does not change the figures")
     parser.add_argument(
         "--metrics",
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         config.evaluation.metrics = tuple(filter(None, args.metrics.split(",")))
     if args.data_dir:
         config.data["folder" if config.data.get("folder") else "data_dir"] = args.data_dir
+    if args.skip_corrupt:
+        config.data.skip_corrupt = True
     batch_size = config.evaluation.batch_size if args.batch_size is None else args.batch_size
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}; valid: 1 or more")

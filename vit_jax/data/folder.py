@@ -94,7 +94,9 @@ class ImageFolder:
             return Source(name, self.class_names, files)
         reasons = f"{len(bad)} of {len(files):,} images of {name}: {_some([*bad.values()], 3, separator='; ')}"
         if not skip_corrupt:
-            raise InputError(f"unreadable: {reasons}; valid: without them, or with data.skip_corrupt=true")
+            raise InputError(
+                f"unreadable: {reasons}; valid: without them, or with data.skip_corrupt=true (evaluate --skip-corrupt)"
+            )
         kept = files.take([record for record in range(len(files)) if record not in bad])
         lost = np.setdiff1d(files.labels, kept.labels)
         if not len(kept) or (len(lost) and split == "train"):
