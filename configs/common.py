@@ -199,7 +199,7 @@ def _evaluation() -> ConfigDict:
     """What is evaluated, and when."""
     evaluation = ConfigDict()
     # Name of the evaluation, which its metrics start with -> split. Empty: with data.folder every split but the one to
-    # train on, otherwise none.
+    # train on, of a TFDS dataset validation or, where there is none, test.
     evaluation.splits = ConfigDict({"test": "test"})
     # Steps between evaluations; 0 is only at the end.
     evaluation.every_steps = 0

@@ -38,7 +38,7 @@ def get_config(augmentation: str = "none") -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.optimizer.layer_decay = 0.75
 
-    config.evaluation.splits = ConfigDict()  # all of the folder's but train
+    config.evaluation.splits = ConfigDict()  # all of the folder's but train, or TFDS's validation or test
     config.evaluation.every_steps = 200
     config.checkpoint.every_steps = 200
     return config.lock()

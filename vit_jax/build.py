@@ -274,8 +274,12 @@ def _eval_loaders(
     config, images: folder.ImageFolder | None, preprocessing: transforms.Preprocessing, class_names: Sequence[str]
 ) -> dict[str, loader.Loader]:
     data, splits = config.data, config.evaluation.splits.to_dict()
-    if images is not None and not splits:
+    if not splits and images is not None:
         splits = {name: name for name in images.splits if name != data.split}
+    elif not splits:
+        there = sources.open_builder(data.name, data.data_dir).info.splits
+        held_out = [name for name in ("validation", "test") if name in there and name not in data.split]
+        splits = {name: name for name in held_out[:1]}
     return {
         name: _loader(data, _same_classes(_source(data, images, split), class_names), preprocessing)
         for name, split in splits.items()

@@ -393,6 +393,16 @@ def test_without_named_evaluations_all_other_splits_are_evaluated(tmp_path):
         build.experiment(small_config(data__folder=str(tmp_path)))
 
 
+def test_without_named_evaluations_a_tfds_dataset_has_its_test_split_evaluated():
+    from vit_jax import build
+
+    config = small_config()
+    with config.unlocked():
+        del config.evaluation.splits["test"]
+    loaders = build.experiment(config).eval_loaders
+    assert {name: len(loader) for name, loader in loaders.items()} == {"test": 360}
+
+
 def test_the_config_for_folders_says_what_it_lacks():
     from configs import finetune
     from vit_jax import build
