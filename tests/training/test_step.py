@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax.data import policies
 from vit_jax.data.loader import InMemory, Share
+from vit_jax.data.sources import Source
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
@@ -70,10 +71,11 @@ def test_devices_agree_with_one(num_devices):
     chex.assert_trees_all_close(many_metrics, one_metrics, rtol=1e-5)
 
 
-class Digits:
-    """Twelve images of their own, in memory."""
+class Twelve:
+    """The images of BATCH, numbered."""
 
-    name, __len__ = "twelve", lambda self: 12
+    def __len__(self):
+        return 12
 
     def __getitem__(self, record):
         return {"image": BATCH["image"][record], "label": BATCH["label"][record]}
@@ -82,7 +84,12 @@ class Digits:
 @pytest.mark.parametrize("num_devices", [3, 8])
 def test_devices_agree_with_one_under_every_augmentation(num_devices):
     augment = policies.create("randaugment", mean=(0.5,), color_jitter=(0.3, 0.3, 0.0, 0.0), magnitude_std=0.5)
-    loader = InMemory(Digits(), Preprocessing((4, 4), 1, mean=(0.5,), std=(0.5,)), augment=augment, repeats=3)
+    loader = InMemory(
+        Source("twelve", ("0", "1", "2"), Twelve()),
+        Preprocessing((4, 4), 1, mean=(0.5,), std=(0.5,)),
+        augment=augment,
+        repeats=3,
+    )
     batches = list(loader.train_batches(Share(24), seed=0, start_step=0, total_steps=4))
     mixing = Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0)
     prepare = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, erase_probability=0.25, mixing=mixing)
