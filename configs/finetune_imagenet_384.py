@@ -6,7 +6,8 @@ Expected top-1 accuracy (val/accuracy): 84.6 %, twice (84.61 and 84.62). Not mea
 of vision_transformer's README, where 8 V100 GPUs take 18 hours. The values are those of its vit_jax/configs/common.py and
 vit_jax/input_pipeline.py, which follow Dosovitskiy et al. 2020 (arXiv:2010.11929), appendix B.1.1.
 Weights: `google/vit-base-patch16-224-in21k` of Hugging Face; without a network give a folder or Google's .npz as
-`--config.init.source`. AugReg's authors fine-tune their B/16 in the same way. Data: `imagenet2012`, see docs/datasets.md.
+`--config.init.source`. (AugReg's published B/16 has been fine-tuned with 20,000 steps too, at a learning rate of 0.01.)
+Data: `imagenet2012`, see docs/datasets.md.
 
 Differences from the source: the momentum is float32 (there bfloat16); resizing is antialiased (there not); the GELU is
 the one that the checkpoint's files name. The whole batch has to fit the devices, since gradients are not accumulated.

@@ -10,8 +10,9 @@ Data: TFDS has no ImageNet-21k, so FOLDER is one of class folders, see docs/data
 for the split `test`, a share of each class (in the source the first 51,200 of all). The head has a logit for each folder; the
 source's has 21,843.
 
-Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not). The whole
-batch has to fit the devices, since gradients are not accumulated.
+Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not); position
+embeddings start with a deviation of 0.02 (there 0.036). The whole batch has to fit the devices, since gradients are not
+accumulated.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ python train.py --config=configs/linear_probe.py:test --config.init.source=googl
 Expected result: it depends on weights and data; none has been measured by this project. The values are those of
 eval_linear.py of facebookresearch/dino (Caron et al. 2021, arXiv:2104.14294): SGD at 0.001 for 256 images, to be scaled with
 the batch, 100 epochs. There, the features are those of several blocks or have the mean of the patches beside the class token,
-so that its figures are not to be expected here; it advises to try learning rates, 10 times more and less.
+so that its figures are not to be expected here; it advises to tune the learning rate to the checkpoint.
 Hardware and time: a forward pass an image; one GPU does.
 
 `vit-jax evaluate --metrics probe` fits such a classifier without augmentation and without training: docs/evaluation.md.
