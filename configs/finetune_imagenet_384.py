@@ -2,11 +2,13 @@
 
 python train.py --config=configs/finetune_imagenet_384.py --workdir=runs/imagenet_384 --config.data.num_workers=CORES
 
-Expected top-1 accuracy (val/accuracy): 84.6 %, twice (84.61 and 84.62). Not measured by this project; the figures are those
-of vision_transformer's README, where 8 V100 GPUs take 18 hours. The values are those of its vit_jax/configs/common.py and
-vit_jax/input_pipeline.py, which follow Dosovitskiy et al. 2020 (arXiv:2010.11929), appendix B.1.1.
+Expected top-1 accuracy (val/accuracy): 84.6 %, twice (84.61 and 84.62). Not measured by this project; the figures are
+those of vision_transformer's README, where 8 V100 GPUs take 18 hours. The values are those of its
+vit_jax/configs/common.py and vit_jax/input_pipeline.py, which follow Dosovitskiy et al. 2020 (arXiv:2010.11929),
+appendix B.1.1.
 Weights: `google/vit-base-patch16-224-in21k` of Hugging Face; without a network give a folder or Google's .npz as
-`--config.init.source`. (AugReg's published B/16 has been fine-tuned with 20,000 steps too, at a learning rate of 0.01.)
+`--config.init.source`. (AugReg's published B/16 has been fine-tuned with 20,000 steps too, at a learning rate of
+0.01.)
 Data: `imagenet2012`, see docs/datasets.md.
 
 Differences from the source: the momentum is float32 (there bfloat16); resizing is antialiased (there not); the GELU is

@@ -3,16 +3,16 @@
 vit-jax data prepare imagenet21k --from FOLDER --eval-fraction 0.0036
 python train.py --config=configs/imagenet21k_vit_b16.py --workdir=runs/imagenet21k_b16 --config.data.num_workers=CORES
 
-Expected result: not measured by this project, and the source, big_vision's configs/vit_i21k.py, states none; Steiner et al.
-2021 (AugReg, arXiv:2106.10270) show what such models reach after fine-tuning.
+Expected result: not measured by this project, and the source, big_vision's configs/vit_i21k.py, states none; Steiner
+et al. 2021 (AugReg, arXiv:2106.10270) show what such models reach after fine-tuning.
 Hardware and time: the source names none; about 1,036,000 steps of 4,096 images (14.15 million to train on).
-Data: TFDS has no ImageNet-21k, so FOLDER is one of class folders, see docs/datasets.md. About 51,000 of its images are kept
-for the split `test`, a share of each class (in the source the first 51,200 of all). The head has a logit for each folder; the
-source's has 21,843.
+Data: TFDS has no ImageNet-21k, so FOLDER is one of class folders, see docs/datasets.md. About 51,000 of its images are
+kept for the split `test`, a share of each class (in the source the first 51,200 of all). The head has a logit for each
+folder; the source's has 21,843.
 
-Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not); position
-embeddings start with a deviation of 0.02 (there 0.036). The whole batch has to fit the devices, since gradients are not
-accumulated.
+Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not);
+position embeddings start with a deviation of 0.02 (there 0.036). The whole batch has to fit the devices, since
+gradients are not accumulated.
 """
 
 from ml_collections import ConfigDict

@@ -5,13 +5,13 @@ python train.py --config=configs/imagenet_vit_b16_augreg.py:medium2 --workdir=ru
 
 Expected result: not measured by this project, and the source states none for B/16; Steiner et al. 2021 (AugReg,
 arXiv:2106.10270) compare the choices in figure 4. The values are those of big_vision's configs/vit_i1k.py, which takes
-medium2 without dropout as a choice for 30 and for 300 epochs. The B/16 that the authors published has strong2, dropout and
-stochastic depth instead: `:strong2 --config.model.dropout=0.1 --config.model.drop_path=0.1`.
+medium2 without dropout as a choice for 30 and for 300 epochs. The B/16 that the authors published has strong2, dropout
+and stochastic depth instead: `:strong2 --config.model.dropout=0.1 --config.model.drop_path=0.1`.
 Hardware and time: the source names none; 92,897 steps of 4,096 images. Data: `imagenet2012`, see docs/datasets.md.
 
-Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not); position
-embeddings start with a deviation of 0.02 (there 0.036). The whole batch has to fit the devices, since gradients are not
-accumulated.
+Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not);
+position embeddings start with a deviation of 0.02 (there 0.036). The whole batch has to fit the devices, since
+gradients are not accumulated.
 """
 
 from ml_collections import ConfigDict

@@ -2,13 +2,13 @@
 
 python train.py --config=configs/imagenet_vit_s16.py:90 --workdir=runs/imagenet_s16 --config.data.num_workers=CORES
 
-Expected top-1 accuracy (val/accuracy): 76.5 % after 90 epochs, 80 % after 300. Not measured by this project; the figures
-are those of Beyer et al. 2022 (arXiv:2205.01580), and of the header of big_vision's configs/vit_s16_i1k.py, whose values
-these are. Hardware and time there: a TPU v3-8, 6 to 7 hours for 90 epochs, less than a day for 300.
+Expected top-1 accuracy (val/accuracy): 76.5 % after 90 epochs, 80 % after 300. Not measured by this project; the
+figures are those of Beyer et al. 2022 (arXiv:2205.01580), and of the header of big_vision's configs/vit_s16_i1k.py,
+whose values these are. Hardware and time there: a TPU v3-8, 6 to 7 hours for 90 epochs, less than a day for 300.
 Steps: 111,477 for 90 epochs, 371,588 for 300, 37,159 for 30. Data: `imagenet2012`, see docs/datasets.md.
 
-Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not); crops of
-3:4 to 4:3 (there 3:4 to 1.33:1).
+Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not);
+crops of 3:4 to 4:3 (there 3:4 to 1.33:1).
 """
 
 from ml_collections import ConfigDict

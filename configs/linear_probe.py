@@ -6,12 +6,14 @@ python train.py --config=configs/linear_probe.py:test --config.init.source=googl
     --config.data.name=cifar10 --workdir=runs/cifar10_probe
 
 Expected result: it depends on weights and data; none has been measured by this project. The values are those of
-eval_linear.py of facebookresearch/dino (Caron et al. 2021, arXiv:2104.14294): SGD at 0.001 for 256 images, to be scaled with
-the batch, 100 epochs. There, the features are those of several blocks or have the mean of the patches beside the class token,
-so that its figures are not to be expected here; it advises to tune the learning rate to the checkpoint.
-Hardware and time: a forward pass an image; one GPU does.
+eval_linear.py of facebookresearch/dino (Caron et al. 2021, arXiv:2104.14294): SGD at 0.001 for 256 images, to be
+scaled with the batch, 100 epochs. There, the features are those of several blocks or have the mean of the patches
+beside the class token, so that its figures are not to be expected here; it advises to tune the learning rate to the
+checkpoint.
+Hardware and time: not measured; a step is a forward pass, with a gradient of the head alone.
 
-`vit-jax evaluate --metrics probe` fits such a classifier without augmentation and without training: docs/evaluation.md.
+`vit-jax evaluate --metrics probe` fits such a classifier without augmentation and without training:
+docs/evaluation.md.
 """
 
 from ml_collections import ConfigDict
