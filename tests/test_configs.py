@@ -30,13 +30,28 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.is_locked
     config.update({"num_steps": 1, "batch_size": 8, "log_every_steps": 1})
-    if name == "finetune":
-        config.init.source, config.data.folder = str(GOLDEN / "hf_vit"), str(two_classes(tmp_path / "images"))
+    if config.data.name != "digits":
+        config.data.folder, config.data.split = str(two_classes(tmp_path / "images")), "train"
+        config.evaluation.splits = {}
+        config.data.image_size = config.data.image_size and (32, 32)
+    if config.model.variant is None:  # it is that of a source
+        config.init.source = str(GOLDEN / "hf_vit")
     else:
         config.model.update({"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
     assert train.train(config, tmp_path / "run") == 0
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 1 and line["train/skipped_steps"] == 0
+
+
+def test_arguments_of_configs():
+    def config(name, argument):
+        return importlib.import_module(f"configs.{name}").get_config(argument)
+
+    assert config("imagenet_vit_s16", "300").num_epochs == 300
+    assert config("imagenet_vit_b16_augreg", "strong2").data.mixup_alpha == 0.8
+    assert config("imagenet21k_vit_b16", "medium1").data.randaugment_magnitude == 15
+    assert config("finetune_cifar", "cifar100").data.name == "cifar100"
+    assert config("linear_probe", "validation").evaluation.splits.to_dict() == {"test": "validation"}
 
 
 @pytest.mark.parametrize("name", NAMES)
