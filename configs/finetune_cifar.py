@@ -7,8 +7,8 @@ Expected test accuracy: 98.6 % on CIFAR-10, 89.2 % on CIFAR-100; with `--config.
 92.6 %. Not measured by this project; the figures are those of vision_transformer's README, where 8 V100 GPUs take 17
 minutes for 500 steps. The values are those of its vit_jax/configs/common.py, vit_jax/flags.py and
 vit_jax/input_pipeline.py, which follow Dosovitskiy et al. 2020 (arXiv:2010.11929), appendix B.1.1. The learning rate
-is the code's default when the figures were published; they do not name theirs, and its later vit_jax/configs/vit.py
-has 0.01 for B/16 on CIFAR-10.
+is the default of its flags.py; the figures do not name theirs, and its later vit_jax/configs/vit.py has 0.01 for B/16
+on CIFAR-10.
 Weights: `google/vit-base-patch16-224-in21k` of Hugging Face; without a network give a folder or Google's .npz as
 `--config.init.source`. Data: see docs/datasets.md.
 
