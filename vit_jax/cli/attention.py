@@ -2,8 +2,8 @@
 
 Each image becomes DIR/<its name>_attention.png: the image as the model sees it; for each head of the last layer what
 the class token takes from each patch (the mean over the patches, where the model has no class token); and over the
-image the attention rollout of all layers (Abnar and Zuidema 2020). Each map is coloured from
-its smallest to its largest value.
+image the attention rollout of all layers (Abnar and Zuidema 2020). Each map is coloured from its smallest to its
+largest value.
 
 A file that is no image is reported on standard error; the others are still drawn, and the exit status is 2.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vit_jax.atomic import writing
 from vit_jax.data.loader import Loader, Prefetch, Share
 from vit_jax.training.parallel import Strategy
 from vit_jax.types import Evaluator, Params, Rows
@@ -152,10 +153,9 @@ def _write(folder: pathlib.Path, files: dict[str, Any]) -> None:
     """Writes tables and figures, each in one piece."""
     for name, content in files.items():
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".{name}.tmp"
-        if name.endswith(".csv"):
-            with unfinished.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(content)
-        else:
-            content.savefig(unfinished, format="png", dpi=200, bbox_inches="tight", pad_inches=0.1)
-        unfinished.replace(folder / name)
+        with writing(folder / name) as part:
+            if name.endswith(".csv"):
+                with part.open("w", newline="", encoding="utf-8") as file:
+                    csv.writer(file, lineterminator="\n").writerows(content)
+            else:
+                content.savefig(part, format="png", dpi=200, bbox_inches="tight", pad_inches=0.1)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import jax
 
+from vit_jax.atomic import writing
 from vit_jax.errors import TrainingDiverged
 
 _PROGRESS_SECONDS = {True: 0.2, False: 10.0}
@@ -297,9 +298,8 @@ def _cut_after(file: pathlib.Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             break  # a line that a kill left unfinished: nothing comes after it
-    new = file.with_suffix(".tmp")
-    new.write_text("".join(f"{line}\n" for line in kept))
-    new.replace(file)
+    with writing(file) as part:
+        part.write_text("".join(f"{line}\n" for line in kept))
 
 
 def read_last_values(file: pathlib.Path) -> dict[str, Any]:
