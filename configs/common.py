@@ -224,7 +224,7 @@ def _evaluation() -> ConfigDict:
 def _optimizer() -> ConfigDict:
     """How gradients change parameters."""
     optimizer = ConfigDict()
-    # adamw, adam, sgd.
+    # adamw, adam, sgd, muon (for the kernels of the blocks; adamw for all else).
     optimizer.name = "adamw"
     # The highest rate, after the warm-up; constant, cosine, linear, rsqrt; the rate it ends with (cosine, linear).
     optimizer.learning_rate = 1e-3
@@ -236,9 +236,9 @@ def _optimizer() -> ConfigDict:
     optimizer.rsqrt_timescale_steps = 10_000
     # The warm-up as a share of the run, in [0, 1); counts if warmup_steps is 0.
     optimizer.warmup_fraction = 0.0
-    # Multiplied by the rate (adamw) or added to the gradient (sgd); kernels only.
+    # Multiplied by the rate (adamw, muon) or added to the gradient (sgd); kernels only.
     optimizer.weight_decay = 0.0
-    # Adam's.
+    # Adam's, also of what muon leaves to it.
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
@@ -319,3 +319,32 @@ def set_deit(config: ConfigDict) -> None:
             "mix_switch_probability": 0.5,
         }
     )
+
+
+def set_small_images(config: ConfigDict, device: str) -> None:
+    """Sets what training from scratch on 32 x 32 images needs: a ViT, augmentation and schedule sized for a device.
+
+    Args:
+        config: to change.
+        device: `cpu`, two cores and half an hour; or `gpu`, one of a data centre.
+    """
+    config.model.update({"posemb": "sincos2d", "pooling": "gap"})
+    config.data.update({"image_size": (32, 32), "flip": True, "in_memory": True})
+    config.optimizer.update({"warmup_fraction": 0.1, "weight_decay": 0.05, "clip_norm": 1.0})
+    if device == "cpu":
+        config.batch_size = 128
+        config.num_epochs = 8.0
+        config.model.update({"variant": "Ti/4", "hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
+        config.data.shift_px = 2
+        config.optimizer.update({"name": "muon", "learning_rate": 6e-3})
+    elif device == "gpu":
+        config.batch_size = 512
+        config.num_epochs = 200.0
+        config.ema_decay = 0.9998
+        config.model.update({"variant": "S/4", "dtype": "bfloat16", "drop_path": 0.1})
+        config.task.label_smoothing = 0.1
+        config.data.update({"shift_px": 4, "augment": "trivialaugment", "mixup_alpha": 0.8, "cutmix_alpha": 1.0})
+        config.data.update({"mix_probability": 0.5, "erase_probability": 0.1})
+        config.optimizer.update({"name": "muon", "learning_rate": 2e-3})
+    else:
+        raise ValueError(f"no variant {device!r}; valid: cpu, gpu")

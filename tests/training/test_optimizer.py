@@ -91,10 +91,11 @@ def test_freeze_refusals(freeze, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("adamm", {}, "adamm.*adamw, adam, sgd"),
+        ("adamm", {}, "adamm.*adamw, adam, sgd, muon"),
         ("adam", {"weight_decay": 0.1}, "adam has none"),
         ("adamw", {"weight_decay": -0.1}, "weight_decay is -0.1"),
         ("adamw", {"b2": 1.0}, "b2 is 1.0"),
+        ("muon", {}, "tells no blocks apart; valid: adamw, adam, sgd"),
         ("sgd", {"clip_norm": -1.0}, "clip_norm is -1.0"),
     ],
 )
@@ -143,6 +144,43 @@ def test_the_first_blocks_and_the_stem_can_be_frozen():
     assert optimizers.leaf_names(trainable) == ["encoder/block_1/kernel", "encoder/norm/scale", "head/kernel"]
     trainable, frozen = make("sgd", layers=LAYERS).split(BLOCKS)
     assert not jax.tree.leaves(frozen)
+
+
+def _first_muon_update(gradients, **options):
+    optimizer = make("muon", layers=LAYERS, **options)
+    params, _ = optimizer.split(jax.tree.map(jnp.zeros_like, gradients))
+    trainable = jax.tree.map(lambda p, g: None if p is None else g, params, gradients, is_leaf=lambda x: x is None)
+    return optimizer.transform.update(trainable, optimizer.transform.init(params), params)[0]
+
+
+def test_muon_makes_the_blocks_updates_nearly_orthogonal_and_leaves_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda _: jnp.asarray(rng.normal(size=(4, 6)), jnp.float32), BLOCKS)
+    update = _first_muon_update(gradients)
+    for name in ("block_0", "block_1"):
+        singular_values = np.linalg.svd(update["encoder"][name]["kernel"], compute_uv=False)
+        # Five iterations bring them near 1 (to 0.7 ... 1.2); then the scale: 0.2 sqrt(6).
+        assert np.all(np.abs(singular_values / (0.2 * 6**0.5) - 1.0) < 0.35), singular_values
+    for leaf in (update["head"]["kernel"], update["encoder"]["norm"]["scale"]):
+        chex.assert_trees_all_close(jnp.abs(leaf), jnp.ones((4, 6)), rtol=1e-4)
+    assert _first_muon_update(gradients, freeze=("block_0",))["encoder"]["block_0"]["kernel"] is None
+
+
+def test_muon_takes_heads_as_part_of_the_matrix():
+    matrix = jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)), jnp.float32)
+    layers = optimizers.Layers(1, lambda path: 1)
+
+    def update(name, shape):
+        optimizer = make("muon", layers=layers)
+        gradients = {"block_0": {name: {"kernel": matrix.reshape(shape)}}}
+        params = jax.tree.map(jnp.zeros_like, gradients)
+        update, _ = optimizer.transform.update(gradients, optimizer.transform.init(params), params)
+        return update["block_0"][name]["kernel"]
+
+    expected = update("fc1", (6, 6))
+    for name, shape in (("query", (6, 2, 3)), ("out", (2, 3, 6)), ("conv", (1, 2, 3, 6))):
+        assert update(name, shape).shape == shape
+        chex.assert_trees_all_close(update(name, shape).reshape(6, 6), expected, rtol=1e-5)
 
 
 def test_layers_are_needed_to_tell_them_apart():

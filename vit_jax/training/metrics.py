@@ -152,9 +152,8 @@ class RunLog:
         pending = self._pending
         if pending is None or pending.device is None:
             return
-        asked = self._clock.seconds()
+        done = all(x.is_ready() for x in jax.tree.leaves(pending.device) if isinstance(x, jax.Array))
         sums = self._fetch(pending.device)
-        got = self._clock.seconds()
         pending.device = None
         # 0 / 0, if every step since the last log was skipped; what is not finite is null in JSON.
         means = {name: float(total) / float(count) if count else float("nan") for name, (total, count) in sums.items()}
@@ -163,8 +162,8 @@ class RunLog:
         means["skipped_steps"] = int(means["skipped_steps"])
         means["examples_seen"] = pending.step * self._batch_size
         pending.values = {f"train/{name}": value for name, value in means.items()} | pending.values
-        # Where the host did not have to wait, the step was done about when it was handed over.
-        pending.timing = self._timing(pending, got if got - asked > 1e-3 else pending.clock_seconds)
+        # The host is at most a few steps ahead: a step that is long done was done about when it was handed over.
+        pending.timing = self._timing(pending, pending.clock_seconds if done else self._clock.seconds())
         self._show(pending)
 
     def summary(self) -> dict[str, float]:

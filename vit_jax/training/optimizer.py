@@ -1,16 +1,20 @@
 """Optax transformations by name, what they leave alone, and the moving average of the parameters."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.errors import InputError
 from vit_jax.types import Params
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
+_MUON_RMS = 0.2  # of its updates' elements, about what AdamW's have, so that rate and decay mean the same in both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Optimizer:
             return jax.tree.map(lambda _: 1.0, params)
         assert self.layers is not None
         last = self.layers.depth + 1
-        factors = [self.layer_decay ** (last - self.layers.number(path)) for path in leaf_names(params)]
-        return jax.tree.unflatten(jax.tree.structure(params), factors)
+        number = self.layers.number
+        return _map_leaves(lambda path, _: self.layer_decay ** (last - number(path)), params)
 
     def _frozen(self, params: Params):
         paths = leaf_names(params)
@@ -112,8 +116,9 @@ def create(
     """Makes an optimizer by name.
 
     Args:
-        name: `adamw` (decay decoupled from the moments and multiplied by the learning rate), `adam`, or `sgd`
-            (decay added to the gradient, before the momentum).
+        name: `adamw` (decay decoupled from the moments and multiplied by the learning rate), `adam`, `sgd`
+            (decay added to the gradient, before the momentum), or `muon` (the kernels of the blocks change by
+            orthogonalised momentum, all else as with adamw).
         schedule: steps done -> learning rate.
         weight_decay: applied to kernels alone; biases, norms, tokens and position embeddings have none.
         b1: Adam's decay of the mean of the gradients.
@@ -131,7 +136,9 @@ def create(
     Raises:
         InputError: an unknown name, or a value out of its range.
 
-    Source: Kingma and Ba 2014 (arXiv:1412.6980); Loshchilov and Hutter 2017 (arXiv:1711.05101).
+    Source: Kingma and Ba 2014 (arXiv:1412.6980); Loshchilov and Hutter 2017 (arXiv:1711.05101). Muon: Jordan et al.
+    2024 (https://kellerjordan.github.io/posts/muon), with its momentum of 0.95 (Nesterov) and five iterations; its
+    updates are scaled as in Liu et al. 2025 (arXiv:2502.16982), section 2.2.
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer.name is {name!r}; valid: {', '.join(OPTIMIZERS)}")
@@ -150,6 +157,8 @@ def create(
     depth = 0 if layers is None else layers.depth
     if not 0 <= freeze_blocks <= depth:
         raise InputError(f"optimizer.freeze_blocks is {freeze_blocks}; valid: 0 to the model's {depth} blocks")
+    if name == "muon" and layers is None:
+        raise InputError("optimizer.name is 'muon', but the model tells no blocks apart; valid: adamw, adam, sgd")
     if layer_decay != 1.0 and layers is None:
         raise InputError(f"optimizer.layer_decay is {layer_decay}, but the model tells no layers apart; valid: 1")
     # What is off leaves its place empty, so that turning it on does not change where a checkpoint keeps the rest.
@@ -158,14 +167,48 @@ def create(
     if name == "sgd":
         chain = (clip, decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
     else:
-        chain = (clip, optax.scale_by_adam(b1, b2, eps), decay)
+        adam = optax.scale_by_adam(b1, b2, eps)
+        chain = (clip, adam if name != "muon" else _muon(layers, adam), decay)
     return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers)
+
+
+def _muon(layers: Layers | None, adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Orthogonalised momentum for the kernels of the blocks, adam for all other leaves."""
+    assert layers is not None
+    number = layers.number
+
+    def label(path: str, leaf: jax.Array) -> str:
+        return "muon" if path.endswith("/kernel") and 1 <= number(path) <= layers.depth else "adam"
+
+    def axes(path: str, leaf: jax.Array) -> MuonDimensionNumbers:
+        inputs = _num_input_axes(path, leaf.ndim)
+        return MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
+
+    def scaled(path: str, update: jax.Array) -> jax.Array:
+        inputs = _num_input_axes(path, update.ndim)
+        return _MUON_RMS * math.sqrt(max(math.prod(update.shape[:inputs]), math.prod(update.shape[inputs:]))) * update
+
+    muon = optax.chain(
+        scale_by_muon(weight_dimension_numbers=lambda params: _map_leaves(axes, params)),
+        optax.stateless(lambda updates, _: _map_leaves(scaled, updates)),
+    )
+    return optax.partition({"muon": muon, "adam": adam}, lambda params: _map_leaves(label, params))
+
+
+def _num_input_axes(path: str, ndim: int) -> int:
+    """How many of a kernel's axes are inputs: the first of `[D, heads, d]`, or else all but the last."""
+    return 1 if ndim == 3 and not path.endswith("/out/kernel") else ndim - 1
+
+
+def _map_leaves(function: Callable[[str, Any], Any], params: Params):
+    """The tree of function(path, leaf)."""
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, list(map(function, leaf_names(params), leaves)))
 
 
 def decayed(params: Params):
     """A tree of bools: True for the leaves that weight decay applies to, which are those named `kernel`."""
-    leaves = [path.rpartition("/")[2] == "kernel" for path in leaf_names(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return _map_leaves(lambda path, _: path.rpartition("/")[2] == "kernel", params)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
