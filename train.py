@@ -9,6 +9,7 @@ import pathlib
 import sys
 import time
 
+from vit_jax import malloc
 from vit_jax.cli import errors, flags, workdir_files
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -161,5 +162,6 @@ if __name__ == "__main__":
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         print(flags.usage(ROOT), end="")
         sys.exit(0)
+    malloc.keep_freed_memory()
     with errors.one_line_errors("train.py"):
         sys.exit(train(*flags.parse(sys.argv, root=ROOT)))

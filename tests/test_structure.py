@@ -12,7 +12,7 @@ FILES = sorted(
 )
 
 RANKS = [
-    {"atomic", "errors", "types", "version"},
+    {"atomic", "errors", "malloc", "types", "version"},
     {"ops"},
     {"layers", "data"},
     {"models"},

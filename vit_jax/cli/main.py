@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 
+from vit_jax import malloc
 from vit_jax.cli.errors import one_line_errors
 from vit_jax.version import __version__
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=listing)
     # Only the first word is read here; the rest belongs to the subcommand.
     name = parser.parse_args(arguments[:1]).command
+    malloc.keep_freed_memory()
     with one_line_errors(f"vit-jax {name}"):
         command = importlib.import_module(f"vit_jax.cli.{name}")
         subparser = Parser(
