@@ -41,7 +41,7 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.training.step import make_eval_step, make_init, make_train_step
 
     # Build.
-    strategy = parallel.create(config.parallel.strategy)
+    strategy = parallel.create(**config.parallel)
     parallel.check_batch_size(config.batch_size, strategy)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
     parts = (run.model, run.task, run.optimizer)
@@ -71,7 +71,7 @@ def train(config, workdir: pathlib.Path) -> int:
 
     # Restore, or start anew.
     make_state = functools.partial(init, config.seed, run.example)
-    template = jax.eval_shape(make_state)
+    template = strategy.abstract_state(make_state)
     metric_names = [name for name in template.sums if name != "gradient_norm"] + run.evaluators.metrics
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -84,7 +84,7 @@ def train(config, workdir: pathlib.Path) -> int:
         closing.enter_context(workdir_files.locked(workdir))
         closing.enter_context(checkpoints)
         restored = checkpoints.restore(template, run.info, max_step=run.total_steps)
-        state = restored.state if restored else jax.jit(make_state)()
+        state = restored.state if restored else strategy.new_state(make_state)
         step = start_step = restored.step if restored else 0
         changes = workdir_files.save_config(workdir, config, write=start_step < run.total_steps)
         log = closing.enter_context(
@@ -106,7 +106,7 @@ def train(config, workdir: pathlib.Path) -> int:
             log.print(str(run.warm_start.report))
         if start_step < run.total_steps:
             log.print("compiling the train step")
-        state = strategy.place_state(jax.device_get(state))
+        state = strategy.place_state(state)
 
         # Train.
         stream = run.train_loader.train_batches(
@@ -144,9 +144,8 @@ def train(config, workdir: pathlib.Path) -> int:
             stopping = stop.agreed(may_wait=log_every.is_due(step))
             if save_every.is_due(step) or stopping or (results and config.checkpoint.best_metric):
                 log.flush()  # the lines of a step are on disk before its checkpoint
-                saved = strategy.fetch(state)
-                log.raise_if_diverged(step, saved.skipped_in_row, saved.nonfinite_leaf)
-                checkpoints.save(step, saved, run.info, results)
+                log.raise_if_diverged(step, *strategy.fetch((state.skipped_in_row, state.nonfinite_leaf)))
+                checkpoints.save(step, strategy.snapshot(state), run.info, results)
         log.flush()
         checkpoints.wait()
         if stopping:

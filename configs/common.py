@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     # Length of the run in passes over the training split; num_steps counts if it is given.
     config.num_epochs = 1.0
     config.num_steps = placeholder(int)
-    # Examples a step, over all devices of all processes, which must divide it.
+    # Examples a step, over all devices of all processes, which (with mesh: data x fsdp) must divide it.
     config.batch_size = 128
     # After how many steps in a row whose loss, gradients or new parameters are not finite the run stops.
     config.max_skipped_steps = 10
@@ -33,8 +33,15 @@ def get_config() -> ConfigDict:
     config.optimizer = _optimizer()
     config.checkpoint = _checkpoint()
     config.parallel = ConfigDict()
-    # pmap: every device holds the whole state and a slice of the batch.
+    # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be cut as well.
     config.parallel.strategy = "pmap"
+    # Of mesh, devices along each axis, -1 being the devices left: data cuts the batch; fsdp cuts it too, and every
+    # large parameter with what belongs to it; tensor cuts attention heads and MLP hidden units.
+    config.parallel.data = -1
+    config.parallel.fsdp = 1
+    config.parallel.tensor = 1
+    # Parameters of fewer elements are not cut over fsdp.
+    config.parallel.fsdp_min_size = 2**14
     return config
 
 

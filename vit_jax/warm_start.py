@@ -14,7 +14,7 @@ from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.training import checkpoint
-from vit_jax.types import TrainState
+from vit_jax.types import Params, TrainState
 
 HEAD = ("auto", "keep", "new")
 ALLOW = "init.allow"
@@ -33,9 +33,13 @@ class WarmStart:
 
     def apply(self, state: TrainState) -> TrainState:
         """A new run's state with these parameters, in the moving average too."""
-        params = flax.traverse_util.flatten_dict(state.params, sep="/")
-        nested = flax.traverse_util.unflatten_dict(params | dict(self.arrays), sep="/")
-        return state.replace(params=nested, ema_params=None if state.ema_params is None else nested)
+
+        def replaced(params: Params) -> Params:
+            flat = flax.traverse_util.flatten_dict(params, sep="/")
+            return flax.traverse_util.unflatten_dict(flat | dict(self.arrays), sep="/")
+
+        ema_params = None if state.ema_params is None else replaced(state.ema_params)
+        return state.replace(params=replaced(state.params), ema_params=ema_params)
 
 
 def keeps_head(head: str, old: Sequence[str], new: Sequence[str]) -> bool:

@@ -33,7 +33,7 @@ class Restored:
     """What `Checkpoints.restore` found.
 
     step: whose checkpoint it is.
-    state: NumPy arrays in the template's form.
+    state: arrays in the template's form: NumPy, or sharded where the template says how.
     notes: one line for each thing the user should know, such as a half-written step that was passed over.
     """
 
@@ -110,7 +110,7 @@ class Checkpoints:
 
         Args:
             step: of the state.
-            state: NumPy arrays.
+            state: NumPy arrays, or sharded arrays of which each process writes its own shards.
             info: what inference needs, INFO_KEYS.
             metrics: of an evaluation at this step, by which it may become the best.
         """
@@ -130,7 +130,8 @@ class Checkpoints:
         A step that cannot be read is put aside under another name, and the one before it is taken.
 
         Args:
-            template: arrays, or their shapes and types, of the state to restore into.
+            template: arrays, or their shapes and types, of the state to restore into. A leaf of a
+                `jax.ShapeDtypeStruct` with a sharding is read in its shards.
             info: of the model about to be trained.
             max_step: the run's length.
 
@@ -204,7 +205,7 @@ class Checkpoints:
     def _read(self, step: int, template: TrainState) -> TrainState:
         with ocp.StandardCheckpointer() as checkpointer:
             read = {
-                name: checkpointer.restore(self._directory / str(step) / name, jax.tree.map(_empty, item))
+                name: checkpointer.restore(self._directory / str(step) / name, jax.tree.map(_target, item))
                 for name, item in _items(template).items()
             }
         return template.replace(**read["rest"], params=read["params"], ema_params=read.get("ema_params"))
@@ -425,6 +426,12 @@ def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
     pairs = itertools.zip_longest(saved["class_names"], wanted["class_names"])
     label, (there, here) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
     return f"class {label} is {there!r} there and {here!r} here"
+
+
+def _target(leaf: Any) -> Any:
+    """What tells Orbax how to restore a leaf: in shards, or into NumPy."""
+    is_sharded = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
+    return leaf if is_sharded else _empty(leaf)
 
 
 def _empty(leaf: Any) -> np.ndarray:

@@ -103,8 +103,8 @@ def evaluate(
         eval_step: compiled by `strategy`; (params, batch) -> (sums, rows).
         params: placed by `strategy`.
         loader: the dataset.
-        batch_size: of all processes together; rounded up to a multiple of the devices, which changes nothing,
-            since padding is masked.
+        batch_size: of all processes together; rounded up to a multiple of the strategy's slices, which changes
+            nothing, since padding is masked.
         strategy: where it runs.
         row_names: which of the step's rows to keep.
 
@@ -115,7 +115,7 @@ def evaluate(
 
         The rows of the examples, name -> `[n, ...]`, in the order of their records, on every process.
     """
-    share = Share.of_this_process(-(-batch_size // strategy.num_devices) * strategy.num_devices)
+    share = Share.of_this_process(-(-batch_size // strategy.num_slices) * strategy.num_slices)
     totals: dict[str, np.ndarray] = {}
     parts: list[Rows] = []
 

@@ -1,20 +1,24 @@
 """How a run is spread over devices.
 
-A strategy places the state and the batches, compiles steps and fetches the state for saving; nothing else
-in the project knows how many devices there are.
+A strategy makes and places the state, places the batches, compiles steps and hands the state out for saving; nothing
+else in the project knows how many devices there are.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.training import sharding
 from vit_jax.types import Batch, TrainState
 
-STRATEGIES = ("pmap",)
+STRATEGIES = ("pmap", "mesh")
 
 
 class Strategy(Protocol):
@@ -30,8 +34,25 @@ class Strategy(Protocol):
         """Devices of all processes."""
         ...
 
+    @property
+    def num_slices(self) -> int:
+        """Into how many slices a global batch is cut, which must divide it."""
+        ...
+
+    def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """The shapes and types of what make_state gives; with shardings where a checkpoint is to be read sharded.
+
+        Raises:
+            InputError: the state cannot be spread as the strategy was told to.
+        """
+        ...
+
+    def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Compiles and runs make_state; gives what `place_state` takes."""
+        ...
+
     def place_state(self, state: Any) -> Any:
-        """Puts a host tree (state or parameters) on the devices."""
+        """Puts a tree (state or parameters), from `new_state`, a checkpoint or NumPy, on the devices."""
         ...
 
     def place_batch(self, batch: Batch) -> Batch:
@@ -50,6 +71,23 @@ class Strategy(Protocol):
         """Brings a placed state, parameters or metrics back as NumPy arrays."""
         ...
 
+    def snapshot(self, state: TrainState) -> TrainState:
+        """What `Checkpoints.save` takes of a placed state, which later steps do not change."""
+        ...
+
+
+class _OneAtATime:
+    """A compiled step that is done when it returns.
+
+    XLA's CPU collectives can deadlock with many steps in flight.
+    """
+
+    def __init__(self, step: Any) -> None:
+        self._step, self.lower = step, step.lower
+
+    def __call__(self, *args: Any) -> Any:
+        return jax.block_until_ready(self._step(*args))
+
 
 class Pmap:
     """Pure data parallelism under `jax.pmap`: each device holds the whole state and a slice of the batch."""
@@ -59,12 +97,21 @@ class Pmap:
     def __init__(self, devices: Sequence[Any] | None = None) -> None:
         """Takes the given devices of this process, or all devices of all processes."""
         self._devices = devices
-        self.num_devices = jax.device_count() if devices is None else len(devices)
+        self.num_devices = self.num_slices = jax.device_count() if devices is None else len(devices)
         local = jax.local_devices() if devices is None else devices
         self._num_local = len(local)
-        self._sharding = NamedSharding(Mesh(np.array(local), (self.axis_name,)), PartitionSpec(self.axis_name))
-        # XLA's CPU collectives can deadlock with many steps in flight; one at a time is safe.
-        self._wait = local[0].platform == "cpu" and self.num_devices > 1
+        self._sharding = NamedSharding(
+            jax.sharding.Mesh(np.array(local), (self.axis_name,)), PartitionSpec(self.axis_name)
+        )
+        self._finished = _finished(local[0], self.num_devices)
+
+    def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Shapes and types alone: a checkpoint is read into NumPy arrays."""
+        return jax.eval_shape(make_state)
+
+    def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Made on the first device and fetched."""
+        return jax.device_get(jax.jit(make_state)())
 
     def place_state(self, state: Any) -> Any:
         """One copy a local device: each leaf `[...]` becomes `[local devices, ...]`."""
@@ -98,25 +145,162 @@ class Pmap:
         # be the very memory that the next step, to which the state is donated, writes to.
         return jax.tree.map(lambda x: np.array(x[0]), first)
 
-    def _finished(self, step: Callable) -> Callable:
-        return (lambda *args: jax.block_until_ready(step(*args))) if self._wait else step
+    def snapshot(self, state: TrainState) -> TrainState:
+        """As NumPy arrays."""
+        return self.fetch(state)
 
 
-def create(strategy: str) -> Strategy:
+class Mesh:
+    """`jax.jit` over a mesh of devices with the axes `data`, `fsdp` and `tensor`.
+
+    A batch is cut over `data` and `fsdp`, the state over `fsdp` and `tensor` (`sharding.partition`). The step sees the
+    whole batch and the whole state; XLA finds out what each device does and what the devices tell each other. Its
+    random numbers therefore do not depend on the devices.
+    """
+
+    axis_name = None
+
+    def __init__(
+        self, data: int = -1, fsdp: int = 1, tensor: int = 1, *, min_size: int = 2**14, devices: Sequence | None = None
+    ) -> None:
+        """Takes the sizes of the axes.
+
+        Args:
+            data: how many groups of devices hold copies of the state; -1 is as many as the other axes leave.
+            fsdp: over how many devices each large leaf of the state is cut; -1 likewise.
+            tensor: over how many devices attention heads and MLP hidden units are cut; -1 likewise.
+            min_size: leaves of fewer elements are not cut over fsdp.
+            devices: to be used; None is all of all processes.
+
+        Raises:
+            InputError: sizes that do not fit the devices.
+        """
+        devices = jax.devices() if devices is None else devices
+        sizes = _sizes({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        if any(len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, sizes["tensor"])):
+            raise InputError(
+                f"parallel.tensor is {sizes['tensor']}, which spans processes, and they read different examples; "
+                "valid: a size that divides the devices of a process"
+            )
+        self.mesh = jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+        self.num_devices, self.num_slices = len(devices), sizes["data"] * sizes["fsdp"]
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._min_size = min_size
+        self._on_cpu = devices[0].platform == "cpu"
+        self._finished = _finished(devices[0], self.num_devices)
+
+    def state_sharding(self, state: Any) -> Any:
+        """A tree of shardings for a state or parameters, real or abstract."""
+        return sharding.shardings(state, self.mesh, min_size=self._min_size)
+
+    def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Shapes and types with shardings: every process reads its shards of a checkpoint."""
+        state = jax.eval_shape(make_state)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.state_sharding(state)
+        )
+
+    def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Made in shards: no device ever holds the whole."""
+        return jax.jit(make_state, out_shardings=self.state_sharding(jax.eval_shape(make_state)))()
+
+    def place_state(self, state: Any) -> Any:
+        """Each leaf in its shards; one that lies so already stays."""
+
+        def place(x, sharding):
+            if isinstance(x, jax.Array):
+                return jax.device_put(x, sharding)
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+        return jax.tree.map(place, state, self.state_sharding(state))
+
+    def place_batch(self, batch: Batch) -> Batch:
+        """This process's `[b, ...]` of the global `[B, ...]`."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch_sharding, x), batch)
+
+    def compile_train_step(self, train_step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+        """`jax.jit` with the state donated."""
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+            state, metrics = train_step(state, batch)
+            # The new state lies as the old one did, so that the same program takes it again.
+            return jax.lax.with_sharding_constraint(state, self.state_sharding(state)), metrics
+
+        return self._finished(jax.jit(step, donate_argnums=0, out_shardings=(None, self._replicated)))
+
+    def compile_eval_step(self, eval_step: Callable) -> Callable:
+        """`jax.jit`, nothing donated; every device gets all of the sums and rows."""
+        return self._finished(jax.jit(eval_step, out_shardings=self._replicated))
+
+    def fetch(self, tree: Any) -> Any:
+        """Whole arrays; with several processes, of what every device has all of."""
+        # Copied, since on the CPU it may be the very memory that the next step, to which the state is donated, writes.
+        return jax.tree.map(np.array, jax.device_get(tree))
+
+    def snapshot(self, state: TrainState) -> TrainState:
+        """The sharded arrays themselves, of which every process saves its own."""
+        # Orbax brings them to the host before it returns, except on the CPU, where it saves from the very memory that
+        # the next step, to which the state is donated, writes.
+        return jax.tree.map(jnp.copy, state) if self._on_cpu else state
+
+
+def _finished(device: Any, num_devices: int) -> Callable[[Any], Callable]:
+    """What a compiled step is wrapped in."""
+    return _OneAtATime if device.platform == "cpu" and num_devices > 1 else lambda step: step
+
+
+def _sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
+    """The axes' sizes with -1 filled in."""
+    for name, size in sizes.items():
+        if size < 1 and size != -1:
+            raise InputError(f"parallel.{name} is {size}; valid: 1 or more, or -1 for the devices left")
+    rest = [name for name, size in sizes.items() if size == -1]
+    if len(rest) > 1:
+        raise InputError(f"{' and '.join(f'parallel.{name}' for name in rest)} are -1; valid: one of them")
+    given = math.prod(size for size in sizes.values() if size != -1)
+    filled = {name: num_devices // given if size == -1 else size for name, size in sizes.items()}
+    if math.prod(filled.values()) != num_devices:
+        raise InputError(
+            f"parallel.data, fsdp and tensor are {', '.join(map(str, sizes.values()))}, but there are {num_devices} "
+            f"devices; valid: sizes whose product is {num_devices}, one of them -1 for the devices left"
+        )
+    return filled
+
+
+def create(strategy: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1, fsdp_min_size: int = 2**14) -> Strategy:
     """Makes a strategy by name over all devices.
 
+    Args:
+        strategy: one of STRATEGIES.
+        data: see `Mesh`, as for the others.
+        fsdp: of `mesh` alone.
+        tensor: of `mesh` alone.
+        fsdp_min_size: of `mesh` alone.
+
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or sizes that do not fit the strategy or the devices.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"parallel.strategy is {strategy!r}; valid: {', '.join(STRATEGIES)}")
+    if strategy == "mesh":
+        return Mesh(data, fsdp, tensor, min_size=fsdp_min_size)
+    if (data, fsdp, tensor) != (-1, 1, 1):
+        raise InputError(
+            f"parallel.data, fsdp and tensor are {data}, {fsdp}, {tensor}, which parallel.strategy 'pmap' does not "
+            "have; valid: -1, 1, 1, or parallel.strategy 'mesh'"
+        )
     return Pmap()
 
 
 def check_batch_size(batch_size: int, strategy: Strategy) -> None:
-    """Raises InputError unless the devices divide the training batch."""
-    if batch_size < 1 or batch_size % strategy.num_devices:
+    """Raises InputError unless the slices of a batch, one a device or group of devices, divide it."""
+    slices = strategy.num_slices
+    if batch_size < 1 or batch_size % slices:
+        what = "devices" if slices == strategy.num_devices else "slices (parallel.data x fsdp)"
         raise InputError(
-            f"batch_size {batch_size} is not a multiple of the {strategy.num_devices} devices; "
-            f"valid: {strategy.num_devices}, {2 * strategy.num_devices}, {3 * strategy.num_devices} and so on"
+            f"batch_size {batch_size} is not a multiple of the {slices} {what}; "
+            f"valid: {slices}, {2 * slices}, {3 * slices} and so on"
         )
