@@ -11,6 +11,7 @@ from vit_jax.errors import InputError
 from vit_jax.types import Params
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+MOMENT_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,7 @@ def create(
     eps: float = 1e-8,
     momentum: float = 0.9,
     nesterov: bool = False,
+    moment_dtype: str = "float32",
     clip_norm: float = 0.0,
     freeze: tuple[str, ...] = (),
     freeze_blocks: int = 0,
@@ -121,6 +123,9 @@ def create(
         eps: Adam's.
         momentum: SGD's.
         nesterov: SGD's.
+        moment_dtype: in which Adam's mean of the gradients and SGD's momentum are kept between steps: `float32`, or
+            `bfloat16` for half the memory (Zhai et al. 2021, arXiv:2106.04560, section 3.4). They are computed in
+            float32, and Adam's mean of the squares is always kept in it.
         clip_norm: greatest global norm of the gradients of the trainable leaves; 0 is no clipping.
         freeze: regular expressions over paths such as `encoder/block_0/mlp/fc1/kernel`.
         freeze_blocks: how many of the first blocks stay as they are, with all that comes before them; 0 is none.
@@ -143,6 +148,8 @@ def create(
     for key, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         if not 0.0 <= value < float("inf"):
             raise InputError(f"optimizer.{key} is {value}; valid: 0 or more")
+    if moment_dtype not in MOMENT_DTYPES:
+        raise InputError(f"optimizer.moment_dtype is {moment_dtype!r}; valid: {', '.join(MOMENT_DTYPES)}")
     if eps <= 0:
         raise InputError(f"optimizer.eps is {eps}; valid: above 0")
     if not 0.0 < layer_decay <= 1.0:
@@ -156,9 +163,9 @@ def create(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity()
     if name == "sgd":
-        chain = (clip, decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
+        chain = (clip, decay, optax.trace(momentum, nesterov, moment_dtype) if momentum else optax.identity())
     else:
-        chain = (clip, optax.scale_by_adam(b1, b2, eps), decay)
+        chain = (clip, optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype), decay)
     return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers)
 
 
