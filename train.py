@@ -38,11 +38,12 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.training.pace import Pace
     from vit_jax.training.schedule import Every
     from vit_jax.training.signals import StopSignals
-    from vit_jax.training.step import make_eval_step, make_init, make_train_step
+    from vit_jax.training.step import check_accumulate_steps, make_eval_step, make_init, make_train_step
 
     # Build.
     strategy = parallel.create(**config.parallel)
     parallel.check_batch_size(config.batch_size, strategy)
+    check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_devices=strategy.num_devices)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
     parts = (run.model, run.task, run.optimizer)
     init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0)
@@ -51,6 +52,7 @@ def train(config, workdir: pathlib.Path) -> int:
             *parts,
             prepare=run.prepare,
             ema_decay=config.ema_decay,
+            accumulate_steps=config.accumulate_steps,
             log_every_steps=config.log_every_steps,
             max_skipped_steps=config.max_skipped_steps,
             axis_name=strategy.axis_name,

@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     config.num_steps = placeholder(int)
     # Examples a step, over all devices of all processes, which (with mesh: data x fsdp) must divide it.
     config.batch_size = 128
+    # In how many parts, one after the other, each device takes its share of the batch, for less memory; it must divide
+    # the share. Gradients and metrics are those of the whole batch.
+    config.accumulate_steps = 1
     # After how many steps in a row whose loss, gradients or new parameters are not finite the run stops.
     config.max_skipped_steps = 10
     # Decay of the parameters' exponential moving average, which starts at the initial values and is what is evaluated
@@ -114,6 +117,11 @@ def _model() -> ConfigDict:
     model.dropout = placeholder(float)
     model.attention_dropout = placeholder(float)
     model.drop_path = placeholder(float)
+    # The last two change neither parameters nor outputs and are no part of what a checkpoint's model is. What the
+    # backward pass computes again to save memory: none (default), full (all but each block's input), dots (all but
+    # matrix products with parameters). Whether the blocks are compiled as one loop; default false.
+    model.remat = placeholder(str)
+    model.scan = placeholder(bool)
     return model
 
 
@@ -252,6 +260,8 @@ def _optimizer() -> ConfigDict:
     # SGD's.
     optimizer.momentum = 0.9
     optimizer.nesterov = False
+    # What Adam's mean of the gradients, or SGD's or Muon's momentum, is kept in: float32, or bfloat16 for half its memory.
+    optimizer.moment_dtype = "float32"
     # Greatest global norm of the gradients; 0 is no clipping.
     optimizer.clip_norm = 0.0
     # Regular expressions for paths of parameters that stay as they are, ("encoder/patch_embed", "block_[0-5]/").

@@ -31,6 +31,10 @@ from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
 
+HOW_COMPUTED = ("remat", "scan")
+"""Options of a model that say how its outputs are computed in training and do not change them: a checkpoint does not
+keep them, so that whoever loads it, or starts from it, chooses anew."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -106,7 +110,8 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         "preprocessing": dataclasses.asdict(preprocessing),
         "version": __version__,
     }
-    model, task, _ = from_info(info)
+    how_computed = {key: value for key, value in _options(config.model).items() if key in HOW_COMPUTED}
+    model, task, _ = from_info(info, **how_computed)
     assert task is not None
     if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
@@ -128,15 +133,20 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     )
 
 
-def from_info(info: dict[str, Any]) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
+def from_info(info: dict[str, Any], **how_computed: Any) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
     """Rebuilds model, task and preprocessing from what a checkpoint says of itself.
 
     Without a task (a foreign checkpoint that has no head) the model is the bare encoder.
 
+    Args:
+        info: what the checkpoint says.
+        **how_computed: further options of the encoder, HOW_COMPUTED.
+
     Raises:
         InputError: an unknown name or option.
     """
-    encoder = create_encoder(info["model"]["name"], info["model"]["variant"], **info["model"]["options"])
+    options = info["model"]["options"] | how_computed
+    encoder = create_encoder(info["model"]["name"], info["model"]["variant"], **options)
     preprocessing = transforms.Preprocessing(**info["preprocessing"])
     if info["task"] is None:
         return encoder, None, preprocessing
@@ -355,11 +365,12 @@ def _keeps_head(init, opened: Opened, source: sources.Source) -> bool:
 def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[str, Any]:
     """Family, variant and options: the config's, and where it leaves them open those of the model to start from."""
     given = {"name": section.name, "variant": section.variant}
+    own = {key: value for key, value in _options(section).items() if key not in HOW_COMPUTED}
     if base is None:
         for key, value in given.items():
             if value is None:
                 raise InputError(f"model.{key} is not set; valid: one of `list_models`, or a run with init.source")
-        return given | {"options": _options(section)}
+        return given | {"options": own}
     for key, value in given.items():
         if value not in (None, base["model"][key]):
             raise InputError(
@@ -368,7 +379,7 @@ def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[
     # How a model was regularised in its training is no part of it, and a pre-logits layer is part of the head.
     left = {"dropout", "attention_dropout", "drop_path"} | (set() if keeps_head else {"representation_size"})
     options = {key: value for key, value in base["model"]["options"].items() if key not in left}
-    return {key: base["model"][key] for key in given} | {"options": options | _options(section)}
+    return {key: base["model"][key] for key in given} | {"options": options | own}
 
 
 def _task_options(section, base: dict[str, Any] | None) -> dict[str, Any]:
@@ -426,7 +437,8 @@ def _optimizer(options, total_steps: int, encoder: Any) -> optimizer.Optimizer:
         end=options.end_learning_rate,
         timescale_steps=options.rsqrt_timescale_steps,
     )
-    names = ("weight_decay", "b1", "b2", "eps", "momentum", "nesterov", "clip_norm", "freeze_blocks", "layer_decay")
+    names = ("weight_decay", "b1", "b2", "eps", "momentum", "nesterov", "moment_dtype")
+    names += ("clip_norm", "freeze_blocks", "layer_decay")
     return optimizer.create(
         options.name,
         schedule=learning_rate,

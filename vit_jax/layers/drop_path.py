@@ -11,16 +11,18 @@ class DropPath(nn.Module):
 
     Source: Huang et al. 2016 (arXiv:1603.09382); dividing by the survival rate while training, instead of
     multiplying in evaluation, is what timm and vision_transformer do.
+
+    rate: in [0, 1); traced where one loop computes blocks of different rates.
     """
 
-    rate: float
+    rate: float | Float[Array, ""]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b ..."]:
         """Keeps each example of x `[B, ...]` with probability 1 - rate; the identity in evaluation."""
-        if not train or self.rate == 0.0:
+        if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, jnp.zeros_like(x))
+        return jnp.where(kept, (x / keep).astype(x.dtype), jnp.zeros_like(x))

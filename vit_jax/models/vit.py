@@ -18,6 +18,7 @@ from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.mlp import GELU, Mlp
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
+from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.types import Features
 
 POOLING = ("token", "gap", "map")
@@ -59,7 +60,7 @@ class EncoderBlock(nn.Module):
     norm_eps: float
     dropout: float
     attention_dropout: float
-    drop_path: float
+    drop_path: float | Float[Array, ""]
     dtype: str
     qkv_bias: bool
     qk_norm: bool
@@ -117,6 +118,10 @@ class ViT(nn.Module):
     gelu: `tanh` (Google's checkpoints), `exact` (PyTorch's) or `quick` (OpenAI's CLIP).
     norm_eps: LayerNorm's epsilon; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
+    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
+    scan: whether the blocks are compiled as one loop; see `run_stack`.
+
+    The last two change neither parameters nor outputs.
     """
 
     patch_size: tuple[int, int]
@@ -143,6 +148,8 @@ class ViT(nn.Module):
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     dtype: str = "float32"
+    remat: str = "none"
+    scan: bool = False
 
     @property
     def has_class_token(self) -> bool:
@@ -229,9 +236,7 @@ class ViT(nn.Module):
 
     def encode(self, tokens: Float[Array, "b n dim"], *, grid: tuple[int, int] | None = None, train: bool) -> Features:
         """Tokens `[B, N, D]`, prefix first and any number of them, through the blocks and the pooling."""
-        x = tokens
-        for block in self.blocks:
-            x = block(x, train=train)
+        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan)
         if self.final_norm == "tokens":
             x = self.norm(x)
         return Features(tokens=x, pooled=self._pooled(x, train=train), grid=grid)
@@ -311,6 +316,7 @@ def _check(fields: dict) -> None:
         "final_norm": FINAL_NORM,
         "gelu": tuple(GELU),
         "dtype": DTYPES,
+        "remat": tuple(REMAT),
     }
     for name, choices in choices_of.items():
         require(name, choices.__contains__, ", ".join(choices))

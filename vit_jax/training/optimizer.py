@@ -14,6 +14,7 @@ from vit_jax.errors import InputError
 from vit_jax.types import Params
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
+MOMENT_DTYPES = ("float32", "bfloat16")
 _MUON_RMS = 0.2  # of its updates' elements, about what AdamW's have, so that rate and decay mean the same in both
 
 
@@ -107,6 +108,7 @@ def create(
     eps: float = 1e-8,
     momentum: float = 0.9,
     nesterov: bool = False,
+    moment_dtype: str = "float32",
     clip_norm: float = 0.0,
     freeze: tuple[str, ...] = (),
     freeze_blocks: int = 0,
@@ -126,6 +128,9 @@ def create(
         eps: Adam's.
         momentum: SGD's.
         nesterov: SGD's.
+        moment_dtype: in which Adam's mean of the gradients, and SGD's and Muon's momentum, are kept between steps: `float32`, or
+            `bfloat16` for half the memory (Zhai et al. 2021, arXiv:2106.04560, section 3.4). They are computed in
+            float32, and Adam's mean of the squares is always kept in it.
         clip_norm: greatest global norm of the gradients of the trainable leaves; 0 is no clipping.
         freeze: regular expressions over paths such as `encoder/block_0/mlp/fc1/kernel`.
         freeze_blocks: how many of the first blocks stay as they are, with all that comes before them; 0 is none.
@@ -150,6 +155,8 @@ def create(
     for key, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         if not 0.0 <= value < float("inf"):
             raise InputError(f"optimizer.{key} is {value}; valid: 0 or more")
+    if moment_dtype not in MOMENT_DTYPES:
+        raise InputError(f"optimizer.moment_dtype is {moment_dtype!r}; valid: {', '.join(MOMENT_DTYPES)}")
     if eps <= 0:
         raise InputError(f"optimizer.eps is {eps}; valid: above 0")
     if not 0.0 < layer_decay <= 1.0:
@@ -165,14 +172,14 @@ def create(
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     decay = optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity()
     if name == "sgd":
-        chain = (clip, decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
+        chain = (clip, decay, optax.trace(momentum, nesterov, moment_dtype) if momentum else optax.identity())
     else:
-        adam = optax.scale_by_adam(b1, b2, eps)
-        chain = (clip, adam if name != "muon" else _muon(layers, adam), decay)
+        adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
+        chain = (clip, adam if name != "muon" else _muon(layers, adam, moment_dtype), decay)
     return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers)
 
 
-def _muon(layers: Layers | None, adam: optax.GradientTransformation) -> optax.GradientTransformation:
+def _muon(layers: Layers | None, adam: optax.GradientTransformation, moment_dtype: str) -> optax.GradientTransformation:
     """Orthogonalised momentum for the kernels of the blocks, adam for all other leaves."""
     assert layers is not None
     number = layers.number
@@ -189,7 +196,7 @@ def _muon(layers: Layers | None, adam: optax.GradientTransformation) -> optax.Gr
         return _MUON_RMS * math.sqrt(max(math.prod(update.shape[:inputs]), math.prod(update.shape[inputs:]))) * update
 
     muon = optax.chain(
-        scale_by_muon(weight_dimension_numbers=lambda params: _map_leaves(axes, params)),
+        scale_by_muon(mu_dtype=moment_dtype, weight_dimension_numbers=lambda params: _map_leaves(axes, params)),
         optax.stateless(lambda updates, _: _map_leaves(scaled, updates)),
     )
     return optax.partition({"muon": muon, "adam": adam}, lambda params: _map_leaves(label, params))

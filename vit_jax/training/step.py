@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from vit_jax.errors import InputError
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
 from vit_jax.types import Batch, Params, Prepare, TrainState
@@ -64,6 +65,7 @@ def make_train_step(
     *,
     prepare: Prepare,
     ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
     log_every_steps: int = 1,
     max_skipped_steps: int = 10,
     axis_name: str | None = None,
@@ -81,6 +83,8 @@ def make_train_step(
         optimizer: what the gradients do.
         prepare: random augmentation and normalisation of the batch, a function of a key and each example's index.
         ema_decay: of the parameters' moving average; 0 is none.
+        accumulate_steps: in how many parts, one after the other, each device takes its share of the batch, which takes
+            less memory. Gradients and metrics are the whole batch's; each part has a dropout key of its own.
         log_every_steps: after how many steps the sums in `metrics` start anew.
         max_skipped_steps: after how many skipped steps in a row nothing changes any more; 1 or more.
         axis_name: the device axis under `pmap`; None where one program holds the whole batch.
@@ -103,13 +107,17 @@ def make_train_step(
         count = _sum_over_devices(mask.sum(), axis_name)
         trainable, frozen = optimizer.split(state.params)
 
-        def mean_loss(trainable: Params):
+        def share_of_loss(trainable: Params, part: Batch, key: jax.Array):
             params = optimizers.merge(trainable, frozen)
-            outputs = model.apply({"params": params}, batch["image"], train=True, rngs={"dropout": dropout_key})
-            return jnp.where(mask > 0, task.loss(outputs, batch), 0.0).sum() / count, outputs
+            outputs = model.apply({"params": params}, part["image"], train=True, rngs={"dropout": key})
+            loss = jnp.where(part["mask"] > 0, task.loss(outputs, part), 0.0).sum() / count
+            return loss, task.metrics(outputs, part)
 
-        (loss, outputs), gradients = jax.value_and_grad(mean_loss, has_aux=True)(trainable)
-        loss, gradients, new_sums = _sum_over_devices((loss, gradients, task.metrics(outputs, batch)), axis_name)
+        def one_part(part: Batch, key: jax.Array):
+            return jax.value_and_grad(share_of_loss, has_aux=True)(trainable, part, key)
+
+        values = _sum_over_parts(one_part, batch | {"mask": mask}, dropout_key, accumulate_steps)
+        (loss, new_sums), gradients = _sum_over_devices(values, axis_name)
         new_sums["gradient_norm"] = (optax.global_norm(gradients), jnp.ones(()))
 
         rate = optimizer.schedule(state.step)
@@ -194,6 +202,33 @@ def make_eval_step(
         return _sum_over_devices(sums, axis_name), _all_of_devices(rows, axis_name)
 
     return eval_step
+
+
+def check_accumulate_steps(accumulate_steps: int, *, batch_size: int, num_devices: int) -> None:
+    """Raises InputError unless each device's share of the batch has so many equal parts."""
+    share = batch_size // num_devices
+    if accumulate_steps < 1 or share % accumulate_steps:
+        valid = ", ".join(str(steps) for steps in range(1, share + 1) if share % steps == 0)
+        raise InputError(
+            f"accumulate_steps is {accumulate_steps}, which does not divide the {share} examples of each device; "
+            f"valid: {valid}"
+        )
+
+
+def _sum_over_parts(function: Callable[[Batch, jax.Array], Any], batch: Batch, key: jax.Array, num_parts: int):
+    """The sum of function(part, key) over equal parts of the batch, one after the other."""
+    if num_parts == 1:
+        return function(batch, key)
+    # Part i is every num_parts-th row from the i-th on, so that a device that holds consecutive rows of a larger batch
+    # has the same number of rows of each part and none has to move.
+    parts = jax.tree.map(lambda x: x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    keys = jax.random.split(key, num_parts)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(
+        lambda total, each: (jax.tree.map(jnp.add, total, function(*each)), None), zeros, (parts, keys)
+    )
+    return total
 
 
 def _sum_over_devices(tree, axis_name: str | None):
