@@ -260,7 +260,8 @@ def _optimizer() -> ConfigDict:
     # SGD's.
     optimizer.momentum = 0.9
     optimizer.nesterov = False
-    # What Adam's mean of the gradients, or SGD's or Muon's momentum, is kept in: float32, or bfloat16 for half its memory.
+    # What Adam's mean of the gradients, or the momentum of SGD or Muon, is kept in: float32, or bfloat16 for half its
+    # memory.
     optimizer.moment_dtype = "float32"
     # Greatest global norm of the gradients; 0 is no clipping.
     optimizer.clip_norm = 0.0

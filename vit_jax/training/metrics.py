@@ -152,7 +152,8 @@ class RunLog:
         pending = self._pending
         if pending is None or pending.device is None:
             return
-        done = all(x.is_ready() for x in jax.tree.leaves(pending.device) if isinstance(x, jax.Array))
+        leaves: list[Any] = jax.tree.leaves(pending.device)
+        done = all(leaf.is_ready() for leaf in leaves if isinstance(leaf, jax.Array))
         sums = self._fetch(pending.device)
         pending.device = None
         # 0 / 0, if every step since the last log was skipped; what is not finite is null in JSON.
