@@ -153,7 +153,7 @@ class RunLog:
         if pending is None or pending.device is None:
             return
         leaves: list[Any] = jax.tree.leaves(pending.device)
-        done = all(leaf.is_ready() for leaf in leaves if isinstance(leaf, jax.Array))
+        done = all(leaf.is_ready() for leaf in leaves if hasattr(leaf, "is_ready"))
         sums = self._fetch(pending.device)
         pending.device = None
         # 0 / 0, if every step since the last log was skipped; what is not finite is null in JSON.

@@ -129,8 +129,8 @@ def create(
         momentum: SGD's.
         nesterov: SGD's.
         moment_dtype: in which Adam's mean of the gradients, and SGD's and Muon's momentum, are kept between steps:
-            `float32`, or `bfloat16` for half the memory (Zhai et al. 2021, arXiv:2106.04560, section 3.4). They are computed in
-            float32, and Adam's mean of the squares is always kept in it.
+            `float32`, or `bfloat16` for half the memory (Zhai et al. 2021, arXiv:2106.04560, section 3.4). They are
+            computed in float32, and Adam's mean of the squares is always kept in it.
         clip_norm: greatest global norm of the gradients of the trainable leaves; 0 is no clipping.
         freeze: regular expressions over paths such as `encoder/block_0/mlp/fc1/kernel`.
         freeze_blocks: how many of the first blocks stay as they are, with all that comes before them; 0 is none.
