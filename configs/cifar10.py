@@ -15,9 +15,6 @@ def get_config(device: str = "cpu") -> ConfigDict:
     config = common.get_config()
     common.set_small_images(config, device)
     config.data.name = "cifar10"
-    # Of the training images, as in widespread use.
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2470, 0.2435, 0.2616)
-    config.evaluation.every_steps = 390
-    config.checkpoint.every_steps = 390
     return config.lock()

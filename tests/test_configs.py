@@ -51,6 +51,10 @@ def test_arguments_of_configs():
     assert config("imagenet_vit_b16_augreg", "strong2").data.mixup_alpha == 0.8
     assert config("imagenet21k_vit_b16", "medium1").data.randaugment_magnitude == 15
     assert config("finetune_cifar", "cifar100").data.name == "cifar100"
+    for name in ("cifar10", "cifar100"):
+        assert config(name, "gpu").model.variant == "S/4"
+        with pytest.raises(ValueError, match="no variant 'tpu'; valid: cpu, gpu"):
+            config(name, "tpu")
     assert config("linear_probe", "validation").evaluation.splits.to_dict() == {"test": "validation"}
 
 
