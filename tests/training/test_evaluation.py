@@ -29,9 +29,9 @@ def setting():
     return data, model, task, params
 
 
-def evaluated(setting, num_devices, batch_size, row_names=()):
+def evaluated(setting, devices, batch_size, row_names=()):
     data, model, task, params = setting
-    strategy = parallel.Pmap(jax.local_devices()[:num_devices])
+    strategy = parallel.Mesh(2, 2, 2, min_size=0) if devices == "mesh" else parallel.Pmap(jax.local_devices()[:devices])
     step = make_eval_step(
         model, task, prepare=make_prepare((0.5,), (0.5,)), row_names=row_names, axis_name=strategy.axis_name
     )
@@ -39,8 +39,8 @@ def evaluated(setting, num_devices, batch_size, row_names=()):
     return evaluate(strategy.compile_eval_step(step), strategy.place_state(params), data, **options)
 
 
-def figures(setting, num_devices, batch_size):
-    return evaluated(setting, num_devices, batch_size)[0]
+def figures(setting, devices, batch_size):
+    return evaluated(setting, devices, batch_size)[0]
 
 
 def test_against_the_whole_set_in_one_batch(setting):
@@ -55,16 +55,16 @@ def test_against_the_whole_set_in_one_batch(setting):
     assert found["loss"] == pytest.approx(float(np.mean(task.loss(logits, batch))), rel=1e-6)
 
 
-@pytest.mark.parametrize(("num_devices", "batch_size"), [(1, 1), (1, 500), (3, 10), (8, 1), (8, 100)])
-def test_batch_size_and_devices_change_nothing(setting, num_devices, batch_size):
-    base, other = figures(setting, 1, 32), figures(setting, num_devices, batch_size)
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 500), (3, 10), (8, 1), (8, 100), ("mesh", 10)])
+def test_batch_size_and_devices_change_nothing(setting, devices, batch_size):
+    base, other = figures(setting, 1, 32), figures(setting, devices, batch_size)
     assert other["examples"] == NUM_EXAMPLES
     assert (other["accuracy"], other["accuracy_top5"]) == (base["accuracy"], base["accuracy_top5"])
     assert other["loss"] == pytest.approx(base["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize(("num_devices", "batch_size"), [(1, 1), (1, 500), (3, 10), (8, 100)])
-def test_rows_are_one_an_example_in_the_order_of_the_records(setting, num_devices, batch_size):
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 500), (3, 10), (8, 100), ("mesh", 10)])
+def test_rows_are_one_an_example_in_the_order_of_the_records(setting, devices, batch_size):
     data, model, task, params = setting
     batch = next(data.eval_batches(Share(NUM_EXAMPLES)))
     images = make_prepare((0.5,), (0.5,))(None, batch)["image"]
@@ -78,7 +78,7 @@ def test_rows_are_one_an_example_in_the_order_of_the_records(setting, num_device
         "features": model.encoder.apply({"params": params["encoder"]}, images, train=False).pooled,
     }
     assert expected.keys() == ROWS.keys()
-    _, rows = evaluated(setting, num_devices, batch_size, tuple(ROWS))
+    _, rows = evaluated(setting, devices, batch_size, tuple(ROWS))
     assert rows.keys() == ROWS.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(rows[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
