@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import chex
+import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, small_config
 
@@ -220,6 +222,20 @@ def test_a_longer_run_continues(trained, tmp_path, capsys):
     assert checkpoint.steps_in(longer / "checkpoints")[-1] == 14
 
 
+def test_a_run_continues_with_scanned_blocks_and_without_again(trained, tmp_path):
+    plain, scanned = (shutil.copytree(trained, tmp_path / name) for name in ("plain", "scanned"))
+    assert train.train(small_config(num_steps=14), plain) == 0
+    assert train.train(small_config(num_steps=14, model__scan=True, model__remat="full"), scanned) == 0
+    states = []
+    for run in (plain, scanned):
+        with ocp.StandardCheckpointer() as checkpointer:
+            states.append([checkpointer.restore(run / "checkpoints" / "14" / name) for name in ("params", "rest")])
+    chex.assert_trees_all_close(*states, atol=1e-5)
+    infos = [checkpoint.read_info(run / "checkpoints", 14) for run in (plain, scanned)]
+    assert infos[0] == infos[1]
+    assert train.train(small_config(num_steps=15), scanned) == 0
+
+
 def test_another_model_is_refused_and_nothing_changes(trained, tmp_path):
     other = shutil.copytree(trained, tmp_path / "other")
     before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
@@ -298,6 +314,9 @@ BAD_CONFIGS = [
     ({"ema_decay": 1.0}, "ema_decay is 1.0"),
     ({"seed": -1}, "seed is -1"),
     ({"max_skipped_steps": 0}, "max_skipped_steps is 0"),
+    ({"accumulate_steps": 4}, "accumulate_steps is 4, which .* the 6 examples of each device; valid: 1, 2, 3, 6$"),
+    ({"accumulate_steps": 0}, "accumulate_steps is 0"),
+    ({"optimizer__moment_dtype": "float16"}, "moment_dtype is 'float16'; valid: float32, bfloat16"),
     ({"parallel__strategy": "ring"}, "'ring'; valid: pmap"),
     ({"parallel__fsdp": 2}, "parallel.strategy 'pmap' does not have"),
     ({"parallel__strategy": "mesh", "parallel__fsdp": 3}, "are -1, 3, 1, but there are 8 devices"),

@@ -112,6 +112,14 @@ def test_options_given_count_and_the_sources_regularisation_does_not(changed):
     assert run.info["preprocessing"]["mean"] == (0.0, 0.0, 0.0)
 
 
+def test_how_a_model_is_computed_is_no_part_of_it():
+    run, _ = start(config_from(GOLDEN / "hf_vit", model__remat="full", model__scan=True))
+    assert (run.model.encoder.remat, run.model.encoder.scan) == ("full", True)
+    assert not {"remat", "scan"} & run.info["model"]["options"].keys()
+    loaded, _, _ = build.from_info(run.info)
+    assert (loaded.encoder.remat, loaded.encoder.scan) == ("none", False)
+
+
 def test_a_work_directory_goes_on_with_new_steps(trained, tmp_path):
     assert train.train(config_from(trained, num_steps=1, optimizer__learning_rate=0.0), tmp_path) == 0
     before, after = vit_jax.load(trained), vit_jax.load(tmp_path)

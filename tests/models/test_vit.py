@@ -349,6 +349,7 @@ def test_image_of_another_grid_is_refused_by_both_grids():
     ("overrides", "message"),
     [
         ({"dtype": "float33"}, "model.dtype is 'float33'; valid: float32, bfloat16"),
+        ({"remat": "some"}, "model.remat is 'some'; valid: none, full, dots"),
         ({"representation_size": 0}, "model.representation_size is 0"),
         ({"norm_eps": -1.0}, "model.norm_eps is -1.0; valid: above 0"),
         ({"final_norm": "last"}, "model.final_norm is 'last'; valid: tokens, pooled, none"),

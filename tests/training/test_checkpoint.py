@@ -67,6 +67,18 @@ def test_what_was_saved_comes_back_bitwise(tmp_path):
     assert jax.tree.structure(restored.state) == jax.tree.structure(state(7))
 
 
+def test_a_moment_in_bfloat16_stays_in_it(tmp_path):
+    moment = np.array([1.5, -3e-9, 1e30]).astype(jnp.bfloat16)
+    before = state(7).replace(opt_state={"mu": moment})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, before, INFO, None)
+        checkpoints.wait()
+    after = restore(tmp_path, before).state.opt_state["mu"]
+    assert after.dtype == jnp.bfloat16 and after.tobytes() == moment.tobytes()
+    with pytest.raises(InputError, match=r"opt_state/mu is bfloat16 \(3,\) there and float32 \(3,\) here"):
+        restore(tmp_path, before.replace(opt_state={"mu": moment.astype(np.float32)}))
+
+
 def test_nothing_there_is_none(tmp_path):
     assert restore(tmp_path) is None
 

@@ -42,6 +42,18 @@ def test_sgd_is_the_gradient_and_momentum_adds_up():
         chex.assert_trees_all_close(update["block"]["kernel"], factor * GRADIENTS["block"]["kernel"])
 
 
+def test_the_first_moment_can_be_kept_in_bfloat16():
+    optimizer = make("adam", b1=0.9, eps=1e-12, moment_dtype="bfloat16")
+    update, state = optimizer.transform.update(GRADIENTS, optimizer.transform.init(PARAMS), PARAMS)
+    mean, square = (jax.tree.leaves(slot)[1] for slot in (state[1].mu, state[1].nu))  # of the block's kernel
+    chex.assert_trees_all_equal(mean, jnp.array([0.3, 0.4], jnp.bfloat16))
+    chex.assert_trees_all_close(square, jnp.array([0.009, 0.016]), rtol=1e-6)
+    # What is rounded is kept for the next step: this one uses it unrounded.
+    chex.assert_trees_all_close(update["block"]["kernel"], jnp.array([1.0, 1.0]), rtol=1e-5)
+    momentum = make("sgd", moment_dtype="bfloat16").transform.init(PARAMS)
+    chex.assert_type(jax.tree.leaves(momentum), jnp.bfloat16)
+
+
 def test_clipping_scales_to_the_norm():
     update = first_update("sgd", momentum=0.0, clip_norm=1.0)  # the gradient's norm is 5
     chex.assert_trees_all_close(update["block"]["kernel"], jnp.array([0.6, 0.8]), rtol=1e-6)

@@ -1,11 +1,14 @@
 """The train step: devices agree, bad steps change nothing, frozen leaves stay, sums add up."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vit_jax.data import policies
 from vit_jax.data.loader import InMemory, Share
@@ -17,7 +20,7 @@ from vit_jax.ops.mixing import Mixing
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training import parallel
-from vit_jax.training.step import make_eval_step, make_init, make_train_step
+from vit_jax.training.step import _sum_over_parts, make_eval_step, make_init, make_train_step
 
 BATCH = {
     "image": np.random.default_rng(0).integers(0, 256, (24, 4, 4, 1), dtype=np.uint8),
@@ -165,6 +168,39 @@ def test_the_gradient_is_that_of_the_mean_loss_over_unmasked_examples():
     _, from_half, _ = run(1, [half], name="sgd")
     _, from_whole, _ = run(1, [BATCH | {"mask": mask}], name="sgd")
     chex.assert_trees_all_close(from_whole.params, from_half.params, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_devices", "parts"), [(1, 4), (2, 3)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(num_devices, parts):
+    mask = np.ones(24, np.float32)
+    mask[[3, 4, 20]] = 0.0
+    mixing = Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0)
+    options = {"name": "sgd", "prepare": make_prepare((0.5,), (0.5,), flip=True, shift_px=1, mixing=mixing)}
+    batches = [BATCH | {"mask": mask}] * 3
+    _, whole, whole_metrics = run(num_devices, batches, **options)
+    _, state, metrics = run(num_devices, batches, accumulate_steps=parts, **options)
+    chex.assert_trees_all_close(state.params, whole.params, atol=1e-6)
+    chex.assert_trees_all_close(state.ema_params, whole.ema_params, atol=1e-6)
+    chex.assert_trees_all_close(metrics, whole_metrics, rtol=1e-5)
+
+
+def test_parts_have_each_row_once_and_a_key_of_their_own():
+    def counts(part, key):
+        assert part["row"].shape == (6,)
+        return jax.nn.one_hot(part["row"], 24).sum(0), jax.nn.one_hot(jax.random.randint(key, (), 0, 10**4), 10**4)
+
+    rows, numbers = _sum_over_parts(counts, {"row": jnp.arange(24)}, jax.random.key(0), 4)
+    np.testing.assert_array_equal(rows, np.ones(24))
+    assert sorted(numbers[numbers > 0].tolist()) == [1.0] * 4
+
+
+def test_no_row_moves_to_another_device_to_be_accumulated():
+    shares = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+    batch = jax.device_put(BATCH, shares)
+    each = jax.jit(lambda batch, key: _sum_over_parts(lambda part, key: part["image"].sum(), batch, key, 3))
+    program = each.lower(batch, jax.random.key(0)).compile().as_text()
+    assert "all-reduce" in program
+    assert not re.search("all-gather|all-to-all|collective-permute", program)
 
 
 def test_eval_step_sums_over_devices():

@@ -15,8 +15,8 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 """What the backward pass finds of a block, the rest being computed once more (Chen et al. 2016, arXiv:1604.06174):
-`none`, everything; `full`, its input alone; `dots`, also what its matrix products with parameters give, but not its norms,
-GELU and attention weights."""
+`none`, everything; `full`, its input alone; `dots`, also what its matrix products with parameters give, which leaves
+norms, GELU and attention weights to be computed again."""
 
 
 def run_stack(
