@@ -20,7 +20,8 @@ def main(workdirs: list[str]) -> None:
         config = json.loads((workdir / "config.json").read_text())
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         for panel, (key, label, factor) in zip(panels, FIGURES, strict=True):
-            points = [(line["step"] * config["batch_size"] / 50_000, line[key] * factor) for line in lines if key in line]
+            epochs = config["batch_size"] / 50_000
+            points = [(line["step"] * epochs, line[key] * factor) for line in lines if key in line]
             text = f"seed {config['seed']}"
             if key == "test/accuracy":
                 text += f": {points[-1][1]:.2f} %"
