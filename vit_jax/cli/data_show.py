@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _as_they_are(args: argparse.Namespace) -> tuple[list[np.ndarray], list[str]]:
     from vit_jax.data import order, sources
-    from vit_jax.data.transforms import decode
+    from vit_jax.data.decoding import decode
 
     source = sources.open_source(args.name, args.split, args.data_dir)
     positions = np.arange(min(args.count, len(source)))
