@@ -98,6 +98,21 @@ def test_enlarging_does_not_depend_on_antialiasing(shape, image_size):
         assert np.abs(left - right).max() <= 2
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("reduction", [1, 4])
+def test_rows_below_what_is_needed_are_left_out_and_change_nothing_above(subsampling, options, reduction):
+    pytest.importorskip("cv2")
+    pytest.importorskip("simplejpeg")
+    data = encoded(picture(), subsampling=subsampling, **options)
+    whole = Picture(data, 3).pixels(reduction)
+    for bottom in (1, 63, 64, 65, 200, 256):
+        part = Picture(data, 3).pixels(reduction, bottom=bottom)
+        rows = -(-bottom // reduction)
+        assert len(part) < len(whole) or bottom > 190 or options == {"progressive": True}
+        np.testing.assert_array_equal(part[:rows], whole[:rows])
+
+
 def test_without_antialiasing_the_region_is_the_same():
     pytest.importorskip("cv2")
     pytest.importorskip("simplejpeg")

@@ -57,7 +57,7 @@ def load_or_raise(number):
 
 @pytest.mark.parametrize(("count", "num_workers"), [(0, 1), (3, 2), (30, 3)])
 def test_batches_come_in_order_and_the_last_has_the_rest(count, num_workers):
-    batches = list(batches_from_workers(load, count, blank=BLANK, num_workers=num_workers))
+    batches = list(batches_from_workers(load, range(count), blank=BLANK, num_workers=num_workers))
     assert [len(batch["index"]) for batch in batches] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
     if batches:
         np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in batches]), np.arange(count))
@@ -65,14 +65,14 @@ def test_batches_come_in_order_and_the_last_has_the_rest(count, num_workers):
 
 
 def test_a_batch_stays_as_it_is_while_others_come():
-    batches = batches_from_workers(load, 40, blank=BLANK, num_workers=1)
+    batches = batches_from_workers(load, range(40), blank=BLANK, num_workers=1)
     first = next(batches)["index"]
     assert len(list(batches)) == 9
     np.testing.assert_array_equal(first, np.arange(4))
 
 
 def test_workers_end_with_the_batches():
-    batches = batches_from_workers(load, 10**6, blank=BLANK, num_workers=2)
+    batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=2)
     next(batches)
     batches.close()
     assert not [process for process in multiprocessing.active_children() if process.name == "loader"]
@@ -82,14 +82,14 @@ def test_workers_end_with_the_batches():
     ("function", "reason"), [(load_or_die, r"was killed \(SIGKILL\)"), (load_or_exit, "ended with status 0")]
 )
 def test_a_worker_that_dies_ends_the_run_with_its_reason(function, reason):
-    batches = batches_from_workers(function, 40, blank=BLANK, num_workers=2)
+    batches = batches_from_workers(function, range(40), blank=BLANK, num_workers=2)
     assert next(batches)["index"].tolist() == [0, 1, 2, 3]
     with pytest.raises(InputError, match=f"a worker process that decodes images {reason}.*num_workers"):
         list(batches)
 
 
 def test_a_worker_that_is_killed_from_outside_is_noticed():
-    batches = batches_from_workers(load, 10**6, blank=BLANK, num_workers=2)
+    batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=2)
     next(batches)
     victim = next(process for process in multiprocessing.active_children() if process.name == "loader")
     os.kill(victim.pid, signal.SIGKILL)
@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_from_outside_is_noticed():
 
 def test_an_internal_error_says_where_it_happened():
     with pytest.raises(KeyError, match="a mistake in the program") as caught:
-        list(batches_from_workers(load_or_raise, 40, blank=BLANK, num_workers=2))
+        list(batches_from_workers(load_or_raise, range(40), blank=BLANK, num_workers=2))
     assert any("load_or_raise" in note for note in caught.value.__notes__)
 
 
@@ -115,7 +115,7 @@ def test_workers_end_when_their_parent_is_killed():
     program = (
         "import os\n"
         "from tests.data.test_workers import BLANK, batches_from_workers, load\n"
-        "batches = batches_from_workers(load, 10**6, blank=BLANK, num_workers=1)\n"
+        "batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=1)\n"
         "next(batches)\n"
         "os._exit(7)\n"
     )

@@ -21,6 +21,9 @@ MAX_IMAGE_PIXELS = 178_956_970
 
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112
+_END_OF_JPEG = b"\xff\xd9"
+_SEQUENTIAL = (0xC0, 0xC1)  # the frame headers of a JPEG whose rows come from the top to the bottom
+_LARGEST_BLOCK = 32  # rows that a sequential JPEG codes together, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +121,21 @@ class Picture:
             image = _eight_bits(image, file_format)
             return image if image.mode == self._mode else image.convert(self._mode)
 
-    def pixels(self, reduction: int = 1) -> np.ndarray:
-        """Gives the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow."""
+    def pixels(self, reduction: int = 1, *, bottom: int | None = None) -> np.ndarray:
+        """Gives the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow.
+
+        Args:
+            reduction: see `decode`.
+            bottom: rows of the whole image from this one on are not needed, and may be missing.
+        """
         plain = isinstance(self._image, JpegImageFile) and self._image.mode in ("RGB", "L") and self._orientation == 1
-        if plain and self._bytes is not None and self._mode == "RGB":
-            height, width = (-(-side // reduction) for side in (self.height, self.width))
-            with contextlib.suppress(ValueError):  # Pillow then says what is wrong, or is less strict
-                simplejpeg = fast_libraries()[1]
-                return simplejpeg.decode_jpeg(self._bytes, "RGB", min_height=height, min_width=width, min_factor=1)
+        # One that is cut off is left to Pillow, which refuses it.
+        if plain and self._mode == "RGB" and self._bytes is not None and self._bytes.endswith(_END_OF_JPEG):
+            simplejpeg = fast_libraries()[1]
+            data, height = _cut_below(self._bytes, bottom or self.height, self.height)
+            sides = {"min_height": -(-height // reduction), "min_width": -(-self.width // reduction), "min_factor": 1}
+            with contextlib.suppress(ValueError):  # Pillow then says what is wrong
+                return simplejpeg.decode_jpeg(data, "RGB", strict=False, **sides)
         array = np.asarray(self.decode(reduction))
         return array[:, :, None] if array.ndim == 2 else array
 
@@ -162,8 +172,8 @@ def fast_libraries() -> tuple[ModuleType, ModuleType]:
         InputError: they are not installed.
     """
     try:
-        import cv2
-        import simplejpeg
+        import cv2  # pyright: ignore[reportMissingImports]
+        import simplejpeg  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"data.antialias=false needs {error.name}, which is not installed; valid: pip install 'vit-jax[fast]'"
@@ -209,3 +219,19 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "valid: uint8 of shape [H, W], [H, W, 1] or [H, W, 3]"
         )
     return Image.fromarray(array)
+
+
+def _cut_below(data: bytes, bottom: int, height: int) -> tuple[bytes, int]:
+    """A JPEG whose header says that it ends soon below a row, so that no decoder works on what follows, and its height.
+
+    Source: ITU-T T.81, B.2.2: a frame header is marker, length (2 bytes), precision (1), number of lines (2).
+    """
+    new = -(-bottom // _LARGEST_BLOCK) * _LARGEST_BLOCK + _LARGEST_BLOCK  # chroma looks at the rows below, too
+    place = 2
+    while new < height and place + 7 <= len(data) and data[place] == 0xFF:
+        if data[place + 1] in _SEQUENTIAL:
+            return data[: place + 5] + new.to_bytes(2) + data[place + 7 :], new
+        if 0xC2 <= data[place + 1] <= 0xCF and data[place + 1] not in (0xC4, 0xC8, 0xCC):
+            break  # progressive and others
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return data, height

@@ -138,7 +138,7 @@ class InMemory:
 
 
 class Streaming:
-    """A dataset that is decoded as it is read, by Grain, in threads or in worker processes."""
+    """A dataset that is decoded as it is read, in threads, by Grain, or in worker processes."""
 
     def __init__(
         self,
@@ -177,26 +177,25 @@ class Streaming:
         """The batches of steps start_step .. total_steps - 1."""
         transform = self._random_crop or self._preprocessing
         load = _LoadTrain(self._source, transform, self._reading, self._augment, seed=seed, repeats=self._repeats)
-        stream = grain.MapDataset.range(total_steps * share.batch_size).map(load)
-        stream = stream.slice(slice(start_step * share.batch_size + share.index, None, share.count))
-        return self._read(stream, share)
+        first, end = start_step * share.batch_size + share.index, total_steps * share.batch_size
+        return self._read(load, range(first, end, share.count), share)
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
         """Each example once over all processes."""
-        records = grain.MapDataset.range(share.index, max(len(self), share.index), share.count)
-        stream = records.map(_LoadEval(self._source, self._preprocessing, self._reading.exact()))
-        batches = self._read(stream, share)
+        load = _LoadEval(self._source, self._preprocessing, self._reading.exact())
+        batches = self._read(load, range(share.index, len(self), share.count), share)
         for _ in range(0, len(self), share.batch_size):
             yield _padded(next(batches, None) or blank_batch(self._preprocessing, self._source, 0), share)
 
-    def _read(self, examples: grain.MapDataset, share: Share) -> Iterator[Batch]:
+    def _read(self, load: Callable[[int], dict[str, Any]], numbers: range, share: Share) -> Iterator[Batch]:
         """Batches of examples in order, no more than about two of them read ahead (two a worker)."""
         size = share.batch_size // share.count
         if not self._num_workers:
             options = grain.ReadOptions(self._num_threads, max(2 * size, self._num_threads))
+            examples = grain.MapDataset.range(numbers.start, max(numbers.stop, numbers.start), numbers.step).map(load)
             return iter(examples.to_iter_dataset(options).batch(size, drop_remainder=False))
         blank = blank_batch(self._preprocessing, self._source, size)
-        return batches_from_workers(examples.__getitem__, len(examples), blank=blank, num_workers=self._num_workers)
+        return batches_from_workers(load, numbers, blank=blank, num_workers=self._num_workers)
 
 
 def blank_batch(preprocessing: Preprocessing, source: Source, size: int) -> Batch:

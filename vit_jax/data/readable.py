@@ -23,7 +23,8 @@ _MARK_BYTES = 16
 def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> dict[int, str]:
     """Decodes every image as the loaders do, and says which ones fail.
 
-    Images that the same version of Pillow has decoded before, with the same path, size, time and limit, are taken as good.
+    Images that the same version of Pillow has decoded before, with the same path, size, time and limit, are taken as
+    good.
     They are remembered in $XDG_CACHE_HOME/vit_jax (by default ~/.cache/vit_jax), 16 bytes an image; if nothing can be
     written there, nothing is remembered.
 

@@ -178,12 +178,12 @@ def _resized(
         # Of a reduced image the nearest whole pixels.
         left, top, right, bottom = (round(side / reduction) for side in box)
         cv2 = fast_libraries()[0]
-        part = picture.pixels(reduction)[top:bottom, left:right]
-        part = cv2.resize(part, size[::-1], interpolation=getattr(cv2, WITHOUT_ANTIALIAS[interpolation]))
+        part = picture.pixels(reduction, bottom=box[3])[top:bottom, left:right]
+        part = cv2.resize(part, (size[1], size[0]), interpolation=getattr(cv2, WITHOUT_ANTIALIAS[interpolation]))
         return part[:, :, None] if part.ndim == 2 else part
     image = picture.decode(reduction)
     if (image.width, image.height) != (right - left, bottom - top) or (image.height, image.width) != size:
         part = (left / reduction, top / reduction, right / reduction, bottom / reduction)
-        image = image.resize(size[::-1], INTERPOLATION[interpolation], box=part)
+        image = image.resize((size[1], size[0]), INTERPOLATION[interpolation], box=part)
     array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array

@@ -23,13 +23,13 @@ _AHEAD = 2  # batches a worker: the one at work, and one that waits for it
 
 
 def batches_from_workers(
-    load: Callable[[int], dict[str, Any]], count: int, *, blank: Batch, num_workers: int
+    load: Callable[[int], dict[str, Any]], numbers: range, *, blank: Batch, num_workers: int
 ) -> Iterator[Batch]:
-    """The batches of `load(0) .. load(count - 1)` in order, two of them ahead for each worker.
+    """The batches of what `load` makes of each number, in order, two of them ahead for each worker.
 
     Args:
         load: number -> example; it has to be picklable.
-        count: how many examples; the last batch has what is left.
+        numbers: of the examples; the last batch has what is left.
         blank: a full batch, for the examples' names, shapes and types.
         num_workers: processes; batch i comes from worker i % num_workers.
 
@@ -37,15 +37,15 @@ def batches_from_workers(
         InputError: a worker died; or what `load` raised, as anything else it raised.
     """
     size = len(next(iter(blank.values())))
-    num_batches = -(-count // size)
+    num_batches = -(-len(numbers) // size)
     slot_bytes = sum(array.nbytes for array in blank.values())
     memory = SharedMemory(create=True, size=_AHEAD * num_workers * slot_bytes)
     workers: list[_Worker] = []
 
     def ask(batch: int) -> None:
         if batch < num_batches:
-            numbers = range(batch * size, min((batch + 1) * size, count))
-            workers[batch % num_workers].ask(numbers, batch % (_AHEAD * num_workers) * slot_bytes)
+            part = numbers[batch * size : (batch + 1) * size]
+            workers[batch % num_workers].ask(part, batch % (_AHEAD * num_workers) * slot_bytes)
 
     try:
         workers += [_Worker(load, blank, memory.name) for _ in range(num_workers)]
