@@ -10,9 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-from vit_jax.data import folder, sources
-from vit_jax.data.loader import Share, Streaming
-from vit_jax.data.transforms import Preprocessing
 from vit_jax.data.workers import batches_from_workers
 from vit_jax.errors import InputError
 
@@ -104,6 +101,10 @@ def test_an_internal_error_says_where_it_happened():
 
 
 def test_a_damaged_image_is_named_by_file(tmp_path):
+    from vit_jax.data import folder, sources  # not above, where each worker of the other tests would import it
+    from vit_jax.data.loader import Share, Streaming
+    from vit_jax.data.transforms import Preprocessing
+
     (tmp_path / "damaged.png").write_bytes(b"no image")
     files = folder.Files(str(tmp_path), ["damaged.png"], np.zeros(1, np.int32))
     data = Streaming(sources.Source("one", ("a",), files), Preprocessing((8, 8)), num_workers=1)

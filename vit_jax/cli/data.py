@@ -46,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
     show.add_argument("--split", default="train", help="which split (default train)")
     show.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
-    show.add_argument("--config", metavar="FILE", help="draw what this config trains on: resized, cropped, augmented")
+    show.add_argument(
+        "--augment",
+        metavar="NAME",
+        default=None,
+        help="what is done to them: crop (random resized crop and flip; default), none, or one of data.augment, which "
+        "comes after crop and flip",
+    )
+    show.add_argument("--config", metavar="FILE", help="instead, draw what this config trains on")
     show.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
     show.add_argument("--seed", type=int, default=0, help="which images, and which augmentation (default 0)")
     for action in (prepare, info, show):

@@ -137,6 +137,8 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
         raise InputError(f"data.eval_fraction is {eval_fraction}; valid: at least 0 (no test split) and less than 1")
     if split_seed < 0:
         raise InputError(f"data.split_seed is {split_seed}; valid: 0 or more")
+    if "://" in folder:
+        raise InputError(f"data.folder is {folder}; valid: a folder on this machine, or on a disk mounted there")
     root = os.path.abspath(os.path.expanduser(folder))
     if not folder or not os.path.isdir(root):
         is_what = "is a file, not a folder" if folder and os.path.exists(root) else "does not exist"

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.types import Batch
 
 _AHEAD = 2  # batches a worker: the one at work, and one that waits for it
 
 
 def batches_from_workers(
-    load: Callable[[int], dict[str, Any]], numbers: range, *, blank: Batch, num_workers: int
-) -> Iterator[Batch]:
+    load: Callable[[int], dict[str, Any]], numbers: range, *, blank: dict[str, np.ndarray], num_workers: int
+) -> Iterator[dict[str, np.ndarray]]:
     """The batches of what `load` makes of each number, in order, two of them ahead for each worker.
 
     Args:
@@ -68,7 +67,7 @@ def batches_from_workers(
 class _Worker:
     """One process, and the parent's end of its pipe."""
 
-    def __init__(self, load: Callable[[int], dict[str, Any]], blank: Batch, memory: str) -> None:
+    def __init__(self, load: Callable[[int], dict[str, Any]], blank: dict[str, np.ndarray], memory: str) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, load, blank, memory), daemon=True, name="loader")
@@ -107,7 +106,7 @@ def _end_of(exit_code: int) -> str:
     return f"ended with status {exit_code}"
 
 
-def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: Batch, name: str) -> None:
+def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: dict[str, np.ndarray], name: str) -> None:
     """Fills slots of the shared memory as it is asked to, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
     memory = SharedMemory(name)
@@ -138,7 +137,7 @@ def _picklable(error: Exception) -> Exception:
     return error
 
 
-def _arrays(memory: SharedMemory, blank: Batch, offset: int) -> dict[str, np.ndarray]:
+def _arrays(memory: SharedMemory, blank: dict[str, np.ndarray], offset: int) -> dict[str, np.ndarray]:
     """Views of a slot."""
     views = {}
     for name, array in blank.items():
