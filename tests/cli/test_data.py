@@ -83,11 +83,11 @@ def test_show(prepared, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("augment", ["crop", "none", "three_augment"])
-def test_show_augmented(augment, prepared, tmp_path, monkeypatch):
+def test_show_augmented(augment, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("vit_jax.data.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
     for name in (augment, "none"):
-        data = ("shapes", "--data-dir", prepared, "--out", tmp_path / "a.png", "--augment", name)
+        data = ("digits", "--out", tmp_path / "a.png", "--augment", name)
         assert status("data", "show", *data) == 0
     (images, names), (plain, plain_names) = seen
     assert names == plain_names and len(images) == 32

@@ -32,8 +32,8 @@ class Reading:
 
     max_pixels: height times width of the largest image that is decoded.
     reduced: whether a JPEG file that will be shrunk to half of its size or less is decoded at 1/2, 1/4 or 1/8 of its
-        size, the smallest that is not below what is needed. It saves up to half of the time. The pixels differ slightly
-        from those of the whole image shrunk, since the decoder averages over squares.
+        size, the smallest that is not below what is needed. Of large photographs it saves more than half of the time.
+        The pixels differ slightly from those of the whole image shrunk, since the decoder averages over squares.
     antialias: whether shrinking averages over all pixels, as torchvision and timm do, or else interpolates between the
         nearest ones, as TensorFlow does by default; that is done by OpenCV and simplejpeg, in half of the time.
     """
