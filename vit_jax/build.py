@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
-from vit_jax.data import folder, loader, policies, sources, transforms
+from vit_jax.data import decoding, folder, loader, policies, sources, transforms
 from vit_jax.errors import InputError
 from vit_jax.ops import augment, mixing
 from vit_jax.pretrained.load import Opened
@@ -277,7 +277,11 @@ def _image_folder(data) -> folder.ImageFolder | None:
 def _source(data, images: folder.ImageFolder | None, split: str) -> sources.Source:
     if images is None:
         return sources.open_source(data.name, split, data.data_dir)
-    return images.source(split, skip_corrupt=data.skip_corrupt)
+    return images.source(split, skip_corrupt=data.skip_corrupt, max_pixels=_max_image_pixels(data))
+
+
+def _max_image_pixels(data) -> int:
+    return data.get("max_image_pixels", decoding.MAX_IMAGE_PIXELS)  # a key that older work directories do not have
 
 
 def _eval_loaders(
@@ -402,7 +406,27 @@ def _train_loader(data, source: sources.Source, preprocessing: transforms.Prepro
         magnitude=data.randaugment_magnitude,
         magnitude_std=data.randaugment_magnitude_std,
     )
-    return _loader(data, source, preprocessing, random_crop=crop, augment=chosen, repeats=data.repeats)
+    return _loader(
+        data,
+        source,
+        preprocessing,
+        random_crop=crop,
+        augment=chosen,
+        repeats=data.repeats,
+        reading=_train_reading(data, preprocessing),
+    )
+
+
+def _train_reading(data, preprocessing: transforms.Preprocessing) -> decoding.Reading:
+    valid = transforms.WITHOUT_ANTIALIAS
+    if not data.antialias and data.in_memory:
+        raise InputError("data.antialias=false is for decoding anew each time; valid with data.in_memory=false")
+    if not data.antialias and preprocessing.interpolation not in valid:
+        raise InputError(
+            f"data.interpolation is {preprocessing.interpolation!r}; valid with data.antialias=false: "
+            f"{', '.join(valid)}"
+        )
+    return decoding.Reading(data.max_image_pixels, reduced=data.reduced_decoding, antialias=data.antialias)
 
 
 def _loader(
@@ -411,8 +435,10 @@ def _loader(
     preprocessing: transforms.Preprocessing,
     *,
     random_crop: transforms.RandomResizedCrop | None = None,
+    reading: decoding.Reading | None = None,
     **training,
 ) -> loader.Loader:
+    training["reading"] = reading or decoding.Reading(_max_image_pixels(data))
     if data.in_memory:
         return loader.InMemory(source, preprocessing, **training)
     return loader.Streaming(

@@ -76,10 +76,23 @@ def test_info_as_json(prepared, capsys):
 def test_show(prepared, tmp_path, capsys):
     out = tmp_path / "grid.png"
     assert status("data", "show", "shapes", "--data-dir", prepared, "--out", out, "--count", 9) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: 9 images of shapes train, not augmented")
+    assert capsys.readouterr().out.startswith(f"{out}: 9 images of shapes train, cropped and flipped at random;")
     again = tmp_path / "again.png"
     assert status("data", "show", "shapes", "--data-dir", prepared, "--out", again, "--count", 9, "--seed", 1) == 0
     assert Image.open(out).size == Image.open(again).size and out.read_bytes() != again.read_bytes()
+
+
+@pytest.mark.parametrize("augment", ["crop", "none", "three_augment"])
+def test_show_augmented(augment, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("vit_jax.data.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
+    for name in (augment, "none"):
+        data = ("digits", "--out", tmp_path / "a.png", "--augment", name)
+        assert status("data", "show", *data) == 0
+    (images, names), (plain, plain_names) = seen
+    assert names == plain_names and len(images) == 32
+    changed = [not np.array_equal(*pair) for pair in zip(images, plain, strict=True)]
+    assert any(changed) == (augment != "none")
 
 
 def test_show_as_a_config_trains(tmp_path, monkeypatch):
@@ -88,7 +101,8 @@ def test_show_as_a_config_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("vit_jax.data.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
     config = ROOT / "configs" / "digits.py"
     assert status("data", "show", "digits", "--out", tmp_path / "a.png", "--config", config, "--count", 5) == 0
-    assert status("data", "show", "digits", "--out", tmp_path / "b.png", "--count", 5) == 0
+    whole = ("--count", 5, "--augment", "none")
+    assert status("data", "show", "digits", "--out", tmp_path / "b.png", *whole) == 0
     (augmented, names), (plain, plain_names) = seen
     assert [image.shape for image in augmented] == [(8, 8, 1)] * 5 and names == plain_names
     moved = 0
@@ -140,6 +154,8 @@ def test_contact_sheet_shows_each_image_in_its_place():
         (["show", "shapes", "--out", "a.jpg"], "--out is a.jpg; valid: a name that ends in .png"),
         (["show", "shapes", "--out", "/nowhere/a.png"], "in a folder that is there"),
         (["show", "shapes", "--out", "OUT", "--split", "val"], "no split 'val'; valid: train, test"),
+        (["show", "shapes", "--out", "OUT", "--augment", "x"], "--augment is 'x'; valid: crop, none, randaugment"),
+        (["show", "shapes", "--out", "OUT", "--augment", "none", "--config", "a.py"], "--config or --augment"),
         (["show", "shapes", "--out", "OUT", "--count", "0"], "--count must be 1 or more"),
         (["show", "shapes", "--out", "OUT", "--config", "no.py"], "config file no.py does not exist"),
         (["draw"], "draw"),

@@ -287,7 +287,7 @@ def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path):
 def test_what_was_decoded_once_is_not_decoded_again(tmp_path, monkeypatch, cache):
     add(tmp_path, *numbered("a", 40), *numbered("b", 40))
     decoded = []
-    monkeypatch.setattr(readable, "decode", lambda path, _: decoded.append(path))
+    monkeypatch.setattr(readable, "decode", lambda path, *_, **__: decoded.append(path))
 
     def check():
         decoded.clear()

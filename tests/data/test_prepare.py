@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vit_jax.data import prepare, shards, sources
-from vit_jax.data.transforms import decode
+from vit_jax.data.decoding import decode
 from vit_jax.errors import InputError
 
 SYNSETS = ("n01440764", "n01443537", "n01484850")

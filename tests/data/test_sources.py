@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -9,6 +10,7 @@ from conftest import small_config
 from PIL import Image
 from tqdm import tqdm
 
+from vit_jax import build
 from vit_jax.data import shards as shards_writer
 from vit_jax.data import sources
 from vit_jax.data.loader import InMemory, Share, Streaming, blank_batch
@@ -58,9 +60,9 @@ def write_dataset(folder, features, examples, *, name="small", shards=1):
     shards_writer.write_metadata(folder, features, [split], version="1.0.0", description="", homepage="")
 
 
-def png():
+def png(level=255):
     file = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(file, "PNG")
+    Image.new("RGB", (4, 4), (level, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -148,3 +150,34 @@ def test_several_labels_train_with_the_sigmoid_loss(tmp_path):
         train.train(config, tmp_path / "run")
     config.task.loss_type = "sigmoid"
     assert train.train(config, tmp_path / "run") == 0
+
+
+def test_several_labels_are_mixed_as_images_are(tmp_path):
+    image = tfds.features.Image(shape=(None, None, 3))
+    features = tfds.features.FeaturesDict({"image": image, "labels": tfds.features.Sequence(CLASSES)})
+    examples = [{"image": png(40 * i), "labels": [i % 3, (i + 1) % 3][: i % 3]} for i in range(6)]
+    write_dataset(tmp_path / "small" / "1.0.0", features, examples)
+    config = small_config(data__name="small", data__data_dir=str(tmp_path), num_steps=1, data__channels=3)
+    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+    config.data.update({"mixup_alpha": 1.0, "shift_px": 0, "flip": False})
+    config.evaluation.splits = {"train": "train"}
+    config.task.loss_type = "sigmoid"
+    run = build.experiment(config)
+    batch = next(run.train_loader.train_batches(Share(6), seed=0, start_step=0, total_steps=1))
+    mixed = run.prepare(jax.random.key(0), batch)
+    pixels = batch["image"] / 127.5 - 1.0
+    difference = (pixels - pixels[::-1]).ravel()
+    share = difference @ (np.asarray(mixed["image"]) - pixels[::-1]).ravel() / (difference @ difference)
+    assert 0.01 < share < 0.99
+    labels = batch["label"]
+    assert labels.sum(axis=1).tolist() != [1.0] * 6
+    np.testing.assert_allclose(mixed["label"], share * labels + (1 - share) * labels[::-1], atol=1e-5)
+    loss = run.task.loss(np.zeros((6, 3), np.float32), mixed)
+    np.testing.assert_allclose(loss, 3 * np.log(2), rtol=1e-6)  # of logits 0, whatever the labels
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket/data", "gs://bucket/data"])
+def test_remote_folders_that_cannot_be_read_are_refused_in_one_line(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"gs:// alone|pip install 'vit-jax\[gcs\]'"):
+        sources.open_builder("digits", folder)

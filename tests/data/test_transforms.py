@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.transforms import Preprocessing, RandomResizedCrop, decode
+from vit_jax.data.decoding import decode
+from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
 from vit_jax.errors import InputError
 
 GREY = {"channels": 1, "mean": (0.5,), "std": (0.5,)}

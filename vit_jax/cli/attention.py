@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
     from vit_jax.atomic import writing
-    from vit_jax.data.transforms import decode
+    from vit_jax.data.decoding import decode
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import check_rollout
     from vit_jax.inference.classifier import load

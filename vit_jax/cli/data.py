@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a folder of images without splits under a new name: share of each class that becomes the split test "
         "(default 0.2, as in training from the folder; 0: none)",
     )
+    prepare.add_argument(
+        "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
+    )
     info = actions.add_parser("info", help="print splits, counts, features, classes and size")
     info.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
     info.add_argument("--json", action="store_true", help="one JSON object, with all class names")
@@ -43,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
     show.add_argument("--split", default="train", help="which split (default train)")
     show.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
-    show.add_argument("--config", metavar="FILE", help="draw what this config trains on: resized, cropped, augmented")
+    show.add_argument(
+        "--augment",
+        metavar="NAME",
+        default=None,
+        help="what is done to them: crop (random resized crop and flip; default), none, or one of data.augment, which "
+        "comes after crop and flip",
+    )
+    show.add_argument("--config", metavar="FILE", help="instead, draw what this config trains on")
     show.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
     show.add_argument("--seed", type=int, default=0, help="which images, and which augmentation (default 0)")
     for action in (prepare, info, show):
@@ -67,9 +77,11 @@ def _prepare(args: argparse.Namespace) -> int:
 
         folder = download(args.name, args.data_dir)
     else:
+        from vit_jax.data.decoding import MAX_IMAGE_PIXELS, Reading
         from vit_jax.data.prepare import prepare
 
-        folder = prepare(args.name, args.source, args.data_dir, eval_fraction=args.eval_fraction)
+        limit = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
+        folder = prepare(args.name, args.source, args.data_dir, eval_fraction=args.eval_fraction, max_pixels=limit)
     from vit_jax.data import sources
 
     splits = sources.open_builder(args.name, args.data_dir).info.splits.values()

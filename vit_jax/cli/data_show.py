@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+_SIZE_PX = 224  # of what is cut out, at most
+
 
 def run(args: argparse.Namespace) -> int:
     """Draws the sheet; gives the exit status."""
+    from vit_jax.data import policies
     from vit_jax.data.contact_sheet import contact_sheet
     from vit_jax.errors import InputError
 
@@ -17,24 +20,51 @@ def run(args: argparse.Namespace) -> int:
     out = pathlib.Path(args.out).expanduser()
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise InputError(f"--out is {args.out}; valid: a name that ends in .png, in a folder that is there")
-    images, captions = _as_trained_on(args) if args.config else _as_they_are(args)
+    if args.config and args.augment:
+        raise InputError("--config has its own augmentation; valid: --config or --augment")
+    name = args.augment or "crop"
+    if name not in (valid := ("crop", *policies.NAMES)):
+        raise InputError(f"--augment is {name!r}; valid: {', '.join(valid)}")
+    images, captions = _as_trained_on(args) if args.config else _augmented(args, name)
     new = out.with_name(out.name + ".tmp")
     contact_sheet(images, captions).save(new, format="PNG")
     new.replace(out)
-    how = f"as {args.config} trains on them" if args.config else "not augmented; --config FILE shows what it trains on"
+    drawn = "not augmented" if name == "none" else "cropped and flipped at random"
+    drawn += f", then {name}" if name not in ("none", "crop") else ""
+    how = f"as {args.config} trains on them" if args.config else f"{drawn}; --config FILE shows what it trains on"
     print(f"{out}: {len(images)} images of {args.name} {args.split}, {how}")
     return 0
 
 
-def _as_they_are(args: argparse.Namespace) -> tuple[list[np.ndarray], list[str]]:
-    from vit_jax.data import order, sources
-    from vit_jax.data.transforms import decode
+def _augmented(args: argparse.Namespace, name: str) -> tuple[list[np.ndarray], list[str]]:
+    """The first examples of an epoch: whole, or cropped at random, flipped, and changed by a policy of that name."""
+    from vit_jax.data import order, policies, sources
+    from vit_jax.data.decoding import decode
+    from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
 
+    chosen = policies.create(
+        "none" if name == "crop" else name,
+        mean=(0.5, 0.5, 0.5),
+        color_jitter=(0.0, 0.0, 0.0, 0.0),
+        variant="timm_increasing",
+        num_ops=2,
+        magnitude=9.0,
+        magnitude_std=0.5,
+    )
     source = sources.open_source(args.name, args.split, args.data_dir)
     positions = np.arange(min(args.count, len(source)))
-    examples = [source[record] for record in order.records_at(positions, len(source), seed=args.seed)]
-    images = [np.asarray(decode(example["image"], 3)) for example in examples]
-    return images, [_caption(np.asarray(example["label"]), source.class_names) for example in examples]
+    images, captions = [], []
+    for position, record in enumerate(order.records_at(positions, len(source), seed=args.seed)):
+        example, rng = source[record], order.generator(args.seed, position)
+        image = decode(example["image"], 3)
+        pixels = np.asarray(image)
+        if name != "none":
+            size = (min(image.height, _SIZE_PX), min(image.width, _SIZE_PX))
+            pixels = RandomResizedCrop(Preprocessing(size))(image, rng)
+            pixels = policies.apply(chosen, pixels[:, ::-1] if rng.random() < 0.5 else pixels, rng)
+        images.append(pixels)
+        captions.append(_caption(np.asarray(example["label"]), source.class_names))
+    return images, captions
 
 
 def _as_trained_on(args: argparse.Namespace) -> tuple[list[np.ndarray], list[str]]:

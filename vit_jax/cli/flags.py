@@ -57,6 +57,8 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")
     if workdir == "":
         raise InputError("--workdir is empty; valid: a folder, or no --workdir for runs/<config name>")
+    if workdir and "://" in workdir:
+        raise InputError(f"--workdir is {workdir}; valid: a folder on this machine, or on a disk mounted there")
     run = "-".join([file.stem, *argument]).replace("/", "-")
     return config, pathlib.Path(workdir or f"runs/{run}").expanduser()
 

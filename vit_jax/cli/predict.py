@@ -24,24 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="how many classes to name (default 5)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="images at a time (default 32)")
+    parser.add_argument(
+        "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object an image and line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
-    from vit_jax.data.transforms import decode
+    from vit_jax.data.decoding import MAX_IMAGE_PIXELS, Reading, decode
     from vit_jax.errors import InputError
     from vit_jax.inference.classifier import load
 
     if args.top_k < 1 or args.batch_size < 1:
         raise InputError("--top-k and --batch-size must be 1 or more")
+    limit = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
     classifier = load(args.model)
     failed = False
     for start in range(0, len(args.images), args.batch_size):
         names, images = [], []
         for name in args.images[start : start + args.batch_size]:
             try:
-                images.append(decode(name, classifier.preprocessing.channels))
+                images.append(decode(name, classifier.preprocessing.channels, max_pixels=limit))
                 names.append(name)
             except InputError as error:
                 failed = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.decoding import MAX_IMAGE_PIXELS
 from vit_jax.data.readable import unreadable
 from vit_jax.data.sources import Source
 from vit_jax.errors import InputError
@@ -72,12 +73,13 @@ class ImageFolder:
     class_names: tuple[str, ...]
     splits: dict[str, Files]
 
-    def source(self, split: str, *, skip_corrupt: bool = False) -> Source:
+    def source(self, split: str, *, skip_corrupt: bool = False, max_pixels: int = MAX_IMAGE_PIXELS) -> Source:
         """The images of a split, every one of them decoded once, now or in an earlier run.
 
         Args:
             split: `train`, `val` or `test`.
             skip_corrupt: leave out images that cannot be decoded.
+            max_pixels: of an image; one that has more cannot be decoded.
 
         Warns:
             UserWarning: images were left out.
@@ -89,7 +91,7 @@ class ImageFolder:
         if split not in self.splits:
             raise InputError(f"{self.name} has no split {split!r}; valid: {', '.join(self.splits)}")
         files, name = self.splits[split], f"{self.name} {split}"
-        bad = unreadable(files.root, files.paths, name=name)
+        bad = unreadable(files.root, files.paths, name=name, max_pixels=max_pixels)
         if not bad:
             return Source(name, self.class_names, files)
         reasons = f"{len(bad)} of {len(files):,} images of {name}: {_some([*bad.values()], 3, separator='; ')}"
@@ -135,6 +137,8 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0)
         raise InputError(f"data.eval_fraction is {eval_fraction}; valid: at least 0 (no test split) and less than 1")
     if split_seed < 0:
         raise InputError(f"data.split_seed is {split_seed}; valid: 0 or more")
+    if "://" in folder:
+        raise InputError(f"data.folder is {folder}; valid: a folder on this machine, or on a disk mounted there")
     root = os.path.abspath(os.path.expanduser(folder))
     if not folder or not os.path.isdir(root):
         is_what = "is a file, not a folder" if folder and os.path.exists(root) else "does not exist"

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import grain
 import jax
 import numpy as np
-from absl import flags
 
 from vit_jax.data import order, policies
+from vit_jax.data.decoding import Reading
 from vit_jax.data.policies import Policy
 from vit_jax.data.sources import Source
-from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
+from vit_jax.data.transforms import EXACTLY, Preprocessing, RandomResizedCrop
+from vit_jax.data.workers import batches_from_workers
 from vit_jax.errors import InputError
 from vit_jax.types import Batch
 
@@ -74,6 +75,7 @@ class InMemory:
         *,
         augment: Sequence[Policy] = (),
         repeats: int = 1,
+        reading: Reading = EXACTLY,
     ) -> None:
         """Decodes every example of source.
 
@@ -82,6 +84,7 @@ class InMemory:
             preprocessing: for all of them.
             augment: for training, one policy after the other.
             repeats: how often in a row an example comes in training, augmented anew each time.
+            reading: the largest image; every pixel is decoded.
 
         Raises:
             InputError: an example that cannot be decoded, named by its path or its record number.
@@ -91,9 +94,11 @@ class InMemory:
         self._images = np.empty((len(source), *preprocessing.image_size, preprocessing.channels), np.uint8)
         self._labels = np.empty((len(source), *source.label_shape), np.float32 if source.multi_label else np.int32)
 
+        transform = functools.partial(preprocessing, reading=reading.exact())
+
         def fill(record: int) -> None:
             example = source[record]
-            self._images[record] = _decoded(preprocessing, example, source, record)
+            self._images[record] = _decoded(transform, example, source, record)
             self._labels[record] = example["label"]
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -133,7 +138,7 @@ class InMemory:
 
 
 class Streaming:
-    """A dataset that is decoded as it is read, by Grain, in threads or in worker processes."""
+    """A dataset that is decoded as it is read, in threads, by Grain, or in worker processes."""
 
     def __init__(
         self,
@@ -143,6 +148,7 @@ class Streaming:
         random_crop: RandomResizedCrop | None = None,
         augment: Sequence[Policy] = (),
         repeats: int = 1,
+        reading: Reading = EXACTLY,
         num_workers: int = 0,
         num_threads: int = 8,
     ) -> None:
@@ -154,12 +160,13 @@ class Streaming:
             random_crop: for training.
             augment: for training, after the crop, one policy after the other.
             repeats: how often in a row an example comes in training, augmented anew each time.
+            reading: for training; evaluation shares the limit alone, and decodes every pixel.
             num_workers: processes that read and decode, a batch each at a time; 0 is threads of this process.
             num_threads: examples read and decoded at once without workers.
         """
         self.multi_label = source.multi_label
         self._source, self._preprocessing, self._random_crop = source, preprocessing, random_crop
-        self._augment, self._repeats = tuple(augment), repeats
+        self._augment, self._repeats, self._reading = tuple(augment), repeats, reading
         self._num_workers, self._num_threads = num_workers, num_threads
 
     def __len__(self) -> int:
@@ -169,30 +176,26 @@ class Streaming:
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
         """The batches of steps start_step .. total_steps - 1."""
         transform = self._random_crop or self._preprocessing
-        load = _LoadTrain(self._source, transform, self._augment, seed=seed, repeats=self._repeats)
-        stream = grain.MapDataset.range(total_steps * share.batch_size).map(load)
-        stream = stream.slice(slice(start_step * share.batch_size + share.index, None, share.count))
-        return self._read(stream, share)
+        load = _LoadTrain(self._source, transform, self._reading, self._augment, seed=seed, repeats=self._repeats)
+        first, end = start_step * share.batch_size + share.index, total_steps * share.batch_size
+        return self._read(load, range(first, end, share.count), share)
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
         """Each example once over all processes."""
-        records = grain.MapDataset.range(share.index, max(len(self), share.index), share.count)
-        stream = records.map(_LoadEval(self._source, self._preprocessing))
-        batches = self._read(stream, share)
+        load = _LoadEval(self._source, self._preprocessing, self._reading.exact())
+        batches = self._read(load, range(share.index, len(self), share.count), share)
         for _ in range(0, len(self), share.batch_size):
             yield _padded(next(batches, None) or blank_batch(self._preprocessing, self._source, 0), share)
 
-    def _read(self, examples: grain.MapDataset, share: Share) -> Iterator[Batch]:
+    def _read(self, load: Callable[[int], dict[str, Any]], numbers: range, share: Share) -> Iterator[Batch]:
         """Batches of examples in order, no more than about two of them read ahead (two a worker)."""
         size = share.batch_size // share.count
         if not self._num_workers:
             options = grain.ReadOptions(self._num_threads, max(2 * size, self._num_threads))
+            examples = grain.MapDataset.range(numbers.start, max(numbers.stop, numbers.start), numbers.step).map(load)
             return iter(examples.to_iter_dataset(options).batch(size, drop_remainder=False))
-        if not flags.FLAGS.is_parsed():  # Grain's workers look at absl's flags
-            flags.FLAGS.mark_as_parsed()
-        # Workers take turns by element, which therefore has to be a batch.
-        stream = examples.batch(size, drop_remainder=False).to_iter_dataset(grain.ReadOptions(1, 1))
-        return iter(stream.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, per_worker_buffer_size=1)))
+        blank = blank_batch(self._preprocessing, self._source, size)
+        return batches_from_workers(load, numbers, blank=blank, num_workers=self._num_workers)
 
 
 def blank_batch(preprocessing: Preprocessing, source: Source, size: int) -> Batch:
@@ -210,6 +213,7 @@ class _LoadTrain:
 
     source: Source
     transform: Preprocessing | RandomResizedCrop
+    reading: Reading
     augment: tuple[Policy, ...]
     _: dataclasses.KW_ONLY
     seed: int
@@ -219,8 +223,8 @@ class _LoadTrain:
         where = np.array([position])
         record = int(order.records_at(where, len(self.source), seed=self.seed, repeats=self.repeats)[0])
         rng = order.generator(self.seed, position)
-        transform = self.transform
-        if isinstance(transform, RandomResizedCrop):
+        transform = functools.partial(self.transform, reading=self.reading)
+        if isinstance(self.transform, RandomResizedCrop):
             transform = functools.partial(transform, rng=rng)
         example = _example(transform, self.source, record, position)
         return example | {"image": policies.apply(self.augment, example["image"], rng)}
@@ -232,9 +236,10 @@ class _LoadEval:
 
     source: Source
     transform: Preprocessing
+    reading: Reading
 
     def __call__(self, record: int) -> dict[str, Any]:
-        return _example(self.transform, self.source, record, record)
+        return _example(functools.partial(self.transform, reading=self.reading), self.source, record, record)
 
 
 def _example(transform: Callable[[bytes], np.ndarray], source: Source, record: int, index: int) -> dict[str, Any]:

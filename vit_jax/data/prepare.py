@@ -17,10 +17,10 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from vit_jax.data import archives, folder, imagenet, shards, sources
 from vit_jax.data.archives import Contents, Split
+from vit_jax.data.decoding import MAX_IMAGE_PIXELS, decode
 from vit_jax.data.progress import progress_bar
 from vit_jax.data.tar_members import read_image_tar
 from vit_jax.data.tfrecord import Tfrecords
-from vit_jax.data.transforms import decode
 from vit_jax.errors import InputError
 
 SHARD_BYTES = 2**28
@@ -86,7 +86,14 @@ class _Known:
     homepage: str = ""
 
 
-def prepare(name: str, source: str, data_dir: str | None = None, *, eval_fraction: float = 0.2) -> pathlib.Path:
+def prepare(
+    name: str,
+    source: str,
+    data_dir: str | None = None,
+    *,
+    eval_fraction: float = 0.2,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> pathlib.Path:
     """Writes a dataset from the user's files to where TFDS looks for it, so that its name opens it.
 
     It comes to lie there in one piece at the end. An interrupted preparation continues where it stopped.
@@ -97,6 +104,7 @@ def prepare(name: str, source: str, data_dir: str | None = None, *, eval_fractio
             folder of a TFDS dataset in TFRecord.
         data_dir: TFDS's folder; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
         eval_fraction: for a new name and a folder of images without splits, see `folder.open_folder`.
+        max_pixels: of an image.
 
     Returns:
         The dataset's folder.
@@ -112,14 +120,14 @@ def prepare(name: str, source: str, data_dir: str | None = None, *, eval_fractio
     if "://" in data_dir:
         raise InputError(f"TFDS's folder is {data_dir}; valid: a local one, which can be copied there as a whole")
     if (path / "dataset_info.json").is_file():
-        return _convert(name, path, data_dir)
+        return _convert(name, path, data_dir, max_pixels)
     known = _known(name, data_dir)
     with shards.new_folder(pathlib.Path(known.folder)) as incomplete:
         contents = _read(name, path, known, incomplete, eval_fraction)
         contents, features = _as_in_tfds(name, contents, known)
         _check_counts(name, contents, path)
         shards.same_as_before(incomplete, _digest(contents))
-        infos = [_write_split(incomplete, name, split, x, features) for split, x in contents.splits.items()]
+        infos = [_write_split(incomplete, name, split, x, features, max_pixels) for split, x in contents.splits.items()]
         description = f"{known.description} Prepared by vit-jax from {path.name}.".strip()
         shards.write_metadata(
             incomplete, features, infos, version=known.version, description=description, homepage=known.homepage
@@ -241,23 +249,23 @@ def _digest(contents: Contents) -> str:
 
 
 def _write_split(
-    incomplete: pathlib.Path, name: str, split: str, examples: Split, features: Any
+    incomplete: pathlib.Path, name: str, split: str, examples: Split, features: Any, max_pixels: int
 ) -> tfds.core.SplitInfo:
     """Writes a split in an order that is random, so that its slices are samples of it, and always the same."""
     # The raw bits of a generator, unlike its permutations, are the same in every NumPy version.
     order = np.argsort(np.random.Philox(_ORDER_SEED).random_raw(len(examples)), kind="stable")
     num_files = min(max(math.ceil(examples.sizes.sum() / SHARD_BYTES), 1), MAX_SHARDS, len(examples))
-    load = functools.partial(_serialized, split=split, examples=examples, features=features)
+    load = functools.partial(_serialized, split=split, examples=examples, features=features, max_pixels=max_pixels)
     with progress_bar(f"writing {name} {split}", len(examples), " images") as bar:
         return shards.write_split(incomplete, name, split, np.array_split(order, num_files), load, bar)
 
 
-def _serialized(record: int, *, split: str, examples: Split, features: Any) -> bytes:
+def _serialized(record: int, *, split: str, examples: Split, features: Any, max_pixels: int) -> bytes:
     """An example as TFDS stores it, its image decoded once to see that it can be."""
     example = examples.records[record]
     height, width, channels = features["image"].shape
     try:
-        image = decode(example["image"], channels)
+        image = decode(example["image"], channels, max_pixels=max_pixels)
         if (image.height, image.width) != (height or image.height, width or image.width):
             raise InputError(f"it has {image.height}x{image.width} pixels; valid for this dataset: {height}x{width}")
     except InputError as error:
@@ -269,7 +277,7 @@ def _serialized(record: int, *, split: str, examples: Split, features: Any) -> b
     return message.SerializeToString(deterministic=True)  # as serialize_example, but the same in every process
 
 
-def _convert(name: str, old: pathlib.Path, data_dir: str) -> pathlib.Path:
+def _convert(name: str, old: pathlib.Path, data_dir: str, max_pixels: int) -> pathlib.Path:
     """Writes the examples of a TFDS dataset in TFRecord again, file by file and in the same order."""
     try:
         info: Any = tfds.builder_from_directory(str(old)).info
@@ -287,7 +295,7 @@ def _convert(name: str, old: pathlib.Path, data_dir: str) -> pathlib.Path:
         shards.same_as_before(incomplete, str(old))
         splits = []
         for split in info.splits.values():
-            records = Tfrecords([str(file) for file in split.filepaths], split.shard_lengths, info.features)
+            records = Tfrecords([str(file) for file in split.filepaths], split.shard_lengths, info.features, max_pixels)
             with progress_bar(f"writing {info.name} {split.name}", split.num_examples, " examples") as bar:
                 splits.append(
                     shards.write_split(incomplete, info.name, split.name, records.shards(), records.load, bar)

@@ -13,17 +13,18 @@ import PIL
 from tqdm import tqdm
 
 from vit_jax.atomic import writing
-from vit_jax.data.transforms import decode
+from vit_jax.data.decoding import MAX_IMAGE_PIXELS, decode
 from vit_jax.errors import InputError
 
 _CHUNK = 32
 _MARK_BYTES = 16
 
 
-def unreadable(root: str, paths: Sequence[str], *, name: str) -> dict[int, str]:
+def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> dict[int, str]:
     """Decodes every image as the loaders do, and says which ones fail.
 
-    Images that the same version of Pillow has decoded before, with the same path, size and time, are taken as good.
+    Images that the same version of Pillow has decoded before, with the same path, size, time and limit, are taken as
+    good.
     They are remembered in $XDG_CACHE_HOME/vit_jax (by default ~/.cache/vit_jax), 16 bytes an image; if nothing can be
     written there, nothing is remembered.
 
@@ -31,6 +32,7 @@ def unreadable(root: str, paths: Sequence[str], *, name: str) -> dict[int, str]:
         root: absolute path of the folder that the paths start from.
         paths: of the images.
         name: for the progress bar.
+        max_pixels: of an image.
 
     Returns:
         Place in `paths` -> why, with the path; ascending.
@@ -43,9 +45,9 @@ def unreadable(root: str, paths: Sequence[str], *, name: str) -> dict[int, str]:
         for place in chunk:
             path = os.path.join(root, paths[place])
             try:
-                mark = _mark(path)
+                mark = _mark(path, max_pixels)
                 if mark not in known:
-                    decode(path, 3)
+                    decode(path, 3, max_pixels=max_pixels)
                     good.append(mark)
             except InputError as error:
                 failed[place] = str(error)
@@ -69,7 +71,7 @@ def unreadable(root: str, paths: Sequence[str], *, name: str) -> dict[int, str]:
     return bad
 
 
-def _mark(path: str) -> bytes:
+def _mark(path: str, max_pixels: int) -> bytes:
     """Stands for a file as it is now.
 
     Raises:
@@ -81,7 +83,7 @@ def _mark(path: str) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):  # to read a pipe would take for ever
         raise InputError(f"{path} is no regular file")
-    text = f"\0{status.st_size}\0{status.st_mtime_ns}\0{PIL.__version__}"
+    text = f"\0{status.st_size}\0{status.st_mtime_ns}\0{PIL.__version__}\0{max_pixels}"
     return hashlib.blake2b(os.fsencode(path) + text.encode(), digest_size=_MARK_BYTES).digest()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import os
 import shlex
 from collections.abc import Sequence
@@ -175,6 +176,8 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
     data_dir = data_folder(data_dir)
     if "://" in data_dir and not data_dir.startswith("gs://"):
         raise InputError(f"TFDS's folder is {data_dir}; array_record reads local folders and gs:// alone")
+    if "://" in data_dir and importlib.util.find_spec("gcsfs") is None:
+        raise InputError(f"TFDS's folder is {data_dir}, which needs gcsfs; valid: pip install 'vit-jax[gcs]'")
     builder = _digits(data_dir) if name == "digits" else _builder(name, data_dir)
     missing = []
     for split in builder.info.splits.values():

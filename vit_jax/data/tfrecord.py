@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vit_jax.data.decoding import MAX_IMAGE_PIXELS, decode
 from vit_jax.data.sources import first_line
-from vit_jax.data.transforms import decode
 from vit_jax.errors import InputError
 
 
 class Tfrecords:
     """The examples of a split in TFRecord, serialized; one file at a time is held in memory."""
 
-    def __init__(self, files: Sequence[str], lengths: Sequence[int], features: Any) -> None:
-        """Takes the files, how many records each has by TFDS's metadata, and the dataset's features."""
+    def __init__(
+        self, files: Sequence[str], lengths: Sequence[int], features: Any, max_pixels: int = MAX_IMAGE_PIXELS
+    ) -> None:
+        """Takes the files, how many records each has by TFDS's metadata, the dataset's features, an image's limit."""
+        self._max_pixels = max_pixels
         self._files, self._features = files, features
         self._ends = np.cumsum(lengths)
         self._lock = threading.Lock()
@@ -43,7 +46,7 @@ class Tfrecords:
             data = self._records[place]
         try:
             example = self._features.deserialize_example_np(data, decoders={"image": tfds.decode.SkipDecoding()})
-            decode(example["image"], 3)
+            decode(example["image"], 3, max_pixels=self._max_pixels)
         except Exception as error:  # protobuf and TFDS have many kinds for damaged bytes
             raise InputError(f"record {place} of {self._files[file]} cannot be read: {first_line(error)}") from None
         return data

@@ -1,15 +1,13 @@
 """Decoding and what changes an image's shape: done per example on the host, before batching."""
 
 import dataclasses
-import io
 import math
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from vit_jax.data.decoding import Picture, Reading, fast_libraries
 from vit_jax.errors import InputError
 
 RESIZE = ("exact", "shortest_edge")
@@ -22,77 +20,9 @@ INTERPOLATION = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_MODES = {1: "L", 3: "RGB"}
-
-
-def decode(image: Any, channels: int) -> Image.Image:
-    """Opens an image, turns it as its EXIF data say, and brings it to 1 (grey) or 3 (RGB) channels of 8 bits.
-
-    Of an animation it is the first frame; transparency is dropped, as transformers and timm do; of 16 bits the upper 8
-    are taken.
-
-    Args:
-        image: encoded bytes, a path, a PIL image, or a uint8 array `[H, W]`, `[H, W, 1]` or `[H, W, 3]`.
-        channels: 1 or 3.
-
-    Raises:
-        InputError: something that is no image, is cut off, has pixels of 32 bits, or cannot be read; it is named if it
-            has a name.
-    """
-    if channels not in _MODES:
-        raise InputError(
-            f"the model takes images of {channels} channels, which are not decoded; valid: 1 (grey), 3 (RGB), or "
-            "arrays of them, normalised, given to the model itself"
-        )
-    name = "the image" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)
-    try:
-        if isinstance(image, np.ndarray):
-            image = _from_array(image)
-        elif isinstance(image, bytes):
-            image = Image.open(io.BytesIO(image))
-        elif isinstance(image, str | os.PathLike):
-            image = Image.open(io.BytesIO(pathlib.Path(image).read_bytes()))
-        elif not isinstance(image, Image.Image):
-            raise InputError(
-                f"a {type(image).__name__} is no image; valid: a path, a PIL image or a NumPy array of uint8"
-            )
-        return _eight_bits(ImageOps.exif_transpose(image), image.format).convert(_MODES[channels])
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not an image in a format that Pillow reads") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is too large: {error}") from None
-    except Exception as error:  # whatever a damaged file, or its damaged EXIF data, leads Pillow to
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{name} cannot be read: {reason}") from None
-
-
-def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    """What `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels are 32-bit numbers, whose range is not known; valid: 8 or 16 bits")
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        return image.convert("RGBA")
-    return image
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if (
-        array.size == 0
-        or array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] != 3)
-    ):
-        raise InputError(
-            f"an image array of shape {array.shape} and type {array.dtype} is not valid; "
-            "valid: uint8 of shape [H, W], [H, W, 1] or [H, W, 3]"
-        )
-    return Image.fromarray(array)
+EXACTLY = Reading()
+WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "nearest": "INTER_NEAREST"}
+"""OpenCV's names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,20 +84,21 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise InputError(f"data.std is {self.std}; valid: numbers above 0")
 
-    def __call__(self, image: Any) -> np.ndarray:
+    def __call__(self, image: Any, reading: Reading = EXACTLY) -> np.ndarray:
         """Decodes, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
 
         Args:
             image: whatever `decode` takes.
+            reading: how it is decoded.
         """
-        pil = decode(image, self.channels)
-        size = self._size_before_crop(pil.height, pil.width)
-        pil = _resized(pil, size, None, INTERPOLATION[self.interpolation])
+        picture = Picture(image, self.channels, reading.max_pixels)
+        size = self._size_before_crop(picture.height, picture.width)
+        pixels = _resized(picture, (0, 0, picture.width, picture.height), size, self.interpolation, reading)
         if size != self.image_size:
             height, width = self.image_size
             top, left = (self._offset(margin) for margin in (size[0] - height, size[1] - width))
-            pil = pil.crop((left, top, left + width, top + height))
-        return _to_array(pil)
+            pixels = pixels[top : top + height, left : left + width]
+        return pixels
 
     @property
     def resize_target(self) -> tuple[int, int]:
@@ -216,13 +147,12 @@ class RandomResizedCrop:
         if not 0.0 < self.min_area <= 1.0:
             raise InputError(f"data.crop_min_area is {self.min_area}; valid: more than 0, at most 1")
 
-    def __call__(self, image: Any, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: Any, rng: np.random.Generator, reading: Reading = EXACTLY) -> np.ndarray:
         """Gives `[height, width, channels]` uint8, not yet normalised."""
-        pil = decode(image, self.preprocessing.channels)
-        top, left, height, width = self.box(pil.height, pil.width, rng)
-        method = INTERPOLATION[self.preprocessing.interpolation]
+        picture = Picture(image, self.preprocessing.channels, reading.max_pixels)
+        top, left, height, width = self.box(picture.height, picture.width, rng)
         box = (left, top, left + width, top + height)
-        return _to_array(_resized(pil, self.preprocessing.image_size, box, method))
+        return _resized(picture, box, self.preprocessing.image_size, self.preprocessing.interpolation, reading)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) in pixels of a part of an image of the given size."""
@@ -238,17 +168,22 @@ class RandomResizedCrop:
 
 
 def _resized(
-    image: Image.Image,
-    size: tuple[int, int],
-    box: tuple[int, int, int, int] | None,
-    method: Image.Resampling,
-) -> Image.Image:
-    """Resizes the part `box` (left, top, right, bottom; None is all) to size (height, width)."""
-    if box is None and (image.height, image.width) == size:
-        return image
-    return image.resize((size[1], size[0]), method, box=box)
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
+    picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, reading: Reading
+) -> np.ndarray:
+    """Resizes the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
+    left, top, right, bottom = box
+    ratio = min((bottom - top) / size[0], (right - left) / size[1])
+    reduction = picture.largest_reduction(ratio) if reading.reduced else 1
+    if not reading.antialias:
+        # Of a reduced image the nearest whole pixels.
+        left, top, right, bottom = (round(side / reduction) for side in box)
+        cv2 = fast_libraries()[0]
+        part = picture.pixels(reduction, bottom=box[3])[top:bottom, left:right]
+        part = cv2.resize(part, (size[1], size[0]), interpolation=getattr(cv2, WITHOUT_ANTIALIAS[interpolation]))
+        return part[:, :, None] if part.ndim == 2 else part
+    image = picture.decode(reduction)
+    if (image.width, image.height) != (right - left, bottom - top) or (image.height, image.width) != size:
+        part = (left / reduction, top / reduction, right / reduction, bottom / reduction)
+        image = image.resize((size[1], size[0]), INTERPOLATION[interpolation], box=part)
     array = np.asarray(image)
     return array[:, :, None] if array.ndim == 2 else array
