@@ -71,6 +71,8 @@ def _model() -> ConfigDict:
     model.variant = "B/16"
     # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
     model.dtype = "float32"
+    # How attention is computed, which no checkpoint keeps: auto, xla, cudnn (NVIDIA GPUs, bfloat16).
+    model.attention = "auto"
     # The transformer's size, where it is not the variant's.
     model.hidden_dim = placeholder(int)
     model.depth = placeholder(int)

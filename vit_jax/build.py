@@ -31,6 +31,9 @@ from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
 
+EXECUTION = ("attention",)
+"""Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -106,7 +109,7 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         "preprocessing": dataclasses.asdict(preprocessing),
         "version": __version__,
     }
-    model, task, _ = from_info(info)
+    model, task, _ = from_info(info, **{key: config.model[key] for key in EXECUTION if key in config.model})
     assert task is not None
     if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
@@ -128,15 +131,19 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     )
 
 
-def from_info(info: dict[str, Any]) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
+def from_info(info: dict[str, Any], **execution: str) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
     """Rebuilds model, task and preprocessing from what a checkpoint says of itself.
 
     Without a task (a foreign checkpoint that has no head) the model is the bare encoder.
 
+    Args:
+        info: the checkpoint's.
+        **execution: values for EXECUTION.
+
     Raises:
         InputError: an unknown name or option.
     """
-    encoder = create_encoder(info["model"]["name"], info["model"]["variant"], **info["model"]["options"])
+    encoder = create_encoder(info["model"]["name"], info["model"]["variant"], **info["model"]["options"], **execution)
     preprocessing = transforms.Preprocessing(**info["preprocessing"])
     if info["task"] is None:
         return encoder, None, preprocessing
@@ -355,11 +362,12 @@ def _keeps_head(init, opened: Opened, source: sources.Source) -> bool:
 def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[str, Any]:
     """Family, variant and options: the config's, and where it leaves them open those of the model to start from."""
     given = {"name": section.name, "variant": section.variant}
+    own = {key: value for key, value in _options(section).items() if key not in EXECUTION}
     if base is None:
         for key, value in given.items():
             if value is None:
                 raise InputError(f"model.{key} is not set; valid: one of `list_models`, or a run with init.source")
-        return given | {"options": _options(section)}
+        return given | {"options": own}
     for key, value in given.items():
         if value not in (None, base["model"][key]):
             raise InputError(
@@ -368,7 +376,7 @@ def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[
     # How a model was regularised in its training is no part of it, and a pre-logits layer is part of the head.
     left = {"dropout", "attention_dropout", "drop_path"} | (set() if keeps_head else {"representation_size"})
     options = {key: value for key, value in base["model"]["options"].items() if key not in left}
-    return {key: base["model"][key] for key in given} | {"options": options | _options(section)}
+    return {key: base["model"][key] for key in given} | {"options": options | own}
 
 
 def _task_options(section, base: dict[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention
+from vit_jax.layers.attention import ATTENTION, AttentionPooling, MultiHeadAttention
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.mlp import GELU, Mlp
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
@@ -64,6 +64,7 @@ class EncoderBlock(nn.Module):
     qkv_bias: bool
     qk_norm: bool
     layer_scale: float | None
+    attention: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
@@ -76,6 +77,7 @@ class EncoderBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
+            attention=self.attention,
             name="attention",
         )
         y = nn.Dropout(self.dropout, deterministic=not train)(attention(y, train=train))
@@ -117,6 +119,7 @@ class ViT(nn.Module):
     gelu: `tanh` (Google's checkpoints), `exact` (PyTorch's) or `quick` (OpenAI's CLIP).
     norm_eps: LayerNorm's epsilon; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
+    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
     """
 
     patch_size: tuple[int, int]
@@ -143,6 +146,7 @@ class ViT(nn.Module):
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     dtype: str = "float32"
+    attention: str = "auto"
 
     @property
     def has_class_token(self) -> bool:
@@ -184,6 +188,7 @@ class ViT(nn.Module):
                 qkv_bias=self.qkv_bias,
                 qk_norm=self.qk_norm,
                 layer_scale=self.layer_scale,
+                attention=self.attention,
                 name=f"block_{i}",
             )
             for i in range(self.depth)
@@ -311,6 +316,7 @@ def _check(fields: dict) -> None:
         "final_norm": FINAL_NORM,
         "gelu": tuple(GELU),
         "dtype": DTYPES,
+        "attention": ATTENTION,
     }
     for name, choices in choices_of.items():
         require(name, choices.__contains__, ", ".join(choices))
