@@ -32,6 +32,9 @@ def get_config() -> ConfigDict:
     config.evaluation = _evaluation()
     config.optimizer = _optimizer()
     config.checkpoint = _checkpoint()
+    # A trace for TensorBoard or Perfetto, in <workdir>/profile: after which step it starts, and its length in
+    # steps, 0 for none.
+    config.profile = ConfigDict({"start_step": 10, "num_steps": 0})
     config.parallel = ConfigDict()
     # pmap: every device holds the whole state and a slice of the batch.
     config.parallel.strategy = "pmap"

@@ -3,12 +3,14 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from conftest import ROOT, small_config
 
@@ -336,3 +338,13 @@ def test_a_work_directory_that_cannot_be_made(tmp_path):
 def test_help_shows_an_example():
     result = run("unused", "--help")
     assert result.returncode == 0 and "python train.py --config=configs/digits.py" in result.stdout
+
+
+def test_each_step_is_compiled_once(tmp_path, caplog):
+    """Training, evaluations with a last batch that is not full, saves, logs: one program a kind of step."""
+    config = small_config(num_steps=6, evaluation__every_steps=2, evaluation__batch_size=80)
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        assert train.train(config, tmp_path / "run") == 0
+    compiled = [match[1] for match in (re.match(r"Compiling (\w+)", line) for line in caplog.messages) if match]
+    assert [compiled.count(name) for name in ("train_step", "eval_step")] == [1, 1]

@@ -5,6 +5,7 @@ from Touvron et al. 2020 (arXiv:2012.12877) and Zhai et al. 2021 (arXiv:2106.045
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -168,6 +169,18 @@ class ViT(nn.Module):
         if name.startswith("block_"):
             return int(name.removeprefix("block_")) + 1
         return self.depth + 1 if name in ("norm", "fc_norm", "pool", "pre_logits") else 0
+
+    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+
+        Counted are the matrix products alone, a multiply-add as two; "GFLOPs" in papers are often half of it.
+        """
+        patches = math.prod(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
+        tokens, dim = patches + self.num_prefix_tokens, self.hidden_dim
+        block = tokens * dim * (4 * dim + 2 * self.mlp_dim) + 2 * tokens**2 * dim
+        stem = patches * math.prod(self.patch_size) * channels * dim
+        pool = 2 * (tokens + 1) * dim**2 + 2 * tokens * dim + 2 * dim * self.mlp_dim if self.pooling == "map" else 0
+        return 2 * (stem + self.depth * block + pool + dim * (self.representation_size or 0))
 
     def setup(self) -> None:
         """Makes the layers."""
