@@ -10,7 +10,7 @@ import sys
 import time
 
 from vit_jax import malloc
-from vit_jax.cli import errors, flags, workdir_files
+from vit_jax.cli import compiled, errors, flags, workdir_files
 
 ROOT = pathlib.Path(__file__).resolve().parent
 STARTED = time.perf_counter()
@@ -36,12 +36,14 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.training.metrics import RunLog, read_last_values
     from vit_jax.training.optimizer import leaf_names
     from vit_jax.training.pace import Pace
+    from vit_jax.training.profile import Profile
     from vit_jax.training.schedule import Every
     from vit_jax.training.signals import StopSignals
     from vit_jax.training.step import check_accumulate_steps, make_eval_step, make_init, make_train_step
 
     # Build.
     strategy = parallel.create(**config.parallel)
+    compiled.keep_in(workdir.parent / ".jax_cache")
     parallel.check_batch_size(config.batch_size, strategy)
     check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_devices=strategy.num_devices)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
@@ -70,6 +72,7 @@ def train(config, workdir: pathlib.Path) -> int:
     log_every = Every(config.log_every_steps, run.total_steps)
     evaluate_every = Every(config.evaluation.every_steps, run.total_steps)
     save_every = Every(config.checkpoint.every_steps, run.total_steps)
+    profile = Profile(workdir / "profile", **config.profile)
 
     # Restore, or start anew.
     make_state = functools.partial(init, config.seed, run.example)
@@ -119,6 +122,7 @@ def train(config, workdir: pathlib.Path) -> int:
         )
         stop = closing.enter_context(StopSignals())
         pace = Pace(closing.enter_context(Prefetch(stream, strategy.place_batch)))
+        closing.enter_context(profile)
         stopping = False
         while step < run.total_steps and not stopping:
             state, metrics = train_step(state, pace.next_batch())
@@ -127,6 +131,7 @@ def train(config, workdir: pathlib.Path) -> int:
             if step == start_step + 1:
                 jax.block_until_ready(metrics)
                 log.started(step, pace.wait_seconds, seconds_to_first_step=time.perf_counter() - STARTED)
+            profile.after(step, metrics)
             if log_every.is_due(step):
                 log.train(step, metrics, pace.wait_seconds)
             results = {}

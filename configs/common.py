@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
     config.evaluation = _evaluation()
     config.optimizer = _optimizer()
     config.checkpoint = _checkpoint()
+    # A trace for TensorBoard or Perfetto, in <workdir>/profile: after which step it starts, and its length in
+    # steps, 0 for none.
+    config.profile = ConfigDict({"start_step": 10, "num_steps": 0})
     config.parallel = ConfigDict()
     # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be cut as well.
     config.parallel.strategy = "pmap"
@@ -117,7 +120,10 @@ def _model() -> ConfigDict:
     model.dropout = placeholder(float)
     model.attention_dropout = placeholder(float)
     model.drop_path = placeholder(float)
-    # The last two change neither parameters nor outputs and are no part of what a checkpoint's model is. What the
+    # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How attention
+    # is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
+    model.attention = placeholder(str)
+    # What the
     # backward pass computes again to save memory: none (default), full (all but each block's input), dots (all but
     # matrix products with parameters). Whether the blocks are compiled as one loop; default false.
     model.remat = placeholder(str)

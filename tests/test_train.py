@@ -10,6 +10,7 @@ import sys
 import time
 
 import chex
+import jax
 import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, small_config
@@ -358,3 +359,14 @@ def test_a_work_directory_that_cannot_be_made(tmp_path):
 def test_help_shows_an_example():
     result = run("unused", "--help")
     assert result.returncode == 0 and "python train.py --config=configs/digits.py" in result.stdout
+
+
+def test_each_step_is_compiled_once(tmp_path, caplog):
+    """Training, evaluations with a last batch that is not full, saves, logs: one program a kind of step."""
+    config = small_config(num_steps=6, evaluation__every_steps=2, evaluation__batch_size=80)
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        assert train.train(config, tmp_path / "run") == 0
+    programs = [line for line in caplog.messages if line.startswith("Compiling") and "uint8[" in line]
+    assert len(programs) == 2  # what takes images: six of a device's in training, ten in evaluation
+    assert "uint8[8,6,8,8,1]" in programs[0] and "uint8[8,10,8,8,1]" in programs[1]

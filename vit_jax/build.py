@@ -31,9 +31,9 @@ from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
 
-HOW_COMPUTED = ("remat", "scan")
-"""Options of a model that say how its outputs are computed in training and do not change them: a checkpoint does not
-keep them, so that whoever loads it, or starts from it, chooses anew."""
+EXECUTION = ("attention", "remat", "scan")
+"""Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint, so that whoever loads
+it, or starts from it, chooses anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,9 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         "preprocessing": dataclasses.asdict(preprocessing),
         "version": __version__,
     }
-    how_computed = {key: value for key, value in _options(config.model).items() if key in HOW_COMPUTED}
-    model, task, _ = from_info(info, **how_computed)
+    model, task, _ = from_info(
+        info, **{key: value for key, value in _options(config.model).items() if key in EXECUTION}
+    )
     assert task is not None
     if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
@@ -133,19 +134,19 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     )
 
 
-def from_info(info: dict[str, Any], **how_computed: Any) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
+def from_info(info: dict[str, Any], **execution: Any) -> tuple[nn.Module, Task | None, transforms.Preprocessing]:
     """Rebuilds model, task and preprocessing from what a checkpoint says of itself.
 
     Without a task (a foreign checkpoint that has no head) the model is the bare encoder.
 
     Args:
         info: what the checkpoint says.
-        **how_computed: further options of the encoder, HOW_COMPUTED.
+        **execution: further options of the encoder, EXECUTION.
 
     Raises:
         InputError: an unknown name or option.
     """
-    options = info["model"]["options"] | how_computed
+    options = info["model"]["options"] | execution
     encoder = create_encoder(info["model"]["name"], info["model"]["variant"], **options)
     preprocessing = transforms.Preprocessing(**info["preprocessing"])
     if info["task"] is None:
@@ -369,7 +370,7 @@ def _keeps_head(init, opened: Opened, source: sources.Source) -> bool:
 def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[str, Any]:
     """Family, variant and options: the config's, and where it leaves them open those of the model to start from."""
     given = {"name": section.name, "variant": section.variant}
-    own = {key: value for key, value in _options(section).items() if key not in HOW_COMPUTED}
+    own = {key: value for key, value in _options(section).items() if key not in EXECUTION}
     if base is None:
         for key, value in given.items():
             if value is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention, dot_product_attention
+from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention, dot_product_attention, is_for_cudnn
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 5, 12)).astype(np.float32)
@@ -126,3 +126,49 @@ def test_attention_pooling_is_attention_of_the_probe_plus_an_mlp():
     y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
     expected = x + y @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
     np.testing.assert_allclose(pool.apply(params, X, train=False), expected[:, 0], atol=1e-5)
+
+
+def test_ways_to_compute_agree_on_the_cpu():
+    """Where cuDNN cannot run, `auto` is `xla`, and `cudnn` says what it needs."""
+    layer, params = make(3, attention="xla")
+    chex.assert_trees_all_equal(
+        layer.clone(attention="auto").apply(params, X, train=False), layer.apply(params, X, train=False)
+    )
+    with pytest.raises(
+        InputError, match=r"'cudnn', which needs an NVIDIA GPU .* here: cpu, float32, 4, 0.0; valid: auto"
+    ):
+        layer.clone(attention="cudnn").apply(params, X, train=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "capability", "chosen"),
+    [
+        ((2, 12, 197, 64), "bfloat16", "8.0", True),
+        ((2, 12, 197, 64), "float32", "9.0", False),
+        ((2, 12, 197, 128), "float16", "9.0", True),
+        ((2, 12, 197, 136), "bfloat16", "9.0", False),
+        ((2, 12, 197, 60), "bfloat16", "9.0", False),
+        ((2, 12, 197, 64), "bfloat16", "7.5", False),
+    ],
+)
+def test_what_auto_gives_to_cudnn(monkeypatch, shape, dtype, capability, chosen):
+    device = type("Gpu", (), {"compute_capability": capability})()
+    assert not is_for_cudnn(shape, dtype)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert is_for_cudnn(shape, dtype) == chosen
+    # What drops weights out is never cuDNN's.
+    assert not MultiHeadAttention(1, dropout=0.1, dtype=dtype)._uses_cudnn(shape)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention needs an NVIDIA GPU")
+def test_cudnn_equals_xla():
+    x = np.random.default_rng(0).normal(size=(2, 197, 128)).astype(np.float32)
+    layer = MultiHeadAttention(2, dtype="bfloat16", attention="xla")
+    params = layer.init(jax.random.key(0), x, train=False)
+
+    def outputs(attention):
+        way = layer.clone(attention=attention)
+        return jax.value_and_grad(lambda p: (way.apply(p, x, train=True).astype(jnp.float32) ** 2).mean())(params)
+
+    chex.assert_trees_all_close(outputs("cudnn"), outputs("xla"), atol=2e-2)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.source,
         step=int(args.step) if args.step.isdigit() else args.step,
         revision=args.revision,
-        image_size=None if args.image_size is None else _size(args.image_size),
+        image_size=None if args.image_size is None else image_size(args.image_size),
         in_channels=args.in_channels,
         num_heads=args.num_heads,
         allow=theirs,
@@ -67,7 +67,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _size(text: str) -> tuple[int, int]:
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width of `224` or `224,320`.
+
+    Raises:
+        InputError: anything else.
+    """
     from vit_jax.errors import InputError
 
     match = re.fullmatch(r"([1-9]\d*)(?:,([1-9]\d*))?", text)

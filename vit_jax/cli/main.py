@@ -10,6 +10,7 @@ from vit_jax.version import __version__
 
 COMMANDS = {
     "attention": "draw where a model looks in images",
+    "benchmark": "time a model's train step or its inference",
     "convert": "write a model for transformers, timm or Google's code",
     "data": "prepare datasets, say what is in them, draw their images",
     "evaluate": "score a trained model on its dataset",

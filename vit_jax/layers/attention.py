@@ -8,6 +8,23 @@ from jaxtyping import Array, Float
 from vit_jax.errors import InputError
 from vit_jax.layers.mlp import Mlp
 
+ATTENTION = ("auto", "xla", "cudnn")
+"""How `MultiHeadAttention` can compute: XLA's own code, cuDNN's fused kernel, or whichever suits."""
+
+
+def is_for_cudnn(shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether cuDNN's fused attention can take queries `[B, heads, N, d]`, and is what `auto` chooses.
+
+    It takes bfloat16 and float16 whose head size d is a multiple of 8 up to 128, of any length, on NVIDIA GPUs since
+    Ampere.
+
+    Source: NVIDIA, cuDNN frontend, Attention, support matrix (https://docs.nvidia.com/cudnn/operations/Attention.md).
+    """
+    size = shape[-1]
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or size % 8 or size > 128:
+        return False
+    return jax.default_backend() == "gpu" and float(getattr(jax.local_devices()[0], "compute_capability", 0)) >= 8
+
 
 def attention_weights(
     query: Float[Array, "b heads n d"], key: Float[Array, "b heads m d"]
@@ -56,9 +73,12 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: whether query, key and value have a bias.
     qk_norm: LayerNorm over each head's D / heads channels of query and key (Dehghani et al. 2023,
         arXiv:2302.05442, section 2), parameters `query_norm` and `key_norm`; `norm_eps` is its epsilon.
+    attention: how it is computed, which changes results by rounding alone: `xla`; `cudnn`, which never stores the
+        weights `[B, heads, N, M]` and can therefore not drop them out; `auto`, cuDNN where `is_for_cudnn` says so and
+        no weights are dropped, else XLA.
 
     Applied with the collection `intermediates` mutable, it also leaves its weights `[B, heads, N, M]` float32, before
-    dropout, there as `attention_weights`.
+    dropout, there as `attention_weights`, whatever `attention` is.
 
     Source: Dosovitskiy et al. 2020 (arXiv:2010.11929), appendix A. Heads come before tokens
     (`[B, heads, N, d]`) since XLA's CPU and GPU code is faster on that layout.
@@ -70,21 +90,26 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: bool = True
     qk_norm: bool = False
     norm_eps: float = 1e-6
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n dim"], memory: Float[Array, "b m dim"] | None = None, *, train: bool
     ) -> Float[Array, "b n dim"]:
-        """Attends from x `[B, N, D]` to memory `[B, M, D]` (x itself if None); gives `[B, N, D]`."""
+        """Attends from x `[B, N, D]` to memory `[B, M, D]` (x itself if None); gives `[B, N, D]`.
+
+        Raises:
+            InputError: the heads do not divide D, or `cudnn` where it cannot be used.
+        """
         dim = x.shape[-1]
         if dim % self.num_heads:
             raise InputError(f"hidden_dim {dim} is not divisible by num_heads {self.num_heads}")
         memory = x if memory is None else memory
         shape = (dim, self.num_heads, dim // self.num_heads)
         options = {"dtype": self.dtype, "use_bias": self.qkv_bias}
-        query = _Projection("bnD,Dhd->bhnd", shape, 1, **options, name="query")(x)
-        key = _Projection("bnD,Dhd->bhnd", shape, 1, **options, name="key")(memory)
-        value = _Projection("bnD,Dhd->bhnd", shape, 1, **options, name="value")(memory)
+        query = self._heads_first(_Projection(shape, 1, **options, name="query")(x))  # [b, heads, n, d]
+        key = self._heads_first(_Projection(shape, 1, **options, name="key")(memory))
+        value = self._heads_first(_Projection(shape, 1, **options, name="value")(memory))
         if self.qk_norm:
             norm = {"dtype": jnp.float32, "use_fast_variance": False}
             query = nn.LayerNorm(self.norm_eps, **norm, name="query_norm")(query).astype(self.dtype)
@@ -92,37 +117,55 @@ class MultiHeadAttention(nn.Module):
         if self.is_mutable_collection("intermediates"):
             # On their own, since what mixes the values need not have them; where it does, XLA computes them once.
             self.sow("intermediates", "attention_weights", attention_weights(query, key))
-        dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None
-        mixed = dot_product_attention(query, key, value, dropout=dropout)  # [b, heads, n, d]
-        return _Projection("bhnd,hdD->bnD", (*shape[1:], dim), 2, dtype=self.dtype, name="out")(mixed)
+        if self._uses_cudnn(query.shape):
+            # It wants tokens before heads; the two transpositions cancel each other.
+            query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
+            mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")  # [b, n, heads, d]
+        else:
+            dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None
+            mixed = dot_product_attention(query, key, value, dropout=dropout).swapaxes(1, 2)
+        mixed = mixed.reshape(*x.shape[:2], dim)
+        return _Projection((*shape[1:], dim), 2, dtype=self.dtype, name="out")(mixed)
+
+    def _heads_first(self, y: Float[Array, "b n dim"]) -> Float[Array, "b heads n d"]:
+        return y.reshape(*y.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+    def _uses_cudnn(self, shape: tuple[int, ...]) -> bool:
+        possible = is_for_cudnn(shape, self.dtype) and not self.dropout
+        if self.attention == "cudnn" and not possible:
+            raise InputError(
+                f"model.attention is 'cudnn', which needs an NVIDIA GPU since Ampere, bfloat16, a head size that is a "
+                f"multiple of 8 up to 128 and no attention_dropout; here: {jax.default_backend()}, {self.dtype}, "
+                f"{shape[-1]}, {self.dropout}; valid: auto, xla"
+            )
+        return self.attention != "xla" and possible
 
 
 class _Projection(nn.Module):
-    """A matrix product over some axes, plus a bias if `use_bias`, in `dtype`.
+    """A matrix product, plus a bias if `use_bias`, in `dtype`.
 
-    equation: what `jnp.einsum` computes of the input and the kernel.
-    shape: the kernel's shape; its first `num_inputs` axes are summed over.
+    The kernel is seen as a matrix: on the CPU XLA is slower with a product that also
+    moves heads before tokens. On GPUs and TPUs both are one product, with the transposition in its layout.
+
+    shape: the kernel's shape; its first `num_inputs` axes, as one, are summed over.
     """
 
-    equation: str
     shape: tuple[int, ...]
     num_inputs: int
     dtype: str = "float32"
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Projects x; the output's axes are those of the equation."""
+    def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
+        """Projects x."""
         axes = range(len(self.shape))
         init = nn.initializers.xavier_uniform(in_axis=axes[: self.num_inputs], out_axis=axes[self.num_inputs :])
         kernel = self.param("kernel", init, self.shape)
-        y = jnp.einsum(self.equation, x.astype(self.dtype), kernel.astype(self.dtype))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(x.shape[-1], -1)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, self.shape[self.num_inputs :])
-        if self.num_inputs == 1:  # heads come before tokens: [heads, 1, d]
-            bias = bias[:, None, :]
-        return y + bias.astype(self.dtype)
+        return y + bias.astype(self.dtype).reshape(-1)
 
 
 class AttentionPooling(nn.Module):
@@ -143,7 +186,9 @@ class AttentionPooling(nn.Module):
         batch, _, dim = tokens.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, dim))
         query = jnp.broadcast_to(probe, (batch, 1, dim)).astype(self.dtype)
-        x = MultiHeadAttention(self.num_heads, dtype=self.dtype, name="attention")(query, tokens, train=train)
+        x = MultiHeadAttention(self.num_heads, dtype=self.dtype, attention="xla", name="attention")(
+            query, tokens, train=train
+        )
         y = nn.LayerNorm(self.norm_eps, dtype=jnp.float32, use_fast_variance=False, name="norm")(x)
         x = x + Mlp(self.mlp_dim, gelu=self.gelu, dtype=self.dtype, name="mlp")(y, train=train)
         return x[:, 0]

@@ -5,6 +5,7 @@ from Touvron et al. 2020 (arXiv:2012.12877) and Zhai et al. 2021 (arXiv:2106.045
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention
+from vit_jax.layers.attention import ATTENTION, AttentionPooling, MultiHeadAttention
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.mlp import GELU, Mlp
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
@@ -65,6 +66,7 @@ class EncoderBlock(nn.Module):
     qkv_bias: bool
     qk_norm: bool
     layer_scale: float | None
+    attention: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
@@ -77,6 +79,7 @@ class EncoderBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
+            attention=self.attention,
             name="attention",
         )
         y = nn.Dropout(self.dropout, deterministic=not train)(attention(y, train=train))
@@ -118,10 +121,11 @@ class ViT(nn.Module):
     gelu: `tanh` (Google's checkpoints), `exact` (PyTorch's) or `quick` (OpenAI's CLIP).
     norm_eps: LayerNorm's epsilon; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
+    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
     remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
     scan: whether the blocks are compiled as one loop; see `run_stack`.
 
-    The last two change neither parameters nor outputs.
+    The last three change neither parameters nor outputs.
     """
 
     patch_size: tuple[int, int]
@@ -148,6 +152,7 @@ class ViT(nn.Module):
     gelu: str = "tanh"
     norm_eps: float = 1e-6
     dtype: str = "float32"
+    attention: str = "auto"
     remat: str = "none"
     scan: bool = False
 
@@ -172,6 +177,18 @@ class ViT(nn.Module):
             return int(name.removeprefix("block_")) + 1
         return self.depth + 1 if name in ("norm", "fc_norm", "pool", "pre_logits") else 0
 
+    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+
+        Counted are the matrix products alone, a multiply-add as two; "GFLOPs" in papers are often half of it.
+        """
+        patches = math.prod(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
+        tokens, dim = patches + self.num_prefix_tokens, self.hidden_dim
+        block = tokens * dim * (4 * dim + 2 * self.mlp_dim) + 2 * tokens**2 * dim
+        stem = patches * math.prod(self.patch_size) * channels * dim
+        pool = 2 * (tokens + 1) * dim**2 + 2 * tokens * dim + 2 * dim * self.mlp_dim if self.pooling == "map" else 0
+        return 2 * (stem + self.depth * block + pool + dim * (self.representation_size or 0))
+
     def setup(self) -> None:
         """Makes the layers."""
         self.patch_embed = PatchEmbed(self.patch_size, self.hidden_dim, self.dtype, self.patch_bias)
@@ -191,6 +208,7 @@ class ViT(nn.Module):
                 qkv_bias=self.qkv_bias,
                 qk_norm=self.qk_norm,
                 layer_scale=self.layer_scale,
+                attention=self.attention,
                 name=f"block_{i}",
             )
             for i in range(self.depth)
@@ -316,6 +334,7 @@ def _check(fields: dict) -> None:
         "final_norm": FINAL_NORM,
         "gelu": tuple(GELU),
         "dtype": DTYPES,
+        "attention": ATTENTION,
         "remat": tuple(REMAT),
     }
     for name, choices in choices_of.items():

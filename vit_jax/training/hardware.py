@@ -1,0 +1,81 @@
+"""What accelerators can compute at most, from their makers' data sheets."""
+
+import dataclasses
+import re
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One row of CHIPS.
+
+    pattern: regular expression that JAX's `device_kind` starts with.
+    bfloat16_flops: published dense peak of matrix products, FLOPs a second (a multiply-add is two).
+    """
+
+    pattern: str
+    bfloat16_flops: float
+    source: str
+
+
+_TPU = "https://cloud.google.com/tpu/docs/"
+CHIPS = {
+    "v4": Chip("TPU v4", 275e12, _TPU + "v4"),
+    "v5e": Chip("TPU v5 ?(lite|e)", 197e12, _TPU + "v5e"),
+    "v5p": Chip("TPU v5(p|$)", 459e12, _TPU + "v5p"),
+    "v6e": Chip("TPU v6 ?(lite|e)", 918e12, _TPU + "v6e"),
+    "A100": Chip("NVIDIA A100", 312e12, "https://www.nvidia.com/en-us/data-center/a100/"),
+    "H100 PCIe": Chip("NVIDIA H100 PCIe", 756e12, "NVIDIA H100 PCIe product brief PB-11133"),
+    "H100": Chip("NVIDIA H100 80GB", 989.4e12, "NVIDIA H100 white paper, table 2: SXM5, without sparsity"),
+    "H200": Chip(
+        "NVIDIA H200$", 989.4e12, "https://www.nvidia.com/en-us/data-center/h200/: SXM, half of with sparsity"
+    ),
+}
+"""Accelerators by name; where two patterns fit, the first counts."""
+
+
+def chip_of(device_kind: str) -> tuple[str, Chip] | None:
+    """Name and row of what JAX calls a device's kind; None if the table lacks it."""
+    for name, chip in CHIPS.items():
+        if re.match(chip.pattern, device_kind):
+            return name, chip
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """FLOPs a second of all devices together, and where the figure is from."""
+
+    flops: float
+    origin: str
+
+
+def peak_of(devices: list[jax.Device]) -> Peak | None:
+    """The peak of devices of one kind: published for accelerators in CHIPS, measured for CPUs, None for others."""
+    device = devices[0]
+    if device.platform == "cpu":  # virtual devices share its cores
+        return Peak(_measured_matmul_flops(), "measured just now: float32 matrix product, 2048 x 2048 x 2048")
+    found = chip_of(device.device_kind)
+    if found is None:
+        return None
+    name, chip = found
+    return Peak(
+        len(devices) * chip.bfloat16_flops, f"published, dense bfloat16, {len(devices)} x {name}: {chip.source}"
+    )
+
+
+def _measured_matmul_flops(size: int = 2048, repeats: int = 5) -> float:
+    """FLOPs a second of the median product of two float32 matrices `[size, size]` on the first device."""
+    x = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)

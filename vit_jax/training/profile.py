@@ -1,0 +1,52 @@
+"""A trace of a few training steps, for TensorBoard or Perfetto."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from vit_jax.errors import InputError
+
+
+class Profile:
+    """Traces the `num_steps` steps after `start_step`; a context manager, at whose end an open trace is closed.
+
+    In the directory are then TensorBoard's files (its profile plug-in opens them) and `perfetto_trace.json.gz`, which
+    https://ui.perfetto.dev opens.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, start_step: int, num_steps: int) -> None:
+        """Takes where the trace goes, after which step of the run it starts, and for how many; 0 is no trace.
+
+        Raises:
+            InputError: a start before the first step, which compiles, or a negative number of steps.
+        """
+        if start_step < 1:
+            raise InputError(f"profile.start_step is {start_step}; valid: 1 (after the step that compiles) or more")
+        if num_steps < 0:
+            raise InputError(f"profile.num_steps is {num_steps}; valid: 0 (no trace) or more")
+        self._directory, self._start, self._end = directory, start_step, start_step + num_steps
+        self._is_on = False
+
+    def after(self, step: int, result: Any) -> None:
+        """Starts or ends the trace if it is time, once the devices have computed the step's result."""
+        if step == self._start < self._end:
+            jax.block_until_ready(result)
+            jax.profiler.start_trace(self._directory, create_perfetto_trace=True)
+            self._is_on = True
+        elif step == self._end and self._is_on:
+            jax.block_until_ready(result)
+            self._stop()
+
+    def __enter__(self) -> "Profile":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a trace that the end of the run cut short."""
+        if self._is_on:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_on = False
+        jax.profiler.stop_trace()
