@@ -45,7 +45,7 @@ def train(config, workdir: pathlib.Path) -> int:
     strategy = parallel.create(**config.parallel)
     compiled.keep_in(workdir.parent / ".jax_cache")
     parallel.check_batch_size(config.batch_size, strategy)
-    check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_devices=strategy.num_devices)
+    check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_slices=strategy.num_slices)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
     parts = (run.model, run.task, run.optimizer)
     init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0)

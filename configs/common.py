@@ -120,8 +120,8 @@ def _model() -> ConfigDict:
     model.dropout = placeholder(float)
     model.attention_dropout = placeholder(float)
     model.drop_path = placeholder(float)
-    # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How attention
-    # is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
+    # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How
+    # attention is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
     model.attention = placeholder(str)
     # What the
     # backward pass computes again to save memory: none (default), full (all but each block's input), dots (all but

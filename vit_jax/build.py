@@ -32,8 +32,8 @@ from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
 
 EXECUTION = ("attention", "remat", "scan")
-"""Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint, so that whoever loads
-it, or starts from it, chooses anew."""
+"""Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint, so that whoever
+loads it, or starts from it, chooses anew."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,9 @@ def _end_of(exit_code: int) -> str:
 
 def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: dict[str, np.ndarray], name: str) -> None:
     """Fills slots of the shared memory as it is asked to, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
+    # Sent to the whole process group (Ctrl-C, a scheduler), they are the parent's to deal with, which saves first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     memory = SharedMemory(name)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:

@@ -204,9 +204,9 @@ def make_eval_step(
     return eval_step
 
 
-def check_accumulate_steps(accumulate_steps: int, *, batch_size: int, num_devices: int) -> None:
+def check_accumulate_steps(accumulate_steps: int, *, batch_size: int, num_slices: int) -> None:
     """Raises InputError unless each device's share of the batch has so many equal parts."""
-    share = batch_size // num_devices
+    share = batch_size // num_slices
     if accumulate_steps < 1 or share % accumulate_steps:
         valid = ", ".join(str(steps) for steps in range(1, share + 1) if share % steps == 0)
         raise InputError(
