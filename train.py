@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 
-from vit_jax.cli import errors, flags, workdir_files
+from vit_jax.cli import errors, flags, hosts, workdir_files
 
 ROOT = pathlib.Path(__file__).resolve().parent
 STARTED = time.perf_counter()
@@ -140,7 +140,7 @@ def train(config, workdir: pathlib.Path) -> int:
                         out=workdir / "evaluation" / f"step_{step}",
                     )
                 log.evaluation(step, results)
-            stopping = stop.agreed(may_wait=log_every.is_due(step))
+            stopping = stop.agreed(step)
             if save_every.is_due(step) or stopping or (results and config.checkpoint.best_metric):
                 log.flush()  # the lines of a step are on disk before its checkpoint
                 saved = strategy.fetch(state)
@@ -162,4 +162,6 @@ if __name__ == "__main__":
         print(flags.usage(ROOT), end="")
         sys.exit(0)
     with errors.one_line_errors("train.py"):
-        sys.exit(train(*flags.parse(sys.argv, root=ROOT)))
+        config, workdir = flags.parse(sys.argv, root=ROOT)
+        hosts.join("train.py", *flags.processes())
+        sys.exit(train(config, workdir))
