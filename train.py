@@ -10,7 +10,7 @@ import sys
 import time
 
 from vit_jax import malloc
-from vit_jax.cli import compiled, errors, flags, workdir_files
+from vit_jax.cli import compiled, errors, flags, hosts, workdir_files
 
 ROOT = pathlib.Path(__file__).resolve().parent
 STARTED = time.perf_counter()
@@ -148,7 +148,7 @@ def train(config, workdir: pathlib.Path) -> int:
                         out=workdir / "evaluation" / f"step_{step}",
                     )
                 log.evaluation(step, results)
-            stopping = stop.agreed(may_wait=log_every.is_due(step))
+            stopping = stop.agreed(step)
             if save_every.is_due(step) or stopping or (results and config.checkpoint.best_metric):
                 log.flush()  # the lines of a step are on disk before its checkpoint
                 log.raise_if_diverged(step, *strategy.fetch((state.skipped_in_row, state.nonfinite_leaf)))
@@ -170,4 +170,6 @@ if __name__ == "__main__":
         sys.exit(0)
     malloc.keep_freed_memory()
     with errors.one_line_errors("train.py"):
-        sys.exit(train(*flags.parse(sys.argv, root=ROOT)))
+        config, workdir = flags.parse(sys.argv, root=ROOT)
+        hosts.join("train.py", *flags.processes())
+        sys.exit(train(config, workdir))

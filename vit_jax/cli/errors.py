@@ -5,9 +5,11 @@ import errno
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
+from vit_jax.cli import hosts
 from vit_jax.errors import InputError, TrainingDiverged
 
 _PATHS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
@@ -22,8 +24,8 @@ _STORES = re.compile(r"os_error_code=|array_record")
 def one_line_errors(program: str) -> Iterator[None]:
     """Ends the process with one line on standard error where that says it all; a warning is a line as well.
 
-    Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged,
-    130 for Ctrl-C. Any other error keeps its traceback.
+    Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged and for
+    the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
     """
     warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
     try:
@@ -43,15 +45,24 @@ def one_line_errors(program: str) -> Iterator[None]:
             _end(program, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
         match = _DISK_TEXT.search(str(error))
         if match is None or not (isinstance(error, OSError) or _STORES.search(str(error))):
-            raise
+            if hosts.is_loss(error):
+                _end(program, hosts.LOST, 1)
+            if not hosts.joined():
+                raise
+            traceback.print_exc()
+            os._exit(1)
         path = getattr(error, "filename", None) or _path_in(str(error))
         _end(program, f"{match[0]}: {path}", 2, at_once=True)
 
 
 def _end(program: str, message: str, status: int, *, at_once: bool = False) -> None:
-    """Prints one line and exits; at once where writers, flushed at the exit, would only fail again."""
+    """Prints one line and exits.
+
+    At once where writers, flushed at the exit, would only fail again, and where JAX would wait at the exit for other
+    processes, which only learn that this one is lost once it is gone.
+    """
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    if at_once:
+    if at_once or hosts.joined():
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import signal
 from typing import Any
+
+from vit_jax.cli import hosts
 
 EXAMPLES = """examples:
   vit-jax evaluate --model runs/digits
@@ -27,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="folder for the metrics' tables and pictures, DIR/<split>/")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    hosts.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
     import pathlib
 
+    import jax
     from ml_collections import ConfigDict
 
     from vit_jax import build
@@ -40,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.inference.classifier import load
     from vit_jax.training import evaluation, parallel, step
 
+    hosts.join("vit-jax evaluate", args.coordinator, args.num_processes, args.process_id)
+    if hosts.joined():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from JAX, which would keep it for a checkpoint
     classifier = load(args.model, step=int(args.step) if args.step.isdigit() else args.step)
     if "step" not in classifier.info:
         raise InputError(
@@ -93,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     results |= evaluation.evaluate_all(
         eval_step, params, loaders, batch_size=batch_size, strategy=strategy, evaluators=evaluators, out=out
     )
+    if jax.process_index() != 0:
+        return 0
     if args.json:
         print(json.dumps(results))
     else:

@@ -14,6 +14,9 @@ from vit_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default runs/<config name>[-<argument>].")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Where process 0 of several listens, HOST:PORT.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes make up the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.Path]:
@@ -63,6 +66,11 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     return config, pathlib.Path(workdir or f"runs/{run}").expanduser()
 
 
+def processes() -> tuple[str | None, int | None, int | None]:
+    """What `parse` has read of the run's processes: coordinator, num_processes, process_id; see `hosts.join`."""
+    return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+
+
 def read_config(file: pathlib.Path) -> ConfigDict:
     """The config of a file in a folder `configs`, as it is.
 
@@ -81,6 +89,7 @@ def read_config(file: pathlib.Path) -> ConfigDict:
 def usage(root: pathlib.Path) -> str:
     """The help text of train.py."""
     return f"""usage: python train.py [--config=FILE] [--config.KEY=VALUE ...] [--workdir=DIR]
+                       [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
 Trains a model. The same command again continues where it stopped.
 
@@ -88,6 +97,9 @@ Trains a model. The same command again continues where it stopped.
                          FILE:ARGUMENT where its get_config takes one
   --config.KEY=VALUE     changes one key; configs/common.py lists them all
   --workdir=DIR          where checkpoints, metrics.jsonl and config.json go; default runs/<config name>
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                         for several hosts, one command on each; TPU pods, SLURM, Open MPI and Kubernetes need
+                         none of it: docs/multihost.md
 
 examples:
   python train.py

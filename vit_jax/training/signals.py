@@ -1,15 +1,18 @@
 """Stopping a run in good order."""
 
+import os
 import signal
 from types import FrameType
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 
 class StopSignals:
-    """While active, SIGTERM and Ctrl-C only set `received`; a second one acts as usual, at once."""
+    """While active, SIGTERM and Ctrl-C only set `received`; a second one acts as usual, at once.
+
+    With several processes SIGTERM stays with JAX, which tells the others of it; Ctrl-C is passed on as one.
+    """
 
     def __init__(self) -> None:
         """Changes nothing yet."""
@@ -19,7 +22,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         """Takes over both signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -28,18 +31,18 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
-    def agreed(self, *, may_wait: bool) -> bool:
+    def agreed(self, step: int) -> bool:
         """Whether to stop after this step; the same answer in all processes.
 
+        Several processes agree, by way of their hosts alone, on the first step that none of them is past.
+
         Args:
-            may_wait: with several processes they ask one another, which takes a moment, only where this is true
-                (in all of them).
+            step: done so far; to be asked after each one.
         """
-        if jax.process_count() > 1:
-            if not may_wait:
-                return False
-            self.received = int(multihost_utils.process_allgather(np.int32(self.received or 0)).max()) or None
-        return self.received is not None
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.received = self.received or signal.SIGTERM
+            return True
+        return jax.process_count() == 1 and self.received is not None
 
     def exit_status(self) -> int:
         """143 after SIGTERM, 130 after Ctrl-C, 0 if neither came."""
@@ -48,3 +51,5 @@ class StopSignals:
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = number
         self.__exit__()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
