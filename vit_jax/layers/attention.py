@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
 from vit_jax.layers.mlp import Mlp
+from vit_jax.layers.norm import LayerNorm
 
 ATTENTION = ("auto", "xla", "cudnn")
 """How `MultiHeadAttention` can compute: XLA's own code, cuDNN's fused kernel, or whichever suits."""
@@ -111,9 +112,8 @@ class MultiHeadAttention(nn.Module):
         key = self._heads_first(_Projection(shape, 1, **options, name="key")(memory))
         value = self._heads_first(_Projection(shape, 1, **options, name="value")(memory))
         if self.qk_norm:
-            norm = {"dtype": jnp.float32, "use_fast_variance": False}
-            query = nn.LayerNorm(self.norm_eps, **norm, name="query_norm")(query).astype(self.dtype)
-            key = nn.LayerNorm(self.norm_eps, **norm, name="key_norm")(key).astype(self.dtype)
+            query = LayerNorm(self.norm_eps, name="query_norm")(query).astype(self.dtype)
+            key = LayerNorm(self.norm_eps, name="key_norm")(key).astype(self.dtype)
         if self.is_mutable_collection("intermediates"):
             # On their own, since what mixes the values need not have them; where it does, XLA computes them once.
             self.sow("intermediates", "attention_weights", attention_weights(query, key))
@@ -189,6 +189,6 @@ class AttentionPooling(nn.Module):
         x = MultiHeadAttention(self.num_heads, dtype=self.dtype, attention="xla", name="attention")(
             query, tokens, train=train
         )
-        y = nn.LayerNorm(self.norm_eps, dtype=jnp.float32, use_fast_variance=False, name="norm")(x)
+        y = LayerNorm(self.norm_eps, name="norm")(x)
         x = x + Mlp(self.mlp_dim, gelu=self.gelu, dtype=self.dtype, name="mlp")(y, train=train)
         return x[:, 0]

@@ -18,6 +18,7 @@ from vit_jax.errors import InputError
 from vit_jax.layers.attention import ATTENTION, AttentionPooling, MultiHeadAttention
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.mlp import GELU, Mlp
+from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.types import Features
@@ -71,7 +72,7 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
         """Maps tokens `[B, N, D]` to `[B, N, D]`."""
-        y = _layer_norm(self.norm_eps, "norm1")(x)
+        y = LayerNorm(self.norm_eps, name="norm1")(x)
         attention = MultiHeadAttention(
             self.num_heads,
             self.attention_dropout,
@@ -85,7 +86,7 @@ class EncoderBlock(nn.Module):
         y = nn.Dropout(self.dropout, deterministic=not train)(attention(y, train=train))
         x = x + DropPath(self.drop_path)(self._scaled(y, "scale1"), train=train)
 
-        y = _layer_norm(self.norm_eps, "norm2")(x)
+        y = LayerNorm(self.norm_eps, name="norm2")(x)
         y = Mlp(self.mlp_dim, self.gelu, self.dropout, self.dtype, name="mlp")(y, train=train)
         return x + DropPath(self.drop_path)(self._scaled(y, "scale2"), train=train)
 
@@ -214,11 +215,11 @@ class ViT(nn.Module):
             for i in range(self.depth)
         ]
         if self.pre_norm:
-            self.norm_pre = _layer_norm(self.norm_eps)
+            self.norm_pre = LayerNorm(self.norm_eps)
         if self.final_norm == "tokens":
-            self.norm = _layer_norm(self.norm_eps)
+            self.norm = LayerNorm(self.norm_eps)
         elif self.final_norm == "pooled":
-            self.fc_norm = _layer_norm(self.norm_eps)
+            self.fc_norm = LayerNorm(self.norm_eps)
         if self.pooling == "map":
             self.pool = AttentionPooling(self.num_heads, self.mlp_dim, self.gelu, self.norm_eps, self.dtype)
         if self.representation_size is not None:
@@ -350,11 +351,6 @@ def _check(fields: dict) -> None:
         has_class_token = fields.get("pooling", "token") == "token"
     if fields.get("distillation_token") and not has_class_token:
         raise InputError("model.distillation_token needs model.class_token, which it follows")
-
-
-def _layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm in float32 with the two-pass variance, which agrees with the other libraries to float32."""
-    return nn.LayerNorm(epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
 _VIT = "Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1, with the head"
