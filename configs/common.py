@@ -365,16 +365,16 @@ def set_small_images(config: ConfigDict, device: str) -> None:
     if device == "cpu":
         config.update({"batch_size": 128, "num_epochs": 8.0})
         config.model.update({"variant": "Ti/4", "hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
-        config.data.shift_px = 2
-        config.optimizer.learning_rate = 6e-3
+        config.data.update({"shift_px": 2})
+        config.optimizer.update({"learning_rate": 6e-3})
     elif device == "gpu":
         config.update({"batch_size": 512, "num_epochs": 200.0, "ema_decay": 0.9998})
         config.model.update({"variant": "S/4", "dtype": "bfloat16", "drop_path": 0.1})
-        config.task.label_smoothing = 0.1
+        config.task.update({"label_smoothing": 0.1})
         config.data.update({"shift_px": 4, "augment": "trivialaugment", "erase_probability": 0.1})
         config.data.update({"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_probability": 0.5})
-        config.optimizer.learning_rate = 2e-3
+        config.optimizer.update({"learning_rate": 2e-3})
     else:
         raise ValueError(f"no variant {device!r}; valid: cpu, gpu")
-    config.evaluation.every_steps = 390
-    config.checkpoint.every_steps = 390
+    config.evaluation.update({"every_steps": 390})
+    config.checkpoint.update({"every_steps": 390})

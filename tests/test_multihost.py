@@ -130,7 +130,7 @@ def ends(process) -> tuple[int, str, str]:
 def train_alone(monkeypatch, workdir: pathlib.Path, **changes):
     """The same run in this process, on two devices."""
     with monkeypatch.context() as patch:
-        patch.setattr(parallel, "create", lambda _: parallel.Pmap(jax.devices()[:2]))
+        patch.setattr(parallel, "create", lambda **_: parallel.Pmap(jax.devices()[:2]))
         assert train.train(small_config(**CHANGES | changes), workdir) == 0
 
 

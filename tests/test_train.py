@@ -282,7 +282,7 @@ BAD = [
         ["--config=configs/digits.py:light1"],
         "configs/digits.py takes no argument, 'light1'; valid: --config=configs/digits.py",
     ),
-    (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/digits.py"),
+    (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/cifar10.py"),
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
     (["--config.seed=x"], "--config.seed=x"),
     (["--confg=x"], "confg"),

@@ -123,7 +123,7 @@ def test_what_belongs_to_a_parameter_is_cut_as_it_is():
         belonging = [spec for name, spec in specs.items() if name.endswith(f"/{path}")]
         assert len(belonging) == (2 if path.endswith("key/bias") else 4)  # params, ema_params, and Adam's two
         assert len(set(belonging)) == 1, path
-    assert specs["params/encoder/block_0/attention/query/kernel"] == PartitionSpec("fsdp", "tensor", None)
+    assert specs["params/encoder/block_0/attention/query/kernel"] == PartitionSpec("fsdp", "tensor")
     assert specs["step"] == PartitionSpec()
 
 
@@ -133,14 +133,14 @@ SIZES = {"data": 1, "fsdp": 4, "tensor": 2}
 @pytest.mark.parametrize(
     ("path", "shape", "spec"),
     [
-        ("head/kernel", (64, 10), ("fsdp", None)),
+        ("head/kernel", (64, 10), ("fsdp",)),
         ("head/kernel", (64, 128), (None, "fsdp")),
-        ("head/kernel", (64, 64), ("fsdp", None)),  # the first of equals
-        ("head/kernel", (63, 10), (None, None)),  # nothing that 4 divides
-        ("head/kernel", (8, 8), (None, None)),  # less than 100 elements
+        ("head/kernel", (64, 64), ("fsdp",)),  # the first of equals
+        ("head/kernel", (63, 10), ()),  # nothing that 4 divides
+        ("head/kernel", (8, 8), ()),  # less than 100 elements
         ("opt_state/1/mu/encoder/block_0/attention/out/kernel", (6, 16, 96), ("tensor", None, "fsdp")),
-        ("encoder/block_0/attention/key/bias", (6, 16), ("tensor", None)),
-        ("encoder/block_0/attention/out/bias", (96,), (None,)),
+        ("encoder/block_0/attention/key/bias", (6, 16), ("tensor",)),
+        ("encoder/block_0/attention/out/bias", (96,), ()),
         ("encoder/block_0/mlp/fc1/kernel", (96, 384), ("fsdp", "tensor")),
         ("encoder/block_0/mlp/fc2/kernel", (384, 96), ("tensor", "fsdp")),
         ("encoder/blocks/mlp/fc2/kernel", (12, 384, 96), (None, "tensor", "fsdp")),  # layers stacked

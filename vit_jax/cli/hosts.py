@@ -70,6 +70,9 @@ def join(program: str, coordinator: str | None, num_processes: int | None, proce
             raise InputError(f"the environment does not tell all about the processes of this run: {error}") from None
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # no launcher, so no other processes
     except RuntimeError as error:
+        if not arguments and "before any JAX" in str(error):  # called from a program that uses JAX already, on its own
+            signal.signal(signal.SIGABRT, signal.SIG_DFL)
+            return
         raise InputError(f"cannot join the processes of this run: {str(error).strip().splitlines()[0]}") from None
     else:
         _if_aborted(program, LOST)

@@ -37,8 +37,8 @@ def _normalised(x: Float[Array, "... dim"], epsilon: float) -> Float[Array, "...
 
 @_normalised.defjvp
 def _normalised_jvp(epsilon: float, primals: tuple, tangents: tuple):
-    y, factor = _with_factor(*primals, epsilon)
-    (dx,) = tangents
+    (x,), (dx,) = primals, tangents
+    y, factor = _with_factor(x, epsilon)
     along = (y * dx).mean(axis=-1, keepdims=True)
     return y, factor * (dx - dx.mean(axis=-1, keepdims=True) - y * along)
 

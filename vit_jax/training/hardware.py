@@ -4,6 +4,7 @@ import dataclasses
 import re
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ class Peak:
     origin: str
 
 
-def peak_of(devices: list[jax.Device]) -> Peak | None:
+def peak_of(devices: list[Any]) -> Peak | None:
     """The peak of devices of one kind: published for accelerators in CHIPS, measured for CPUs, None for others."""
     device = devices[0]
     if device.platform == "cpu":  # virtual devices share its cores

@@ -53,6 +53,8 @@ def partition(path: str, shape: Sequence[int], sizes: dict[str, int], *, min_siz
         free = [i for i, length in enumerate(shape) if axes[i] is None and length % sizes["fsdp"] == 0]
         if free:
             axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    while axes and axes[-1] is None:  # as JAX itself writes it, so that a state compares equal to the rule
+        axes.pop()
     return PartitionSpec(*axes)
 
 

@@ -70,7 +70,6 @@ def measure(
     batch = _batch(batch_size, image_size)
     prepare = augment.make_prepare((0.5,) * 3, (0.5,) * 3)
     adamw = optimizer.create("adamw", schedule=lambda step: jnp.float32(1e-4), weight_decay=0.1, clip_norm=1.0)
-    options = {"prepare": prepare}
     init = make_init(model, task, adamw, prepare=prepare, ema=False)
     example = jax.tree.map(lambda x: x[:1], batch)
     say("making the parameters")
@@ -78,8 +77,8 @@ def measure(
 
     def make(axis_name):
         if train:
-            return make_train_step(model, task, adamw, **options, axis_name=axis_name)
-        return make_eval_step(model, task, **options, axis_name=axis_name)
+            return make_train_step(model, task, adamw, prepare=prepare, axis_name=axis_name)
+        return make_eval_step(model, task, prepare=prepare, axis_name=axis_name)
 
     start = state if train else state.params
     cost: Any = jax.jit(make(None)).lower(start, batch).cost_analysis()
