@@ -108,9 +108,9 @@ class MultiHeadAttention(nn.Module):
         memory = x if memory is None else memory
         shape = (dim, self.num_heads, dim // self.num_heads)
         options = {"dtype": self.dtype, "use_bias": self.qkv_bias}
-        query = self._heads_first(_Projection(shape, 1, **options, name="query")(x))  # [b, heads, n, d]
-        key = self._heads_first(_Projection(shape, 1, **options, name="key")(memory))
-        value = self._heads_first(_Projection(shape, 1, **options, name="value")(memory))
+        query = self._heads_first(Projection(shape, 1, **options, name="query")(x))  # [b, heads, n, d]
+        key = self._heads_first(Projection(shape, 1, **options, name="key")(memory))
+        value = self._heads_first(Projection(shape, 1, **options, name="value")(memory))
         if self.qk_norm:
             query = LayerNorm(self.norm_eps, name="query_norm")(query).astype(self.dtype)
             key = LayerNorm(self.norm_eps, name="key_norm")(key).astype(self.dtype)
@@ -125,7 +125,7 @@ class MultiHeadAttention(nn.Module):
             dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None
             mixed = dot_product_attention(query, key, value, dropout=dropout).swapaxes(1, 2)
         mixed = mixed.reshape(*x.shape[:2], dim)
-        return _Projection((*shape[1:], dim), 2, dtype=self.dtype, name="out")(mixed)
+        return Projection((*shape[1:], dim), 2, dtype=self.dtype, name="out")(mixed)
 
     def _heads_first(self, y: Float[Array, "b n dim"]) -> Float[Array, "b heads n d"]:
         return y.reshape(*y.shape[:2], self.num_heads, -1).swapaxes(1, 2)
@@ -141,7 +141,7 @@ class MultiHeadAttention(nn.Module):
         return self.attention != "xla" and possible
 
 
-class _Projection(nn.Module):
+class Projection(nn.Module):
     """A matrix product, plus a bias if `use_bias`, in `dtype`.
 
     The kernel is seen as a matrix: on the CPU XLA is slower with a product that also
