@@ -12,7 +12,7 @@ import vit_jax
 from vit_jax import build
 from vit_jax.inference.classifier import Classifier
 from vit_jax.ops import posemb
-from vit_jax.pretrained.formats import FORMATS
+from vit_jax.pretrained.families import FORMATS
 from vit_jax.training import checkpoint
 
 GOLDEN = [
@@ -319,7 +319,7 @@ def test_other_families_and_tasks_need_a_work_directory(tmp_path):
     model = random_model()
     for section, kind in (("model", "swin"), ("task", "detection")):
         model.info[section]["name"], before = kind, model.info[section]["name"]
-        with pytest.raises(vit_jax.InputError, match=rf"{section} '{kind}' is not written in this format; valid: .*,"):
+        with pytest.raises(vit_jax.InputError, match=rf"{section} '{kind}' is not written in .*; valid: .*workdir"):
             vit_jax.save(model, tmp_path / "x", to="timm")
         model.info[section]["name"] = before
 

@@ -119,7 +119,7 @@ def test_a_work_directory_takes_no_options_of_foreign_checkpoints(trained):
         ("hf_vit", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported; valid: gelu"),
         ("hf_vit", {"id2label": {"0": "a", "1": "b"}}, "id2label has 2 names, but classifier.weight has 7 classes"),
         ("hf_vit", {"patch_size": "8"}, "patch_size is '8'; valid: one number, or height and width"),
-        ("timm_vit", {"architecture": "resnet50"}, "architecture 'resnet50' is not supported; valid: plain vit_"),
+        ("timm_vit", {"architecture": "resnet50"}, "architecture 'resnet50' is not supported; valid: vit_"),
         ("timm_vit", {"architecture": "vit_base_patch16_rpn_224"}, "'vit_base_patch16_rpn_224' is not supported"),
         ("timm_vit", {"model_args": {"block_fn": "x"}}, "model_args.block_fn is not supported; valid: act_layer"),
         ("timm_vit", {"model_args": {"proj_bias": False}}, "model_args.proj_bias False is not supported; valid: True"),

@@ -123,10 +123,10 @@ def test_a_distilled_deit_of_timm_is_that_of_hugging_face(changed, golden):
     from vit_jax.pretrained import names, timm
 
     teacher = vit_jax.load(golden / "hf_deit")
-    rows, geometry = names.expand(timm.NAMES, 3), names.Geometry(4, (6, 6), 2)
+    rows = names.expand(timm.NAMES, 3, grid=(6, 6))
     copy = changed("timm_vit")
     copy.config["architecture"] = "deit_base_distilled_patch16_224"
-    copy.tensors = names.write(rows, vit_jax_flat(teacher.params), geometry)
+    copy.tensors = names.write(rows, vit_jax_flat(teacher.params))
     expected = np.load(golden / "hf_deit" / "expected.npz")
     logits = vit_jax.load(copy.save()).apply(expected["pixel_values"].transpose(0, 2, 3, 1))
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
@@ -139,16 +139,10 @@ def vit_jax_flat(params):
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix", "positions"),
-    [
-        ("hf_vit", "vit.", 1),
-        ("hf_deit", "deit.", 2),
-        ("timm_vit", "", 1),
-        ("timm_vit_gap", "", 0),
-        ("timm_vit_reg", "", 0),
-    ],
+    ("name", "prefix"),
+    [("hf_vit", "vit."), ("hf_deit", "deit."), ("timm_vit", ""), ("timm_vit_gap", ""), ("timm_vit_reg", "")],
 )
-def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix, positions):
+def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix):
     from vit_jax.pretrained import huggingface, names, timm
 
     copy = changed(name)
@@ -156,12 +150,12 @@ def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix, positio
     heads = {"hf_vit": huggingface.HEAD, "hf_deit": huggingface.TEACHER_HEADS}.get(name, ())
     rows = [*names.expand(table, 3, prefix), *heads]
     params = vit_jax_flat(vit_jax.load(copy.folder).params)
-    written = names.write(rows, params, names.Geometry(4, (6, 6), positions))
+    written = names.write(rows, params)
     assert written.keys() == copy.tensors.keys()
     for tensor, array in written.items():
         np.testing.assert_array_equal(array, copy.tensors[tensor])
     with pytest.raises(vit_jax.InputError, match="the format has no name for encoder/new"):
-        names.write(rows, params | {"encoder/new": np.zeros(1)}, names.Geometry(4, (6, 6), positions))
+        names.write(rows, params | {"encoder/new": np.zeros(1)})
 
 
 def test_a_thousand_classes_without_names_are_imagenets():

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from vit_jax.atomic import writing
 from vit_jax.errors import InputError
 from vit_jax.inference.classifier import Classifier
-from vit_jax.pretrained import formats
+from vit_jax.pretrained import families, formats
 from vit_jax.pretrained.outgoing import MAY_DIFFER
 from vit_jax.training import checkpoint
 
-FORMATS = (*formats.FORMATS, "workdir")
+FORMATS = (*families.FORMATS, "workdir")
 
 
 def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
@@ -41,16 +41,17 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
     dest = free_destination(dest, to)
     info, params = classifier.info, classifier.params
-    model = None if to == "workdir" else formats.checked(info, params, to=to, allow=allow)
+    checked = None if to == "workdir" else formats.checked(info, params, to=to, allow=allow)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with writing(dest) as part:
         if to != "google":
             part.mkdir()
-        if model is None:
+        if checked is None:
             checkpoint.write_params(part / "checkpoints", 0, params, info)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
-            name = formats.FORMATS[to].write(model, part)
+            model, writer = checked
+            name = writer.write(model, part)
     return name
 
 

@@ -9,7 +9,7 @@ from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.names import Geometry, Name
+from vit_jax.pretrained.names import Name
 
 SIZES = ("hidden_dim", "depth", "mlp_dim", "num_heads")
 
@@ -18,36 +18,40 @@ SIZES = ("hidden_dim", "depth", "mlp_dim", "num_heads")
 class Description:
     """How to rebuild a checkpoint's model.
 
-    options: fields of `ViT`, its sizes and patch size among them.
+    model: family, variant and options, as a checkpoint of ours has them: `name`, `variant`, `options`.
     task: fields of `Classification` besides the number of classes; None if there is no head.
     class_names: in the order of the logits; empty if there is no head.
     preprocessing: as the checkpoint's own.
-    channels: of the images that the stem takes.
     names: the expanded table.
-    geometry: for the layouts.
     antialias: how its library resizes position embeddings; see `resize_grid`.
+    buffers: names of tensors that hold no weights, since the library works them out anew; as regular expressions for
+        whole names.
     """
 
-    options: dict[str, Any]
+    model: dict[str, Any]
     task: dict[str, Any] | None
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    channels: int
     names: list[Name]
-    geometry: Geometry
     antialias: bool = True
+    buffers: tuple[str, ...] = ()
 
-    def model_info(self) -> dict[str, Any]:
-        """Family, variant and options, as a checkpoint of ours has them; a published size goes by its name."""
-        options = dict(self.options)
-        height, width = options.pop("patch_size")
-        patch = f"{height}" if height == width else f"{height}x{width}"
-        sizes = {name: options[name] for name in SIZES}
-        for name, row in VARIANTS.items():
-            if sizes == {field: getattr(row, field) for field in SIZES}:
-                options = {key: value for key, value in options.items() if key not in SIZES}
-                return {"name": "vit", "variant": f"{name.partition('/')[0]}/{patch}", "options": options}
-        return {"name": "vit", "variant": f"B/{patch}", "options": options}
+
+def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
+    """A `Description.model` of the plain ViT; a published size goes by its name.
+
+    Args:
+        options: fields of `ViT`, its sizes and patch size among them.
+    """
+    options = dict(options)
+    height, width = options.pop("patch_size")
+    patch = f"{height}" if height == width else f"{height}x{width}"
+    sizes = {name: options[name] for name in SIZES}
+    for name, row in VARIANTS.items():
+        if sizes == {field: getattr(row, field) for field in SIZES}:
+            options = {key: value for key, value in options.items() if key not in SIZES}
+            return {"name": "vit", "variant": f"{name.partition('/')[0]}/{patch}", "options": options}
+    return {"name": "vit", "variant": f"B/{patch}", "options": options}
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

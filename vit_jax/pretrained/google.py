@@ -13,9 +13,9 @@ import re
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
-from vit_jax.pretrained.description import Description, block_count, numbered_classes, shape_of
+from vit_jax.pretrained.description import Description, block_count, numbered_classes, plain_vit, shape_of
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.names import Geometry, Name, expand
+from vit_jax.pretrained.names import Name, expand
 
 _BLOCK, _LAYER = "encoder/block_{i}", "Transformer/encoderblock_{i}"
 _ATTENTION = f"{_LAYER}/MultiHeadDotProductAttention_1"
@@ -66,8 +66,6 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
         InputError: a file of other names, or a geometry that cannot be inferred.
     """
     tensors = files.tensors
-    if any(name.startswith("conv_root") for name in tensors):
-        raise InputError(f"{files.name} is a hybrid with a ResNet stem, which is not supported; valid: plain ViT")
     rows, columns, channels, hidden_dim = shape_of(files, "embedding/kernel", 4)
     patch = (rows, columns)
     prefix = 1 if "cls" in tensors else 0
@@ -88,13 +86,11 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
         options["representation_size"] = tensors["pre_logits/kernel"].shape[1]
     has_head = "head/kernel" in tensors
     return Description(
-        options=options,
+        model=plain_vit(options),
         task={} if has_head else None,
         class_names=numbered_classes(tensors["head/kernel"].shape[1]) if has_head else (),
         preprocessing=preprocessing_of(size, channels),
-        channels=channels,
-        names=expand(NAMES, depth),
-        geometry=Geometry(options["num_heads"], grid, prefix),
+        names=expand(NAMES, depth, grid=grid),
     )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import Description, in_proportion, pair
+from vit_jax.pretrained.description import Description, in_proportion, pair, plain_vit
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.names import Geometry, Name, expand
+from vit_jax.pretrained.names import Name, expand
 
 _BLOCK, _LAYER = "encoder/block_{i}", "{prefix}encoder.layer.{i}"
 NAMES = (
@@ -101,13 +101,10 @@ def describe(files: Files) -> Description:
     """
     assert files.config is not None, files.name
     config = _CONFIG | {key: value for key, value in files.config.items() if value is not None}
-    family = config.get("model_type")
-    if family not in _PROCESSOR:
-        raise InputError(f"{files.name}: model_type {family!r} is not supported; valid: {', '.join(_PROCESSOR)}")
+    family = config["model_type"]
     prefix = f"{family}." if any(name.startswith(f"{family}.") for name in files.tensors) else ""
     architecture = _architecture(files, family)
     has_pooler = architecture.endswith("Model") and f"{prefix}pooler.dense.weight" in files.tensors
-    names = expand(NAMES, config["num_hidden_layers"], prefix) + list(HEADS[architecture])
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     options = _options(files.name, config) | {"distillation_token": family == "deit"}
     if has_pooler:
@@ -115,24 +112,18 @@ def describe(files: Files) -> Description:
         if config["pooler_act"] != "tanh":
             raise InputError(f"{files.name}: pooler_act {config['pooler_act']!r} is not supported; valid: tanh")
     patch = options["patch_size"]
-    geometry = Geometry(
-        config["num_attention_heads"],
-        (image_size[0] // patch[0], image_size[1] // patch[1]),
-        prefix_positions=2 if family == "deit" else 1,
-    )
+    grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     task = None
     if HEADS[architecture]:
         several = config.get("problem_type") == "multi_label_classification"
         task = {"loss_type": "sigmoid"} if several else {}
         task |= {"distillation_head": True} if HEADS[architecture] is TEACHER_HEADS else {}
     return Description(
-        options=options,
+        model=plain_vit(options),
         task=task,
-        class_names=_class_names(files, HEADS[architecture]),
-        preprocessing=_preprocessing(files, family, image_size, config["num_channels"]),
-        channels=config["num_channels"],
-        names=names,
-        geometry=geometry,
+        class_names=class_names(files, HEADS[architecture]),
+        preprocessing=preprocessing_of(files, _PROCESSOR[family], image_size, config["num_channels"]),
+        names=expand(NAMES, config["num_hidden_layers"], prefix, grid) + list(HEADS[architecture]),
         antialias=False,
     )
 
@@ -170,7 +161,13 @@ def _family(architecture: str) -> str:
     return "deit" if architecture.startswith("DeiT") else "vit"
 
 
-def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
+def class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
+    """The names in config.json, or transformers' own for numbers; as many as the head has, none without one.
+
+    Args:
+        files: the checkpoint.
+        head: the rows of the head's parameters, its kernel first; empty without a head.
+    """
     if not head:
         return ()
     assert files.config is not None, files.name
@@ -182,11 +179,20 @@ def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
     return tuple(labels.get(number, f"LABEL_{number}") for number in range(count))
 
 
-def _preprocessing(files: Files, family: str, image_size: tuple[int, int], channels: int) -> Preprocessing:
-    """What the image processor does, with its last size the model's."""
+def preprocessing_of(
+    files: Files, processor: dict[str, Any], image_size: tuple[int, int], channels: int
+) -> Preprocessing:
+    """What the image processor does, with its last size the model's.
+
+    Args:
+        files: the checkpoint, with its preprocessor_config.json or without.
+        processor: the default settings of the family's image processor, at 224 px.
+        image_size: the model's height and width in pixels.
+        channels: of the images.
+    """
     given = {key: value for key, value in (files.preprocessor or {}).items() if value is not None}
     options = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    options |= _PROCESSOR[family]
+    options |= processor
     if files.preprocessor is None:  # the processor's own sizes, in the model's proportion
         for key in {"size", "crop_size"} & options.keys():
             options[key] = {"height": 0, "width": 0} | {

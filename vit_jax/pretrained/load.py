@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,9 @@ import numpy as np
 
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.models import vit
+from vit_jax.pretrained import families, names
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import google, huggingface, names, timm
-from vit_jax.pretrained.description import Description, in_proportion, pair
+from vit_jax.pretrained.description import in_proportion, pair
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.tasks.classification import Classification
 from vit_jax.types import Params
@@ -99,26 +99,28 @@ def open_checkpoint(
     """Reads a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
     files = files_.open_source(source, revision=revision)
     size = None if image_size is None else pair(image_size, "image_size")
-    description = _describe(files, num_heads, size)
+    description = families.describe(files, num_heads=num_heads, image_size=size)
     info = {
-        "model": description.model_info(),
+        "model": description.model,
         "task": None if description.task is None else {"name": "classification", "options": description.task},
         "class_names": list(description.class_names),
         "preprocessing": dataclasses.asdict(adapted(description.preprocessing, size, in_channels)),
         "version": __version__,
     }
     template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
+    buffers = tuple(name for name in files.tensors if any(re.fullmatch(each, name) for each in description.buffers))
     found = Found(
-        arrays=names.read(description.names, files.tensors, template, description.geometry),
+        arrays=names.read(description.names, files.tensors, template),
         tensors={row.param: row.tensor for row in description.names},
-        names=list(files.tensors),
+        names=[name for name in files.tensors if name not in buffers],
+        buffers=buffers,
     )
     return Opened(files.name, info, found, description.antialias)
 
 
 def _initialiser(info: dict[str, Any]) -> Callable[[], Params]:
     """A function that makes new parameters of the model; a bare encoder's come under `encoder`."""
-    model = vit.create(info["model"]["variant"], **info["model"]["options"])
+    model = families.create_encoder(**info["model"])
     if info["task"] is not None:
         model = Classification(len(info["class_names"]), **info["task"]["options"]).wrap(model)
     preprocessing = info["preprocessing"]
@@ -129,20 +131,6 @@ def _initialiser(info: dict[str, Any]) -> Callable[[], Params]:
         return {"encoder": params} if info["task"] is None else params
 
     return initialise
-
-
-def _describe(files: files_.Files, num_heads: int | None, image_size: tuple[int, int] | None) -> Description:
-    if files.config is None:
-        return google.describe(files, num_heads=num_heads, image_size=image_size)
-    if num_heads is not None:
-        raise InputError(f"num_heads is for a Google .npz; {files.name} says it itself")
-    if "architecture" in files.config:
-        return timm.describe(files)
-    if "model_type" in files.config or "architectures" in files.config:
-        return huggingface.describe(files)
-    raise InputError(
-        f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm)"
-    )
 
 
 def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None) -> Preprocessing:

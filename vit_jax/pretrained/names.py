@@ -6,24 +6,14 @@ Reading and writing follow the same rows, so that what is written is what was re
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from vit_jax.errors import InputError
 
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """What the layouts need to know of a checkpoint.
-
-    num_heads: of attention.
-    grid: rows and columns of patches that the position embedding was made for.
-    prefix_positions: how many of its positions belong to prefix tokens; they come first.
-    """
-
-    num_heads: int
-    grid: tuple[int, int]
-    prefix_positions: int
+Grid = tuple[int, int]
+Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,93 +24,100 @@ class Name:
     tensor: the foreign name. Where several rows name one tensor, it holds them one after the other in the table's
         order: along the second axis for a position embedding, otherwise along the first in equal parts.
     layout: a row of LAYOUTS.
+    grid: rows and columns of a table by position, in the checkpoint; None for other parameters.
     """
 
     param: str
     tensor: str
     layout: str = "same"
+    grid: Grid | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a parameter's axes are arranged in a tensor: `read` undoes what `write` does."""
+    """How a parameter's axes are arranged in a tensor.
 
-    read: Callable[[np.ndarray, Geometry], np.ndarray]
-    write: Callable[[np.ndarray, Geometry], np.ndarray]
+    read: a tensor, the shape of the model's parameter (of which it takes how the heads divide an axis) and the row's
+        grid -> the parameter.
+    write: the inverse.
+    """
+
+    read: Callable[[np.ndarray, Shape, Grid], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray]
 
 
 LAYOUTS = {
-    "same": Layout(lambda x, g: x, lambda x, g: x),
+    "same": Layout(lambda x, shape, grid: x, lambda x: x),
     # PyTorch's matrices are [outputs, inputs], its convolutions [outputs, inputs, height, width].
-    "linear": Layout(lambda x, g: x.T, lambda x, g: x.T),
-    "conv": Layout(lambda x, g: x.transpose(2, 3, 1, 0), lambda x, g: x.transpose(3, 2, 0, 1)),
+    "linear": Layout(lambda x, shape, grid: x.T, lambda x: x.T),
+    "conv": Layout(lambda x, shape, grid: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
     # [heads * d, D] <-> [D, heads, d], [heads * d] <-> [heads, d], [D, heads * d] <-> [heads, d, D]
-    "heads_in": Layout(lambda x, g: x.T.reshape(x.shape[1], g.num_heads, -1), lambda x, g: x.reshape(x.shape[0], -1).T),
-    "heads_bias": Layout(lambda x, g: x.reshape(g.num_heads, -1), lambda x, g: x.reshape(-1)),
+    "heads_in": Layout(
+        lambda x, shape, grid: x.T.reshape(x.shape[1], *shape[1:]), lambda x: x.reshape(x.shape[0], -1).T
+    ),
+    "heads_bias": Layout(lambda x, shape, grid: x.reshape(shape), lambda x: x.reshape(-1)),
     "heads_out": Layout(
-        lambda x, g: x.T.reshape(g.num_heads, -1, x.shape[0]), lambda x, g: x.reshape(-1, x.shape[-1]).T
+        lambda x, shape, grid: x.T.reshape(*shape[:-1], x.shape[0]), lambda x: x.reshape(-1, x.shape[-1]).T
     ),
     # Google's arrays have our axes; some files have the heads' two axes in one.
-    "google_in": Layout(lambda x, g: x.reshape(x.shape[0], g.num_heads, -1), lambda x, g: x),
-    "google_bias": Layout(lambda x, g: x.reshape(g.num_heads, -1), lambda x, g: x),
-    "google_out": Layout(lambda x, g: x.reshape(g.num_heads, -1, x.shape[-1]), lambda x, g: x),
+    "google_in": Layout(lambda x, shape, grid: x.reshape(x.shape[0], *shape[1:]), lambda x: x),
+    "google_bias": Layout(lambda x, shape, grid: x.reshape(shape), lambda x: x),
+    "google_out": Layout(lambda x, shape, grid: x.reshape(*shape[:-1], x.shape[-1]), lambda x: x),
     # The two parts of a position embedding [1, P + h * w, D].
-    "prefix": Layout(lambda x, g: x[0], lambda x, g: x[None]),
-    "grid": Layout(lambda x, g: x.reshape(*g.grid, x.shape[-1]), lambda x, g: x.reshape(1, -1, x.shape[-1])),
+    "prefix": Layout(lambda x, shape, grid: x[0], lambda x: x[None]),
+    "grid": Layout(lambda x, shape, grid: x.reshape(*grid, x.shape[-1]), lambda x: x.reshape(1, -1, x.shape[-1])),
 }
 
 
-def expand(table: Iterable[Name], depth: int, prefix: str = "") -> list[Name]:
-    """The table with a row for each block, and `{prefix}` of the tensors' names filled in."""
+def expand(table: Iterable[Name], depth: int, prefix: str = "", grid: Grid | None = None) -> list[Name]:
+    """The table with a row for each block, and its tensors' `{prefix}` and position embedding's grid filled in."""
     rows = []
     for row in table:
         for i in range(depth) if "{i}" in row.param else [0]:
-            tensor = row.tensor.format(i=i, prefix=prefix)
-            rows.append(Name(row.param.format(i=i), tensor, row.layout))
+            changes = {"param": row.param.format(i=i), "tensor": row.tensor.format(i=i, prefix=prefix)}
+            rows.append(dataclasses.replace(row, **changes, grid=grid if row.layout == "grid" else row.grid))
     return rows
 
 
-def read(
-    names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Iterable[str], geometry: Geometry
-) -> dict[str, np.ndarray]:
+def read(names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Foreign tensors to our parameters.
 
     Args:
         names: the expanded table; rows of other parameters than `params` are passed over.
         tensors: by foreign name.
-        params: the paths that the model has.
-        geometry: of the checkpoint.
+        params: path -> anything with the `shape` that the model's parameter has.
 
     Returns:
-        Path -> float32 array, of those whose tensors are there.
+        Path -> float32 array, of those whose tensors are there; tables by position on the checkpoint's own grid.
 
     Raises:
-        InputError: a tensor that cannot be arranged as the geometry says.
+        InputError: a tensor that cannot be arranged so.
     """
     found = {}
     for tensor, rows in grouped(names, params).items():
         if tensor not in tensors:
             continue
         try:
-            parts = _split(tensors[tensor], rows, geometry)
+            parts = _split(tensors[tensor], rows)
             for row, part in zip(rows, parts, strict=True):
-                array = LAYOUTS[row.layout].read(part, geometry)
+                array = LAYOUTS[row.layout].read(part, tuple(params[row.param].shape), row.grid or (0, 0))
                 found[row.param] = np.ascontiguousarray(array, np.float32)
         except (ValueError, IndexError):
+            wanted = (f"{row.param} {list(params[row.param].shape)}" for row in rows)
+            on_grid = "".join(f" on a grid of {row.grid[0]}x{row.grid[1]}" for row in rows if row.grid)
             raise InputError(
-                f"tensor {tensor!r} of shape {list(tensors[tensor].shape)} does not fit the model: num_heads "
-                f"{geometry.num_heads}, grid {geometry.grid}, {geometry.prefix_positions} prefix positions"
+                f"tensor {tensor!r} of shape {list(tensors[tensor].shape)} does not fit the model's "
+                f"{', '.join(wanted)}{on_grid}"
             ) from None
     return found
 
 
-def write(names: Iterable[Name], params: Mapping[str, np.ndarray], geometry: Geometry) -> dict[str, np.ndarray]:
+def write(names: Iterable[Name], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our parameters to foreign tensors, the inverse of `read`.
 
     Args:
         names: the expanded table; rows of parameters that the model lacks are passed over.
         params: arrays by path.
-        geometry: of the model.
 
     Raises:
         InputError: a parameter for which the format has no name.
@@ -130,7 +127,7 @@ def write(names: Iterable[Name], params: Mapping[str, np.ndarray], geometry: Geo
         raise InputError(f"the format has no name for {', '.join(unnamed)}")
     tensors = {}
     for tensor, rows in grouped(names, params).items():
-        parts = [LAYOUTS[row.layout].write(np.asarray(params[row.param]), geometry) for row in rows]
+        parts = [LAYOUTS[row.layout].write(np.asarray(params[row.param])) for row in rows]
         tensors[tensor] = np.ascontiguousarray(np.concatenate(parts, axis=_axis(rows)) if len(rows) > 1 else parts[0])
     return tensors
 
@@ -148,9 +145,10 @@ def _axis(rows: list[Name]) -> int:
     return 1 if rows[0].layout in ("prefix", "grid") else 0
 
 
-def _split(array: np.ndarray, rows: list[Name], geometry: Geometry) -> list[np.ndarray]:
+def _split(array: np.ndarray, rows: list[Name]) -> list[np.ndarray]:
     if len(rows) == 1:
         return [array]
     if _axis(rows) == 1:
-        return np.split(array, [geometry.prefix_positions], axis=1)
+        rows_there, columns_there = rows[-1].grid or (0, 0)
+        return np.split(array, [array.shape[1] - rows_there * columns_there], axis=1)
     return np.split(array, len(rows), axis=0)

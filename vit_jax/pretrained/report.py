@@ -13,8 +13,10 @@ from vit_jax.errors import InputError
 from vit_jax.ops import posemb
 from vit_jax.types import Params
 
-GRID = "encoder/pos_embedding/grid"
-STEM = "encoder/patch_embed/kernel"
+GRID = "pos_embedding/grid"
+"""How the path of a position embedding by row and column ends."""
+STEMS = ("encoder/patch_embed/kernel",)
+"""The convolutions that see the image, `[h, w, C, D]`."""
 HEADS = ("head/kernel", "head_distillation/kernel")
 
 
@@ -28,6 +30,7 @@ class Report:
     adapted: parameter -> (the image channels it had, those it has); read, and summed or repeated.
     initialised: parameters that the checkpoint lacks; they have new random values.
     unused: tensors that the model has no place for.
+    buffers: tensors that hold no weights but what follows from the geometry, which is worked out anew.
     """
 
     source: str
@@ -36,6 +39,7 @@ class Report:
     adapted: dict[str, tuple[int, int]]
     initialised: tuple[str, ...]
     unused: tuple[str, ...]
+    buffers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line of counts, and one for each leaf that is not simply loaded."""
@@ -46,6 +50,7 @@ class Report:
             "newly initialised": self.initialised,
             "unused": self.unused,
         }
+        counts |= {"buffers": self.buffers} if self.buffers else {}
         lines = [f"{self.source}: {', '.join(f'{len(leaves)} {what}' for what, leaves in counts.items())}"]
         lines += [f"  {name}: resized from {_by(old)} to {_by(new)}" for name, (old, new) in self.resized.items()]
         lines += [f"  {name}: adapted from {old} to {new} channels" for name, (old, new) in self.adapted.items()]
@@ -60,12 +65,14 @@ class Found:
 
     arrays: parameter -> float32 array, position embeddings on the checkpoint's own grid.
     tensors: parameter -> the tensor that holds it, or would.
-    names: all tensors that the checkpoint has.
+    names: all tensors that the checkpoint has, but for its buffers.
+    buffers: see `Report`.
     """
 
     arrays: Mapping[str, np.ndarray]
     tensors: Mapping[str, str]
     names: Sequence[str]
+    buffers: tuple[str, ...] = ()
 
 
 def fit(
@@ -99,10 +106,10 @@ def fit(
         if path not in found.arrays:
             continue
         array, shape = found.arrays[path], tuple(template[path].shape)
-        if path == GRID and array.shape[:2] != shape[:2]:
+        if path.endswith(GRID) and array.shape[:2] != shape[:2]:
             resized[path] = (array.shape[:2], shape[:2])
             array = np.asarray(posemb.resize_grid(jnp.asarray(array), shape[:2], antialias=antialias))
-        if path == STEM and array.shape[2] != shape[2]:
+        if path in STEMS and array.shape[2] != shape[2]:
             adapted[path] = (array.shape[2], shape[2])
             array = adapt_channels(array, shape[2])
         if array.shape != shape:
@@ -120,6 +127,7 @@ def fit(
         adapted=adapted,
         initialised=tuple(missing),
         unused=tuple(unused),
+        buffers=found.buffers,
     )
     return params, report
 

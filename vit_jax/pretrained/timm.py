@@ -14,9 +14,9 @@ import numpy as np
 
 from vit_jax.data.transforms import INTERPOLATION, Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import Description, block_count, numbered_classes, pair, shape_of
+from vit_jax.pretrained.description import Description, block_count, numbered_classes, pair, plain_vit, shape_of
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.names import Geometry, Name, expand
+from vit_jax.pretrained.names import Name, expand
 
 _BLOCK, _LAYER = "encoder/block_{i}", "blocks.{i}"
 NAMES = (
@@ -175,18 +175,16 @@ def describe(files: Files) -> Description:
     if "head.weight" in tensors or config.get("num_classes", 0):
         task = {"distillation_head": True} if "head_dist.weight" in tensors else {}
     return Description(
-        options=options,
+        model=plain_vit(options),
         task=task,
-        class_names=() if task is None else _class_names(files, pretrained),
-        preprocessing=_preprocessing(files.name, pretrained, image_size, channels),
-        channels=channels,
-        names=expand(NAMES, options["depth"]),
-        geometry=Geometry(options["num_heads"], grid, prefix_positions),
+        class_names=() if task is None else class_names(files, pretrained),
+        preprocessing=preprocessing_of(files.name, pretrained, image_size, channels),
+        names=expand(NAMES, options["depth"], grid=grid),
     )
 
 
 def _defaults(name: str, architecture: str) -> dict[str, Any]:
-    if not architecture.startswith(("vit_", "deit")) or OTHER_MODELS.search(architecture):
+    if OTHER_MODELS.search(architecture):
         raise InputError(
             f"{name}: architecture {architecture!r} is not supported; valid: plain vit_* and deit* of timm"
         )
@@ -257,17 +255,28 @@ def _positions(
     return grid, covered
 
 
-def _class_names(files: Files, pretrained: dict[str, Any]) -> tuple[str, ...]:
+def class_names(files: Files, pretrained: dict[str, Any], head_name: str = "head.weight") -> tuple[str, ...]:
+    """The names in config.json, or else numbers; as many as the head has."""
     assert files.config is not None, files.name
     names = files.config.get("label_names") or pretrained.get("label_names")
-    head = files.tensors.get("head.weight")
+    head = files.tensors.get(head_name)
     count = files.config.get("num_classes", 0) if head is None else len(head)
     if names and len(names) != count:
-        raise InputError(f"{files.name}: label_names has {len(names)} names, but head.weight has {count} classes")
+        raise InputError(f"{files.name}: label_names has {len(names)} names, but {head_name} has {count} classes")
     return tuple(map(str, names)) if names else numbered_classes(count)
 
 
-def _preprocessing(name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int) -> Preprocessing:
+def preprocessing_of(
+    name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int
+) -> Preprocessing:
+    """What timm's evaluation transform does.
+
+    Args:
+        name: of the checkpoint, for messages.
+        pretrained: `pretrained_cfg` of config.json.
+        image_size: height and width in pixels.
+        channels: of the images.
+    """
     interpolation = pretrained.get("interpolation") or "bicubic"
     if interpolation not in INTERPOLATION:
         raise InputError(f"{name}: interpolation {interpolation!r} is not supported; valid: {', '.join(INTERPOLATION)}")

@@ -8,6 +8,7 @@ from vit_jax.pretrained import names
 from vit_jax.pretrained.description import numbered_classes
 from vit_jax.pretrained.google import NAMES, preprocessing_of
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
+from vit_jax.pretrained.vit_positions import patch_grid, with_table
 
 _VALID = {
     "gelu": ("tanh",),
@@ -29,7 +30,8 @@ def unheld(model: Outgoing) -> list[Unheld]:
     found = outside("model", model.encoder, _VALID)
     if model.encoder.pooling == "gap" and model.encoder.has_class_token:
         found.append(Unheld("model.class_token", True, "False, where pooling is gap"))
-    if model.grid[0] != model.grid[1]:
+    rows, columns = patch_grid(model)
+    if rows != columns:
         valid = "as many rows as columns of patches, since it stores only how many there are"
         found.append(Unheld("data.image_size", model.preprocessing.image_size, valid))
     if model.task is not None:
@@ -42,20 +44,22 @@ def lost(model: Outgoing) -> list[str]:
     lines = []
     names_there = numbered_classes(len(model.class_names))
     if model.class_names != names_there:
-        lines.append(f"no class names: loaded, its classes are called {names_there[0]!r} to {names_there[-1]!r}")
+        lines.append(
+            f"an .npz holds no class names: loaded, its classes are called {names_there[0]!r} to {names_there[-1]!r}"
+        )
     standard = preprocessing_of(model.preprocessing.image_size, model.preprocessing.channels)
     if model.preprocessing != standard:
         lines.append(
-            "no preprocessing: loaded, it resizes exactly and bilinearly and normalises with mean and std 0.5, but "
-            f"the model has {model.preprocessing}"
+            "an .npz holds no preprocessing: loaded, it resizes exactly and bilinearly and normalises with mean and "
+            f"std 0.5, but the model has {model.preprocessing}"
         )
     return lines
 
 
 def write(model: Outgoing, file: pathlib.Path) -> str:
     """Writes the file; gives the architecture's name."""
-    model = model.with_table()
-    arrays = names.write(names.expand(NAMES, model.encoder.depth), model.params, model.geometry)
+    model = with_table(model)
+    arrays = names.write(names.expand(NAMES, model.encoder.depth), model.params)
     with file.open("wb") as stream:  # a path would get another .npz at its end
         np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     return "ViT"

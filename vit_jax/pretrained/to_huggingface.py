@@ -10,6 +10,7 @@ from vit_jax.data.transforms import Preprocessing
 from vit_jax.pretrained import files, names
 from vit_jax.pretrained.huggingface import GELU, HEADS, NAMES, RESAMPLE
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside, outside_cut
+from vit_jax.pretrained.vit_positions import with_table
 
 _VALID = {
     "pooling": ("token",),
@@ -40,14 +41,14 @@ def unheld(model: Outgoing) -> list[Unheld]:
 
 def write(model: Outgoing, folder: pathlib.Path) -> str:
     """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
-    model = model.with_table()
+    model = with_table(model)
     architecture = _architecture(model)
     family = "deit" if model.encoder.distillation_token else "vit"
     prefix = f"{family}." if HEADS[architecture] else ""
     rows = names.expand(NAMES, model.encoder.depth, prefix) + list(HEADS[architecture])
     files.write_json(folder / "config.json", {"architectures": [architecture], "model_type": family} | _config(model))
     files.write_json(folder / "preprocessor_config.json", _processor(model.preprocessing))
-    files.write_safetensors(folder / files.WEIGHTS, names.write(rows, model.params, model.geometry))
+    files.write_safetensors(folder / files.WEIGHTS, names.write(rows, model.params))
     return architecture
 
 

@@ -13,6 +13,7 @@ from vit_jax.data.transforms import Preprocessing
 from vit_jax.pretrained import files, names
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside, outside_cut
 from vit_jax.pretrained.timm import GELU, NAMES, OPTIONS, POOLING
+from vit_jax.pretrained.vit_positions import with_table
 
 _VALID = {"representation_size": (None,)}
 _DISTILLED_VALID = {"pooling": ("token",), "register_tokens": (0,), "final_norm": ("tokens", "none")}
@@ -47,7 +48,7 @@ def unheld(model: Outgoing) -> list[Unheld]:
 def write(model: Outgoing, folder: pathlib.Path) -> str:
     """Writes config.json and model.safetensors; gives the architecture's name."""
     if model.encoder.posemb != "learned" or model.encoder.distillation_token:
-        model = model.with_table()
+        model = with_table(model)
     encoder, task = model.encoder, model.task
     architectures = _architectures(model)
     architecture = architectures.get(encoder.norm_eps, architectures[1e-6])
@@ -71,7 +72,7 @@ def write(model: Outgoing, folder: pathlib.Path) -> str:
         config["label_names"] = list(model.class_names)
     rows = names.expand(NAMES, encoder.depth)
     files.write_json(folder / "config.json", config)
-    files.write_safetensors(folder / files.WEIGHTS, names.write(rows, model.params, model.geometry))
+    files.write_safetensors(folder / files.WEIGHTS, names.write(rows, model.params))
     return architecture
 
 
