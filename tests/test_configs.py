@@ -8,6 +8,7 @@ import jax
 import pytest
 from conftest import GOLDEN, ROOT
 from PIL import Image
+from tiny import TINY
 
 import train
 from configs import common
@@ -37,7 +38,7 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
     if config.model.variant is None:  # it is that of a source
         config.init.source = str(GOLDEN / "hf_vit")
     else:
-        config.model.update({"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
+        config.model.update(TINY[config.model.name].options)
     assert train.train(config, tmp_path / "run") == 0
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 1 and line["train/skipped_steps"] == 0

@@ -12,7 +12,7 @@ FILES = sorted(
 )
 
 RANKS = [
-    {"atomic", "errors", "malloc", "types", "version"},
+    {"atomic", "errors", "malloc", "options", "types", "version"},
     {"ops"},
     {"layers", "data"},
     {"models"},

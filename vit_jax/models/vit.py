@@ -7,13 +7,12 @@ from Touvron et al. 2020 (arXiv:2012.12877) and Zhai et al. 2021 (arXiv:2106.045
 import dataclasses
 import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax import options
 from vit_jax.errors import InputError
 from vit_jax.layers.attention import ATTENTION, AttentionPooling, MultiHeadAttention
 from vit_jax.layers.drop_path import DropPath
@@ -25,7 +24,6 @@ from vit_jax.types import Features
 
 POOLING = ("token", "gap", "map")
 FINAL_NORM = ("tokens", "pooled", "none")
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,44 +300,35 @@ def create(variant: str, **overrides) -> ViT:
     } | overrides
     if isinstance(fields["patch_size"], int):
         fields["patch_size"] = (fields["patch_size"],) * 2
+    elif isinstance(fields["patch_size"], list):  # as JSON and configs have it
+        fields["patch_size"] = tuple(fields["patch_size"])
     _check(fields)
     return ViT(**fields)
 
 
+_RULES = (
+    dict.fromkeys(("hidden_dim", "depth", "mlp_dim", "num_heads"), options.COUNT)
+    | dict.fromkeys(("dropout", "attention_dropout", "drop_path"), options.RATE)
+    | {
+        "patch_size": options.SIZE,
+        "representation_size": options.COUNT_OR_NONE,
+        "norm_eps": options.POSITIVE,
+        "register_tokens": options.COUNT_OR_0,
+        "layer_scale": options.POSITIVE_OR_NONE,
+        "posemb": options.one_of(POSEMB),
+        "pooling": options.one_of(POOLING),
+        "final_norm": options.one_of(FINAL_NORM),
+        "gelu": options.one_of(GELU),
+        "dtype": options.DTYPE,
+        "attention": options.one_of(ATTENTION),
+        "remat": options.one_of(REMAT),
+    }
+)
+
+
 def _check(fields: dict) -> None:
     """Raises InputError for a field that ViT lacks or a value out of its range."""
-    valid = [f.name for f in dataclasses.fields(ViT) if f.name not in ("name", "parent")]
-    for name in fields:
-        if name not in valid:
-            raise InputError(f"vit has no option {name!r}; valid: {', '.join(valid)}")
-
-    def require(name: str, ok: Callable[[Any], bool], what: str) -> None:
-        if name in fields and not ok(fields[name]):
-            raise InputError(f"model.{name} is {fields[name]!r}; valid: {what}")
-
-    def is_count(value: Any) -> bool:
-        return isinstance(value, int) and value >= 1
-
-    for name in ("hidden_dim", "depth", "mlp_dim", "num_heads"):
-        require(name, is_count, "1 or more")
-    require("patch_size", lambda size: len(size) == 2 and all(map(is_count, size)), "height and width in pixels")
-    require("representation_size", lambda size: size is None or is_count(size), "1 or more, or None")
-    for name in ("dropout", "attention_dropout", "drop_path"):
-        require(name, lambda rate: isinstance(rate, int | float) and 0 <= rate < 1, "at least 0 and less than 1")
-    require("norm_eps", lambda eps: isinstance(eps, int | float) and eps > 0, "above 0")
-    require("register_tokens", lambda count: count == 0 or is_count(count), "0 or more")
-    require("layer_scale", lambda x: x is None or (isinstance(x, int | float) and x > 0), "above 0, or None")
-    choices_of = {
-        "posemb": POSEMB,
-        "pooling": POOLING,
-        "final_norm": FINAL_NORM,
-        "gelu": tuple(GELU),
-        "dtype": DTYPES,
-        "attention": ATTENTION,
-        "remat": tuple(REMAT),
-    }
-    for name, choices in choices_of.items():
-        require(name, choices.__contains__, ", ".join(choices))
+    options.check_options("vit", ViT, fields, _RULES)
     if fields["hidden_dim"] % fields["num_heads"]:
         raise InputError(
             f"model.hidden_dim {fields['hidden_dim']} is not divisible by model.num_heads {fields['num_heads']}"

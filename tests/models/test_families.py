@@ -1,0 +1,228 @@
+"""What every family of models keeps, each with its tiny model of `tiny.py`."""
+
+import json
+import math
+import pkgutil
+import re
+
+import chex
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import TINY
+
+import vit_jax
+import vit_jax.models
+from vit_jax import build
+from vit_jax.training import checkpoint
+from vit_jax.training import optimizer as optimizers
+from vit_jax.training.step import make_eval_step, make_init, make_train_step
+from vit_jax.types import Features
+from vit_jax.version import __version__
+
+pytestmark = pytest.mark.parametrize("family", TINY)
+
+
+def tiny(family, **options):
+    row = TINY[family]
+    return build.create_encoder(family, row.variant, **row.options | options)
+
+
+def check_applies(family, what):
+    if what in TINY[family].without:
+        pytest.skip(f"{what} does not apply to {family}: see tiny.py")
+
+
+def images_of(family, which=0, batch=2):
+    size = TINY[family].sizes[which]
+    return np.random.default_rng(0).normal(size=(batch, *size, 3)).astype(np.float32)
+
+
+def init(model, images, scale=0.05):
+    """Parameters moved off their initial values, so that zeros and ones hide nothing."""
+    params = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+def apply(model, params, images, **options):
+    return jax.jit(lambda p, x: model.apply({"params": p}, x, train=False, **options))(params, images)
+
+
+def test_every_family_has_a_row(family):
+    assert TINY.keys() == {module.name for module in pkgutil.iter_modules(vit_jax.models.__path__)}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_shapes(family, which):
+    model, images = tiny(family), images_of(family, which)
+    features, params = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+    chex.assert_type(jax.tree.leaves(params), jnp.float32)
+    batch, num_tokens, dim = features.tokens.shape
+    rows, columns = features.grid
+    assert batch == 2 and num_tokens >= rows * columns
+    assert rows * images.shape[2] == columns * images.shape[1] or features.maps  # the image's proportion
+    chex.assert_shape(features.pooled, (2, dim))
+    if features.maps is None:
+        return
+    for i, stage in enumerate(features.maps):
+        stride = 4 * 2**i
+        assert stage.shape[:3] == (2, math.ceil(images.shape[1] / stride), math.ceil(images.shape[2] / stride))
+    assert features.maps[-1].shape[1:3] == features.grid
+
+
+def test_jit_equals_eager(family):
+    model, images = tiny(family), images_of(family)
+    params = init(model, images)
+    eager = model.apply({"params": params}, images, train=False)
+    chex.assert_tree_all_finite(eager)
+    chex.assert_trees_all_close(eager, apply(model, params, images), atol=2e-5)
+
+
+def test_gradients_are_finite_and_reach_every_parameter(family):
+    model, images = tiny(family), images_of(family)
+    params = init(model, images)
+
+    def loss(params):
+        features = model.apply({"params": params}, images, train=False)
+        maps = [] if features.maps is None else list(features.maps)
+        return sum((x.astype(jnp.float32) ** 2).sum() for x in [features.pooled, features.tokens, *maps])
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    chex.assert_tree_all_finite(gradients)
+    for path, gradient in flax.traverse_util.flatten_dict(gradients, sep="/").items():
+        # A key's bias adds the same to all scores of a query, which the softmax takes away again.
+        if not path.endswith("key/bias"):
+            assert path in fixed(model) or jnp.abs(gradient).max() > 1e-6, path
+
+
+def fixed(model):
+    """Paths of parameters that a family keeps as they are drawn."""
+    return getattr(model, "fixed_parameters", ())
+
+
+def test_bfloat16_multiplies_in_bfloat16_and_stays_close(family):
+    model, images = tiny(family, dtype="bfloat16"), images_of(family)
+    params = init(model, images, scale=0.01)
+    text = jax.jit(lambda p: model.apply({"params": p}, images, train=False)).lower(params).as_text()
+    products = re.findall(r"stablehlo\.dot_general.*: \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)", text)
+    assert products and set(products) == {("bf16", "bf16")}
+    close, exact = apply(model, params, images), apply(tiny(family), params, images)
+    chex.assert_trees_all_close(close.pooled.astype(jnp.float32), exact.pooled, atol=0.1)
+
+
+def test_regularisation_is_random_in_training_only(family):
+    model, images = tiny(family, drop_path=0.5), images_of(family, batch=8)
+    params = init(model, images)
+    train = jax.jit(lambda key: model.apply({"params": params}, images, train=True, rngs={"dropout": key}).pooled)
+    np.testing.assert_array_equal(train(jax.random.key(1)), train(jax.random.key(1)))
+    assert (train(jax.random.key(1)) != train(jax.random.key(2))).any()
+    chex.assert_trees_all_equal(apply(model, params, images), apply(tiny(family), params, images))
+
+
+@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "dots"}, {"scan": True}], ids=str)
+def test_how_it_is_computed_changes_nothing(family, options):
+    check_applies(family, *options)
+    plain, other, images = tiny(family), tiny(family, **options), images_of(family)
+    params = init(plain, images)
+    chex.assert_trees_all_equal_shapes(params, init(other, images))
+
+    def gradient(model):
+        return jax.jit(
+            jax.value_and_grad(lambda p: (model.apply({"params": p}, images, train=True).pooled ** 2).sum())
+        )(params)
+
+    chex.assert_trees_all_close(gradient(other), gradient(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_numbered_from_the_image_to_the_outputs(family):
+    model, images = tiny(family), images_of(family)
+    paths = flax.traverse_util.flatten_dict(init(model, images), sep="/")
+    numbers = {path: model.layer_number(path) for path in paths}
+    assert set(numbers.values()) == set(range(model.depth + 2))  # each of them is there
+
+
+def test_flops_are_the_compilers(family):
+    """By the formula, the matrix products alone; the compiler counts what is between them too."""
+    model, images = tiny(family), images_of(family, batch=1)
+    params = init(model, images)
+    counted = jax.jit(lambda p, x: model.apply({"params": p}, x, train=False)).lower(params, images).cost_analysis()
+    height, width = images.shape[1:3]
+    assert 0.4 * counted["flops"] < model.flops((height, width)) <= 1.02 * counted["flops"]
+
+
+def model_and_task(family):
+    model = build.create_model(family, TINY[family].variant, num_classes=3, **TINY[family].options)
+    return model, build.create_task("classification", num_classes=3)
+
+
+def batch_of(family, size):
+    height, width = TINY[family].sizes[0]
+    images = np.random.default_rng(0).integers(0, 256, (size, height, width, 3), dtype=np.uint8)
+    return {"image": images, "label": np.arange(size) % 3, "mask": np.ones(size, np.float32)}
+
+
+def test_eight_images_are_learnt(family):
+    """With the train step: the loss falls, and every parameter moves but those that are fixed."""
+    model, task = model_and_task(family)
+    optimizer = optimizers.create("adamw", schedule=lambda step: 3e-3)
+    prepare = build.eval_prepare(build.transforms.Preprocessing(TINY[family].sizes[0], mean=(0.5,) * 3, std=(0.5,) * 3))
+    batch = batch_of(family, 8)
+    state = jax.jit(lambda: make_init(model, task, optimizer, prepare=prepare, ema=False)(0, batch))()
+    before = flax.traverse_util.flatten_dict(state.params, sep="/")
+    step = jax.jit(make_train_step(model, task, optimizer, prepare=prepare))
+    losses = []
+    for _ in range(25):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    assert losses[-1] < 0.5 * losses[0], losses
+    for path, array in flax.traverse_util.flatten_dict(state.params, sep="/").items():
+        moved = bool((array != before[path]).any())
+        assert moved == (path.removeprefix("encoder/") not in fixed(model.encoder)), path
+
+
+def test_masked_rows_change_no_figure(family):
+    model, task = model_and_task(family)
+    prepare = build.eval_prepare(build.transforms.Preprocessing(TINY[family].sizes[0], mean=(0.5,) * 3, std=(0.5,) * 3))
+    params = init(model, images_of(family))
+    evaluate = jax.jit(make_eval_step(model, task, prepare=prepare))
+    batch = batch_of(family, 4)
+    half = batch | {"mask": np.array([1, 1, 0, 0], np.float32)}
+    other = {name: array[[0, 1, 3, 2]] for name, array in half.items()}
+    sums, same = evaluate(params, half)[0], evaluate(params, other)[0]
+    assert float(sums["examples"][0]) == 2
+    chex.assert_trees_all_close(sums, same, rtol=1e-5)
+    alone = jax.jit(make_eval_step(model, task, prepare=prepare))(params, {k: v[:2] for k, v in half.items()})[0]
+    chex.assert_trees_all_close(sums, alone, rtol=1e-4)
+
+
+def test_saved_and_loaded_it_answers_alike(family, tmp_path):
+    row = TINY[family]
+    model, _ = model_and_task(family)
+    images = images_of(family)
+    params = init(model, images)
+    info = {
+        "model": {"name": family, "variant": row.variant, "options": row.options},
+        "task": {"name": "classification", "options": {}},
+        "class_names": ["a", "b", "c"],
+        "preprocessing": {"image_size": row.sizes[0], "mean": [0.5] * 3, "std": [0.5] * 3},
+        "version": __version__,
+    }
+    checkpoint.write_params(tmp_path / "run" / "checkpoints", 0, params, json.loads(json.dumps(info)))
+    classifier = vit_jax.load(tmp_path / "run")
+    expected = apply(model, params, images)
+    np.testing.assert_allclose(classifier.apply(images), expected, atol=2e-5)
+    assert isinstance(classifier.features(images), Features)
+
+
+def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
+    with pytest.raises(vit_jax.InputError, match=rf"{family} has no variant 'X/99'; valid: "):
+        build.create_encoder(family, "X/99")
+    with pytest.raises(vit_jax.InputError, match=rf"{family} has no option 'heads'; valid: .*drop_path"):
+        tiny(family, heads=3)
+    with pytest.raises(vit_jax.InputError, match=r"model.drop_path is 1.5; valid: at least 0 and less than 1"):
+        tiny(family, drop_path=1.5)
+    with pytest.raises(vit_jax.InputError, match=r"model.dtype is 'float16'; valid: float32, bfloat16"):
+        tiny(family, dtype="float16")

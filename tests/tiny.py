@@ -1,0 +1,25 @@
+"""A tiny model of each family, for the tests that run over all of them."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """One family's.
+
+    variant: a row of its VARIANTS.
+    options: that make it small.
+    sizes: heights and widths of images that it takes, the second not square.
+    without: of the suite's checks, those that do not apply; the reason stands beside the row.
+    """
+
+    variant: str
+    options: dict[str, Any]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    without: tuple[str, ...] = ()
+
+
+TINY = {
+    "vit": Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20))),
+}
