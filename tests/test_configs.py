@@ -56,6 +56,14 @@ def test_arguments_of_configs():
         assert config(name, "gpu").model.variant == "S/4"
         with pytest.raises(ValueError, match="no variant 'tpu'; valid: cpu, gpu"):
             config(name, "tpu")
+    families = importlib.import_module("configs.digits_families").FAMILIES
+    assert families.keys() == TINY.keys()  # every family
+    for family, (options, side) in families.items():
+        chosen = config("digits_families", family)
+        assert (chosen.model.name, chosen.data.image_size) == (family, (side, side))
+        build.create_encoder(family, **options)
+    with pytest.raises(ValueError, match="no variant 'cnn'; valid: vit"):
+        config("digits_families", "cnn")
     assert config("linear_probe", "validation").evaluation.splits.to_dict() == {"test": "validation"}
 
 

@@ -1,0 +1,33 @@
+"""The smallest sensible model of each family on the digits, enlarged to 32x32 pixels where the family needs it.
+
+python train.py --config=configs/digits_families.py:vit --workdir=runs/digits_vit
+
+docs/results.md has what each reached.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, digits
+
+# Family -> the model's options, and the side in pixels that the images are enlarged to.
+FAMILIES = {
+    "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
+}
+
+
+def get_config(family: str = "vit") -> ConfigDict:
+    """The run of one family.
+
+    Args:
+        family: of FAMILIES.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"digits_families has no variant {family!r}; valid: {', '.join(FAMILIES)}")
+    config = digits.get_config().unlock()
+    options, side = FAMILIES[family]
+    common.unset(config.model, "hidden_dim", "depth", "mlp_dim", "num_heads", "posemb", "pooling")
+    config.model.name = family
+    config.model.update(options)
+    config.data.image_size = (side, side)
+    config.num_epochs = 60.0
+    return config.lock()
