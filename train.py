@@ -48,7 +48,7 @@ def train(config, workdir: pathlib.Path) -> int:
     check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_slices=strategy.num_slices)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
     parts = (run.model, run.task, run.optimizer)
-    init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0)
+    init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0, teacher=run.teacher)
     train_step = strategy.compile_train_step(
         make_train_step(
             *parts,
@@ -58,6 +58,7 @@ def train(config, workdir: pathlib.Path) -> int:
             log_every_steps=config.log_every_steps,
             max_skipped_steps=config.max_skipped_steps,
             axis_name=strategy.axis_name,
+            teacher=run.teacher,
         )
     )
     eval_step = strategy.compile_eval_step(
@@ -109,6 +110,9 @@ def train(config, workdir: pathlib.Path) -> int:
         if run.warm_start is not None and restored is None:
             state = run.warm_start.apply(state)
             log.print(str(run.warm_start.report))
+        if run.teacher is not None and restored is None:
+            state = run.teacher.apply(state)
+            log.print(str(run.teacher))
         if start_step < run.total_steps:
             log.print("compiling the train step")
         state = strategy.place_state(state)

@@ -142,9 +142,21 @@ def _task() -> ConfigDict:
     task.label_smoothing = 0.0
     # Where the head's bias starts.
     task.head_bias = 0.0
-    # Whether the model's distillation token has a head too; the logits are then the mean of both. None is that
-    # of init.source.
+    # Whether the model's distillation token has a head too, which is the one that learns from a teacher; the logits are
+    # then the mean of both. None is that of init.source.
     task.distillation_head = False
+    # From here on, of the task distillation. The model to learn from, anything that init.source can be; a run that
+    # continues has it in its checkpoint. Of a work directory its step, as init.step, of a Hugging Face id its revision.
+    task.teacher = placeholder(str)
+    task.teacher_step = "last"
+    task.teacher_revision = placeholder(str)
+    # What tells which of its classes is which of the data's: names (in whatever order) or numbers (whatever the names).
+    task.teacher_classes = "names"
+    # hard (default: the class that it finds most probable) or soft (its probabilities, at a temperature; default 1).
+    task.kind = placeholder(str)
+    task.temperature = placeholder(float)
+    # The teacher's share of the loss, in [0, 1]; default 0.5.
+    task.weight = placeholder(float)
     return task
 
 

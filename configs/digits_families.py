@@ -11,6 +11,7 @@ from configs import common, digits
 
 # Family -> the model's options, and the side in pixels that the images are enlarged to.
 FAMILIES = {
+    "deit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4}, 8),
     "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
 }
 

@@ -71,6 +71,31 @@ def trained(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preprocessing) -> pathlib.Path:
+    """A work directory with a tiny ViT of random parameters, its head's too, and images as `preprocessing` says."""
+    import jax
+    import numpy as np
+
+    from vit_jax import build
+    from vit_jax.training import checkpoint
+
+    fields = {"image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]} | preprocessing
+    info = {
+        "model": {"name": "vit", "variant": "Ti/4", "options": {"hidden_dim": 16, "depth": 1, "num_heads": 2}},
+        "task": {"name": "classification", "options": {}} | (task or {}),
+        "class_names": list(class_names),
+        "preprocessing": fields,
+        "version": "0",
+    }
+    model, _, _ = build.from_info(info)
+    images = np.zeros((1, *fields["image_size"], fields["channels"]), np.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
+    checkpoint.write_params(workdir / "checkpoints", 0, params, info)
+    return workdir
+
+
 @pytest.fixture(scope="session")
 def digit_files(tmp_path_factory) -> list[tuple[pathlib.Path, int]]:
     """Three test digits as PNG files, and what they show."""

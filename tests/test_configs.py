@@ -6,7 +6,7 @@ import json
 
 import jax
 import pytest
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN, ROOT, write_classifier
 from PIL import Image
 from tiny import TINY
 
@@ -31,6 +31,11 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.is_locked
     config.update({"num_steps": 1, "batch_size": 8, "log_every_steps": 1})
+    if config.task.name == "distillation":
+        data = config.data
+        names = "0123456789" if data.name == "digits" else ("cat", "dog")
+        like_the_students = {"channels": data.channels, "mean": data.mean, "std": data.std}
+        config.task.teacher = str(write_classifier(tmp_path / "teacher", names, **like_the_students))
     if config.data.name != "digits":
         config.data.folder, config.data.split = str(two_classes(tmp_path / "images")), "train"
         config.evaluation.splits = {}
@@ -62,8 +67,12 @@ def test_arguments_of_configs():
         chosen = config("digits_families", family)
         assert (chosen.model.name, chosen.data.image_size) == (family, (side, side))
         build.create_encoder(family, **options)
-    with pytest.raises(ValueError, match="no variant 'cnn'; valid: vit"):
+    with pytest.raises(ValueError, match="no variant 'cnn'; valid: deit, vit"):
         config("digits_families", "cnn")
+    assert config("digits_distillation", "hard").task.kind == "hard"
+    assert config("digits_distillation", "none").task.name == "classification"
+    with pytest.raises(ValueError, match="no kind 'warm'; valid: soft, hard, none"):
+        config("digits_distillation", "warm")
     assert config("linear_probe", "validation").evaluation.splits.to_dict() == {"test": "validation"}
 
 

@@ -27,9 +27,10 @@ from vit_jax.ops import augment, mixing
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
+from vit_jax.training.teacher import Teacher
 from vit_jax.types import Batch, Prepare, Task
 from vit_jax.version import __version__
-from vit_jax.warm_start import WarmStart, keeps_head, open_trained, warm_start
+from vit_jax.warm_start import WarmStart, keeps_head, open_teacher, open_trained, teacher_params, warm_start
 
 EXECUTION = ("attention", "remat", "scan")
 """Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint, so that whoever
@@ -51,6 +52,7 @@ class Experiment:
     total_steps: the run's length.
     info: what a checkpoint keeps for inference: model, task, class names, preprocessing, version.
     warm_start: the parameters that the run starts from; None if it starts from new ones.
+    teacher: the model that the task learns from; None if it needs none.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Experiment:
     total_steps: int
     info: dict[str, Any]
     warm_start: WarmStart | None
+    teacher: Teacher | None
 
 
 def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experiment:
@@ -72,7 +75,7 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     Args:
         config: a ConfigDict with the keys of configs/common.py.
         saved_info: what the run's own checkpoint says of itself if there is one; the source that the run once
-            started from is then not needed any more.
+            started from, and its teacher's, are then not needed any more.
 
     Raises:
         InputError: a name or value that is not valid.
@@ -117,6 +120,9 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
     total_steps = _total_steps(config, len(source))
+    teacher, teacher_info = _teacher(config, task, preprocessing, source.class_names, saved_info)
+    if teacher is not None:
+        info |= {"task": getattr(task, "inference")(), "teacher": teacher_info}  # noqa: B009
     return Experiment(
         model=model,
         task=task,
@@ -131,6 +137,7 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         total_steps=total_steps,
         info=info,
         warm_start=_warm_start(config.init, opened, model, info) if opened else None,
+        teacher=teacher,
     )
 
 
@@ -389,7 +396,56 @@ def _model_info(section, base: dict[str, Any] | None, keeps_head: bool) -> dict[
 
 def _task_options(section, base: dict[str, Any] | None) -> dict[str, Any]:
     before = base["task"]["options"] if base and base["task"] else {}
-    return {key: before[key] for key in ("distillation_head",) if key in before} | _options(section)
+    own = {key: value for key, value in _options(section).items() if not key.startswith("teacher")}
+    return {key: before[key] for key in ("distillation_head",) if key in before} | own
+
+
+def _teacher(
+    config, task: Task, ours: transforms.Preprocessing, class_names: Sequence[str], saved_info: dict[str, Any] | None
+) -> tuple[Teacher | None, dict[str, Any] | None]:
+    """The model that the task learns from, and what a checkpoint says of it; None if the task needs none.
+
+    Raises:
+        InputError: one that is missing, not needed, cannot be used, or is another than the run began with.
+    """
+    section = config.task
+    if not hasattr(task, "inference"):
+        if section.teacher is not None:
+            raise InputError(f"task.teacher is {section.teacher!r}, but task.name is {section.name!r}, which has none")
+        return None, None
+    if section.teacher is None:
+        raise InputError(
+            f"task.teacher is not set; valid for {section.name}: a work directory, a folder, an .npz or a hub id"
+        )
+    saved, opened = (saved_info or {}).get("teacher"), None
+    if saved is None:
+        step = int(section.teacher_step) if section.teacher_step.isdigit() else section.teacher_step
+        opened = open_teacher(
+            section.teacher,
+            class_names,
+            step=step,
+            revision=section.teacher_revision,
+            classes=section.teacher_classes,
+        )
+        saved = {key: opened.info[key] for key in ("model", "task", "class_names", "preprocessing")}
+        saved |= {"source": section.teacher, "about": opened.source}
+    elif saved["source"] != section.teacher:
+        raise InputError(
+            f"task.teacher is {section.teacher!r}, but the run began with {saved['source']!r}, which its checkpoint "
+            "holds; valid: that, or another --workdir"
+        )
+    model, _, theirs = from_info(saved, dtype=config.model.dtype)
+    if theirs.channels != ours.channels:
+        raise InputError(
+            f"task.teacher {saved['about']} takes images of {theirs.channels} channels; valid with data.channels "
+            f"{ours.channels}: a teacher of {ours.channels}"
+        )
+    teacher = Teacher(model, theirs, ours, None, saved["about"])
+    if opened is not None:
+        template = flax.traverse_util.flatten_dict(teacher.shapes(), sep="/")
+        params = teacher_params(opened, template, class_names, classes=section.teacher_classes)
+        teacher = dataclasses.replace(teacher, params=params)
+    return teacher, saved
 
 
 def _train_loader(data, source: sources.Source, preprocessing: transforms.Preprocessing) -> loader.Loader:

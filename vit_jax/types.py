@@ -21,11 +21,17 @@ label: `[B]` int32, or `[B, num_classes]` float32 in [0, 1].
 index: `[B]` uint32, the example's position in the endless training stream (modulo 2**32), or its record
     number in an evaluation.
 mask: `[B]` float32, 1 for an example and 0 for padding; absent where nothing is padded.
+teacher_logits: `[B, num_classes]` float32, what a teacher says of the images; only while it teaches.
 """
 
 
 class Task(Protocol):
-    """A learning problem: a frozen dataclass in a file of `vit_jax/tasks`, which names it `create`."""
+    """A learning problem: a frozen dataclass in a file of `vit_jax/tasks`, which names it `create`.
+
+    One that needs a teacher says so by a second method, `inference() -> {"name": ..., "options": {...}}`: the task that
+    the checkpoint names, whose model has the same parameters. Its batches have `teacher_logits` in training, and only
+    then.
+    """
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
         """Adds the head: a module from images `[B, H, W, C]` to outputs."""
@@ -130,6 +136,7 @@ class TrainState(flax.struct.PyTreeNode):
     skipped_in_row: `[]` int32, how many of them directly precede this state.
     nonfinite_leaf: `[]` int32, the first leaf (in tree order) with a bad gradient or update in the first step of
         that row, the number of leaves if only the loss was bad, -1 if there is no such row.
+    teacher: parameters of the model that is learned from, which no step changes; None without one.
     """
 
     step: jax.Array
@@ -141,3 +148,4 @@ class TrainState(flax.struct.PyTreeNode):
     skipped: jax.Array
     skipped_in_row: jax.Array
     nonfinite_leaf: jax.Array
+    teacher: Params | None = None

@@ -1,4 +1,4 @@
-"""Starting a run from a trained model: what is taken over from it, and what is new."""
+"""What a run takes from trained models: the parameters that it starts from, and a teacher."""
 
 import dataclasses
 import pathlib
@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
-from vit_jax.pretrained.report import Found, Report, fit
+from vit_jax.pretrained.report import Found, Report, fit, zero_heads
 from vit_jax.training import checkpoint
 from vit_jax.types import Params, TrainState
 
 HEAD = ("auto", "keep", "new")
+TEACHER_CLASSES = ("names", "numbers")
 ALLOW = "init.allow"
 
 
@@ -74,6 +76,7 @@ def open_trained(
     num_heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    keys: str = "init.",
 ) -> Opened:
     """Reads a trained model.
 
@@ -84,17 +87,18 @@ def open_trained(
         num_heads: of an `.npz` that does not tell.
         image_size: height and width in pixels for which to change the preprocessing; None is the model's own.
         channels: likewise.
+        keys: what the names of step, revision and num_heads begin with in the config.
 
     Raises:
         InputError: nothing there that can be read.
     """
     path = pathlib.Path(source).expanduser()
     is_workdir = (path / "checkpoints").is_dir()
-    theirs = {"init.revision": revision, "init.num_heads": num_heads}
-    for key, value in theirs.items() if is_workdir else {"init.step": None if step == "last" else step}.items():
+    theirs = {"revision": revision, "num_heads": num_heads}
+    for key, value in theirs.items() if is_workdir else {"step": None if step == "last" else step}.items():
         if value is not None:
             what = "a work directory" if is_workdir else "no work directory"
-            raise InputError(f"{key} is {value!r}, but {source} is {what}; valid: no {key}")
+            raise InputError(f"{keys}{key} is {value!r}, but {source} is {what}; valid: no {keys}{key}")
     if not is_workdir:
         return open_checkpoint(
             source, revision=revision, image_size=image_size, in_channels=channels, num_heads=num_heads
@@ -141,7 +145,72 @@ def warm_start(
     elif len(old) != len(new):
         raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
     elif _same_names(old, new):
-        order = [old.index(name) for name in new]
-        heads = {path: x if path.startswith("encoder/") else x[..., order] for path, x in heads.items()}
+        heads = _reordered(heads, old, new)
     found = dataclasses.replace(opened.found, arrays=encoder | heads)
     return WarmStart(*fit(found, template, source=opened.source, antialias=opened.antialias, allow=allow, key=ALLOW))
+
+
+def open_teacher(
+    source: str, class_names: Sequence[str], *, step: int | str = "last", revision: str | None = None, classes: str
+) -> Opened:
+    """Reads the model that a run is to learn from.
+
+    Args:
+        source: what `vit_jax.load` takes.
+        class_names: of the data.
+        step: of a work directory.
+        revision: of a Hugging Face id.
+        classes: one of TEACHER_CLASSES: whether the teacher's classes are told by their names, in whatever order, or by
+            their numbers, whatever they are called.
+
+    Raises:
+        InputError: nothing there that can be read, no classifier, or one of other classes.
+    """
+    if classes not in TEACHER_CLASSES:
+        raise InputError(f"task.teacher_classes is {classes!r}; valid: {', '.join(TEACHER_CLASSES)}")
+    opened = open_trained(source, step=step, revision=revision, keys="task.teacher_")
+    task, theirs = opened.info["task"], opened.info["class_names"]
+    if task is None or task["name"] != "classification" or task["options"].get("loss_type", "softmax") != "softmax":
+        what = "has no classification head" if task is None else f"was trained for {task['name']} without a softmax"
+        raise InputError(f"task.teacher {opened.source} {what}; valid: a model that names one class of many")
+    if classes == "numbers" and len(theirs) != len(class_names):
+        raise InputError(f"task.teacher {opened.source} has {len(theirs)} classes, and the data {len(class_names)}")
+    if classes == "names" and not _same_names(theirs, class_names):
+        other = next((name for name in theirs if name not in class_names), None)
+        there = f"{len(theirs)} classes, and the data {len(class_names)}" if other is None else f"a class {other!r}"
+        raise InputError(
+            f"task.teacher {opened.source} has {there}; valid: a teacher of the data's classes, {class_names[0]!r} and "
+            "so on, or task.teacher_classes 'numbers' if it only calls them otherwise"
+        )
+    return opened
+
+
+def teacher_params(opened: Opened, template: Mapping[str, Any], class_names: Sequence[str], *, classes: str) -> Params:
+    """The parameters of a teacher, nested, its head in the order of the data's classes.
+
+    Args:
+        opened: what `open_teacher` gave.
+        template: path -> anything with the `shape` that the teacher's parameter has.
+        class_names: of the data.
+        classes: as given to `open_teacher`.
+
+    Raises:
+        InputError: leaves not accounted for, or a head that is zero throughout.
+    """
+    arrays = dict(opened.found.arrays)
+    if classes == "names":
+        heads = {path: x for path, x in arrays.items() if _is_head(path)}
+        arrays |= _reordered(heads, list(opened.info["class_names"]), class_names)
+    found = dataclasses.replace(opened.found, arrays=arrays)
+    key = "--allow of vit-jax convert --to workdir"
+    params, _ = fit(found, template, source=opened.source, antialias=opened.antialias, key=key)
+    nested = flax.traverse_util.unflatten_dict(params, sep="/")
+    for name in zero_heads(nested):
+        raise InputError(f"task.teacher {opened.source}: {name} is zero throughout, so that it tells no class apart")
+    return jax.tree.map(np.asarray, nested)
+
+
+def _reordered(heads: Mapping[str, np.ndarray], old: Sequence[str], new: Sequence[str]) -> dict[str, np.ndarray]:
+    """Heads of classes in another order; a pre-logits layer, which is part of a head, stays."""
+    order = [old.index(name) for name in new]
+    return {path: x if path.startswith("encoder/") else x[..., order] for path, x in heads.items()}

@@ -30,7 +30,8 @@ FINAL_NORM = ("tokens", "pooled", "none")
 class Variant:
     """One row of VARIANTS.
 
-    params: parameters with class token, learned position embedding at 224 px and a head of 1,000 classes.
+    params: parameters with the family's tokens, learned position embedding at 224 px and a head of 1,000 classes for
+        each token that has one.
     paper_params_millions: what the source prints; `source` says what it counts.
     """
 

@@ -74,6 +74,32 @@ def normalize(
     return images.astype(jnp.float32) * scale - jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
 
 
+def renormalize(
+    images: Float[Array, "b H W c"],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    new_mean: tuple[float, ...],
+    new_std: tuple[float, ...],
+) -> Float[Array, "b H W c"]:
+    """What `normalize` with new_mean and new_std had given, of what it gave with mean and std.
+
+    Args:
+        images: `[B, H, W, C]` float, normalised with mean and std.
+        mean: see `normalize`, as for the others.
+        std: positive.
+        new_mean: of the result.
+        new_std: positive.
+
+    Returns:
+        `[B, H, W, C]` float32; the very images if nothing differs.
+    """
+    if (mean, std) == (new_mean, new_std):
+        return images
+    old_mean, old_std, target_mean, target_std = (jnp.asarray(x, jnp.float32) for x in (mean, std, new_mean, new_std))
+    return images * (old_std / target_std) + (old_mean - target_mean) / target_std
+
+
 def random_erase(
     keys: Key[Array, " b"], images: Float[Array, "b H W c"], probability: float
 ) -> Float[Array, "b H W c"]:

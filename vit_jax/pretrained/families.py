@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import InputError
-from vit_jax.models import vit
+from vit_jax.models import deit, vit
 from vit_jax.pretrained import google, huggingface, timm, to_google, to_huggingface, to_timm
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
@@ -43,6 +43,10 @@ HOLDINGS = (
     Holding("huggingface", vit, ("vit", "deit"), huggingface.describe, to_huggingface),
     Holding("timm", vit, ("vit_*", "deit*"), timm.describe, to_timm),
     Holding("google", vit, ("plain",), google.describe, to_google),
+    # Only written: what is read of DeiT is a ViT with its options.
+    Holding("huggingface", deit, (), huggingface.describe, to_huggingface),
+    Holding("timm", deit, (), timm.describe, to_timm),
+    Holding("google", deit, (), google.describe, to_google),
 )
 FORMATS = tuple(dict.fromkeys(row.format for row in HOLDINGS))
 _BY_MODEL_TYPE, _NPZ = ("huggingface",), ("google",)

@@ -29,9 +29,13 @@ class ClassificationModel(nn.Module):
     head_bias: float = 0.0
     distillation_head: bool = False
 
-    @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b classes"]:
         """Images `[B, H, W, C]`, normalised, to logits `[B, num_classes]` float32."""
+        return mean_logits(self.each_heads_logits(images, train=train))
+
+    @nn.compact
+    def each_heads_logits(self, images: Float[Array, "b H W c"], *, train: bool) -> list[Float[Array, "b classes"]]:
+        """The logits of the head and, where there is one, of the distillation head."""
         features = self.encoder(images, train=train)
         options = {
             "kernel_init": nn.initializers.zeros,
@@ -39,9 +43,14 @@ class ClassificationModel(nn.Module):
         }
         logits = nn.Dense(self.num_classes, **options, name="head")(features.pooled.astype(jnp.float32))
         if not self.distillation_head:
-            return logits
+            return [logits]
         head = nn.Dense(self.num_classes, **options, name="head_distillation")
-        return (logits + head(features.tokens[:, 1].astype(jnp.float32))) / 2
+        return [logits, head(features.tokens[:, 1].astype(jnp.float32))]
+
+
+def mean_logits(logits: list[Float[Array, "b classes"]]) -> Float[Array, "b classes"]:
+    """What one or two heads say together: the mean."""
+    return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from vit_jax.training.optimizer import leaf_names
 from vit_jax.types import Params, TrainState
 
 _SCORE = "score"
+_PARTS = ("params", "ema_params", "teacher")
 INFO_KEYS = ("model", "task", "class_names", "preprocessing", "version")
 
 
@@ -59,8 +60,8 @@ class SavedModel:
 class Checkpoints:
     """The checkpoints of one run, in `<workdir>/checkpoints/<step>/`.
 
-    Each holds `params`, `ema_params` where there are any, `rest` (all else of the training state), and `info`,
-    the JSON that inference needs: model, task, class names, preprocessing and the library's version.
+    Each holds `params`, `ema_params` and `teacher` where there are any, `rest` (all else of the training state), and
+    `info`, the JSON that inference needs: model, task, class names, preprocessing and the library's version.
 
     A context manager: the directory is open inside `with`.
     """
@@ -197,7 +198,7 @@ class Checkpoints:
 
     def _saved_leaves(self, step: int) -> dict[str, str]:
         item = self._directory / str(step)
-        names = [name for name in ("params", "ema_params", "rest") if (item / name).is_dir()]
+        names = [name for name in (*_PARTS, "rest") if (item / name).is_dir()]
         with ocp.StandardCheckpointer() as checkpointer:
             trees = {name: _shapes(checkpointer, item / name) for name in names}
         return _described(trees)
@@ -208,7 +209,7 @@ class Checkpoints:
                 name: checkpointer.restore(self._directory / str(step) / name, jax.tree.map(_target, item))
                 for name, item in _items(template).items()
             }
-        return template.replace(**read["rest"], params=read["params"], ema_params=read.get("ema_params"))
+        return template.replace(**read["rest"], **{name: read.get(name) for name in _PARTS})
 
     def _tidy(self, broken: dict[int, str]) -> list[str]:
         """Removes half-written saves, and renames steps that cannot be read so that they can be saved again.
@@ -394,13 +395,10 @@ def _score(metrics: dict[str, float]) -> float:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The state in the parts that are saved one by one: params, ema_params if on, and the rest."""
+    """The state in what is saved one by one: those of _PARTS that there are, and the rest."""
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    items = {"params": rest.pop("params")}
-    ema_params = rest.pop("ema_params")
-    if ema_params is not None:
-        items["ema_params"] = ema_params
-    return items | {"rest": rest}
+    parts = {name: rest.pop(name) for name in _PARTS}
+    return {name: part for name, part in parts.items() if part is not None} | {"rest": rest}
 
 
 def _leaves(state: TrainState) -> dict[str, str]:

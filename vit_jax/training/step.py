@@ -11,6 +11,7 @@ from flax import linen as nn
 from vit_jax.errors import InputError
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
+from vit_jax.training.teacher import Teacher
 from vit_jax.types import Batch, Params, Prepare, TrainState
 
 ROWS: dict[str, Callable[[Any, Any, Any, Batch], jax.Array]] = {
@@ -23,7 +24,9 @@ ROWS: dict[str, Callable[[Any, Any, Any, Batch], jax.Array]] = {
 """What an evaluation step can give of each example, `[B, ...]`; `types.Rows` tells what they are."""
 
 
-def make_init(model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare, ema: bool):
+def make_init(
+    model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare, ema: bool, teacher: Teacher | None = None
+):
     """Makes `init(seed, batch) -> TrainState` at step 0.
 
     Args:
@@ -32,6 +35,7 @@ def make_init(model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare,
         optimizer: what it keeps for each trainable leaf.
         prepare: the same as the train step's.
         ema: whether the moving average of the parameters is kept.
+        teacher: whose parameters the state has a place for, of zeros.
     """
 
     def init(seed: int, batch: Batch) -> TrainState:
@@ -53,6 +57,7 @@ def make_init(model: nn.Module, task, optimizer: Optimizer, *, prepare: Prepare,
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_row=jnp.zeros((), jnp.int32),
             nonfinite_leaf=jnp.full((), -1, jnp.int32),
+            teacher=teacher.zeros() if teacher else None,
         )
 
     return init
@@ -69,6 +74,7 @@ def make_train_step(
     log_every_steps: int = 1,
     max_skipped_steps: int = 10,
     axis_name: str | None = None,
+    teacher: Teacher | None = None,
 ):
     """Makes `train_step(state, batch) -> (state, metrics)`.
 
@@ -88,6 +94,7 @@ def make_train_step(
         log_every_steps: after how many steps the sums in `metrics` start anew.
         max_skipped_steps: after how many skipped steps in a row nothing changes any more; 1 or more.
         axis_name: the device axis under `pmap`; None where one program holds the whole batch.
+        teacher: what adds `teacher_logits` to the batch, from the augmented images.
 
     Returns:
         A function. Its metrics are name -> (sum, count), `[]` float32: the task's and `gradient_norm` over the
@@ -114,6 +121,8 @@ def make_train_step(
             return loss, task.metrics(outputs, part)
 
         def one_part(part: Batch, key: jax.Array):
+            if teacher is not None:
+                part = part | {"teacher_logits": teacher.logits(state.teacher, part["image"])}
             return jax.value_and_grad(share_of_loss, has_aux=True)(trainable, part, key)
 
         values = _sum_over_parts(one_part, batch | {"mask": mask}, dropout_key, accumulate_steps)

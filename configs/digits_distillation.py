@@ -1,0 +1,48 @@
+"""A very small DeiT on the digits, with a teacher and without.
+
+python train.py --config=configs/digits_distillation.py --workdir=runs/student --config.task.teacher=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+KINDS = ("soft", "hard", "none")
+
+
+def get_config(kind: str = "soft") -> ConfigDict:
+    """The student, taught as `kind` says.
+
+    Args:
+        kind: `soft`, `hard`, or `none` for no teacher and all else the same.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"digits_distillation has no kind {kind!r}; valid: {', '.join(KINDS)}")
+    config = common.get_config()
+    config.num_epochs = 30.0
+    config.batch_size = 64
+
+    config.model.name = "deit"
+    config.model.variant = "Ti/4"
+    config.model.hidden_dim = 16
+    config.model.depth = 2
+    config.model.mlp_dim = 32
+    config.model.num_heads = 2
+
+    config.task.distillation_head = True
+    if kind != "none":
+        config.task.name = "distillation"
+        config.task.kind = kind
+
+    config.data.image_size = (8, 8)
+    config.data.channels = 1
+    config.data.mean = (0.5,)
+    config.data.std = (0.5,)
+    config.data.shift_px = 1
+    config.data.in_memory = True
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.clip_norm = 1.0
+    return config.lock()

@@ -1,0 +1,307 @@
+"""Runs with a teacher: it stays as it is, is no part of the result, sees images its own way, and must fit the data."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import GOLDEN, small_config, write_classifier
+from flax.traverse_util import flatten_dict
+from test_train import assert_equal_runs, run
+
+import train
+import vit_jax
+from vit_jax import build
+from vit_jax.cli.main import main
+from vit_jax.data.transforms import Preprocessing
+from vit_jax.errors import InputError
+from vit_jax.training import parallel
+from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.step import make_init, make_train_step
+from vit_jax.training.teacher import Teacher
+
+DIGITS = "0123456789"
+SMALL = {
+    "model__name": "deit",
+    "model__posemb": None,
+    "model__pooling": None,
+    "task__distillation_head": True,
+    "data__mean": (0.4,),
+}
+
+
+def config_with(teacher, **changes):
+    return small_config(**(SMALL | {"task__name": "distillation", "task__teacher": str(teacher)} | changes))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A work directory of a teacher that takes images in another size and normalised otherwise."""
+    folder = tmp_path_factory.mktemp("teacher")
+    return write_classifier(folder, DIGITS, image_size=[12, 12], mean=[0.25], std=[0.2])
+
+
+@pytest.fixture(scope="module")
+def distilled(teacher, tmp_path_factory):
+    """A finished run, whose teacher's source is gone; not to be changed."""
+    folder = tmp_path_factory.mktemp("distilled")
+    shutil.copytree(teacher, folder / "teacher")
+    assert train.train(config_with(folder / "teacher"), folder / "run") == 0
+    shutil.rmtree(folder / "teacher")
+    return folder / "run"
+
+
+def parts_of(run, strategy):
+    """What makes a run's first state, and its compiled step."""
+    parts = (run.model, run.task, run.optimizer)
+    init = make_init(*parts, prepare=run.prepare, ema=True, teacher=run.teacher)
+    step = make_train_step(
+        *parts, prepare=run.prepare, ema_decay=0.9, axis_name=strategy.axis_name, teacher=run.teacher
+    )
+    return lambda: init(0, run.example), strategy.compile_train_step(step)
+
+
+def test_the_teacher_stays_as_it_is_and_costs_no_optimizer_state(teacher, distilled):
+    info = json.loads((distilled / "checkpoints" / "12" / "info" / "metadata").read_text())
+    run = build.experiment(config_with(distilled.parent / "teacher"), saved_info=info)
+    make_state, _ = parts_of(run, parallel.Pmap())
+    with Checkpoints(distilled / "checkpoints", keep_last=2) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(make_state), run.info, max_step=12).state
+    chex.assert_trees_all_equal(state.teacher, vit_jax.load(teacher).params)
+    assert run.teacher.params is None
+    paths = set(flatten_dict(state.params, sep="/"))
+    assert {"head/kernel", "head_distillation/kernel", "encoder/distillation_token"} < paths
+    assert jax.tree.structure(state.ema_params) == jax.tree.structure(state.params)
+    assert jax.tree.structure(state.opt_state[1].mu) == jax.tree.structure(state.params)
+
+
+def test_resuming_without_the_teachers_source_is_exact(distilled, tmp_path):
+    shutil.copytree(distilled, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    assert train.train(config_with(distilled.parent / "teacher"), tmp_path / "run") == 0
+    assert_equal_runs(distilled, tmp_path / "run", 12)
+
+
+def test_a_run_keeps_the_teacher_that_it_began_with(distilled, tmp_path):
+    message = r"task.teacher is 'other', but the run began with '.*teacher', which its checkpoint holds; valid: that"
+    with pytest.raises(InputError, match=message):
+        train.train(config_with("other", num_steps=14), distilled)
+
+
+def test_the_result_is_a_plain_classifier(distilled, digit_files):
+    classifier = vit_jax.load(distilled)
+    assert classifier.info["task"]["name"] == "classification"
+    assert set(classifier.params) == {"encoder", "head", "head_distillation"}
+    assert type(classifier.model).__name__ == "ClassificationModel"
+    predictions = classifier.predict([file for file, _ in digit_files])
+    assert [len(row) for row in predictions] == [5, 5, 5]
+
+
+def test_the_result_is_evaluated_as_in_the_run(distilled, capsys):
+    assert main(["evaluate", "--model", str(distilled), "--json"]) == 0
+    lines = [json.loads(line) for line in (distilled / "metrics.jsonl").read_text().splitlines()]
+    expected = [line["test/accuracy"] for line in lines if "test/accuracy" in line][-1]
+    assert json.loads(capsys.readouterr().out)["test/accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [("huggingface", "DeiTForImageClassificationWithTeacher"), ("timm", "deit_base_distilled_patch16_224")],
+)
+def test_the_result_goes_to_other_libraries_and_comes_back(to, name, distilled, tmp_path):
+    classifier = vit_jax.load(distilled)
+    assert vit_jax.save(classifier, tmp_path / to, to=to) == name
+    back = vit_jax.load(tmp_path / to)
+    chex.assert_trees_all_equal(back.params, classifier.params)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(back.apply(images), classifier.apply(images), atol=1e-6)
+
+
+def test_a_run_starts_from_the_result(distilled):
+    config = small_config(**SMALL | {"init__source": str(distilled), "model__variant": None})
+    started = build.experiment(config)
+    assert started.teacher is None
+    expected = flatten_dict(vit_jax.load(distilled).params, sep="/")
+    chex.assert_trees_all_equal(dict(started.warm_start.arrays), expected)
+
+
+def test_the_teacher_sees_images_in_its_own_way():
+    """Flat images, so that they are the same at any size."""
+    ours = Preprocessing((8, 8), 3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    theirs = Preprocessing((12, 16), 3, mean=(0.9, 0.5, 0.1), std=(0.2, 0.3, 0.4))
+
+    class Same:
+        def apply(self, variables, images, *, train):
+            assert not train and variables == {"params": "theirs"}
+            return images
+
+    pixels = np.array([[0, 128, 255], [10, 20, 30]], np.uint8)
+    seen = build.eval_prepare(ours)(None, {"image": np.tile(pixels[:, None, None], (1, 8, 8, 1))})["image"]
+    expected = build.eval_prepare(theirs)(None, {"image": np.tile(pixels[:, None, None], (1, 12, 16, 1))})["image"]
+    np.testing.assert_allclose(Teacher(Same(), theirs, ours, None, "").logits("theirs", seen), expected, atol=1e-5)
+    assert Teacher(Same(), ours, ours, None, "").logits("theirs", seen) is seen
+
+
+def test_an_image_of_another_size_is_resized_smoothly(teacher):
+    run = build.experiment(config_with(teacher))
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    logits = run.teacher.logits(run.teacher.params, run.prepare(None, {"image": images})["image"])
+    classifier = vit_jax.load(teacher)
+    # On the host pixels are rounded after resizing, which moves the logits a little.
+    np.testing.assert_allclose(logits, classifier.apply(classifier.preprocess(images)), atol=0.05)
+    assert np.ptp(np.asarray(logits)) > 0.5
+
+
+def test_the_teachers_classes_are_put_in_the_order_of_the_data(tmp_path):
+    shuffled = write_classifier(tmp_path / "shuffled", "9876543210", image_size=[12, 12])
+    plain = write_classifier(tmp_path / "plain", DIGITS, image_size=[12, 12])
+    images = np.zeros((1, 8, 8, 1), np.float32)
+
+    def logits(source, **changes):
+        run = build.experiment(config_with(source, **changes))
+        return np.asarray(run.teacher.logits(run.teacher.params, images))
+
+    expected = logits(plain)
+    np.testing.assert_array_equal(logits(shuffled), expected[:, ::-1])
+    np.testing.assert_array_equal(logits(shuffled, task__teacher_classes="numbers"), expected)
+
+
+def test_the_teacher_computes_in_the_configs_dtype(teacher):
+    assert build.experiment(config_with(teacher, model__dtype="bfloat16")).teacher.model.encoder.dtype == "bfloat16"
+
+
+def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
+    config = config_with(teacher, model__drop_path=0.0, optimizer__name="sgd", task__kind="soft")
+    config.data.mixup_alpha = 0.8
+    run = build.experiment(config)
+    batches = [
+        {
+            "image": np.random.default_rng(step).integers(0, 256, (16, 8, 8, 1), np.uint8),
+            "label": np.arange(16, dtype=np.int32) % 10,
+            "index": np.arange(16 * step, 16 * step + 16, dtype=np.uint32),
+        }
+        for step in range(5)
+    ]
+    devices = jax.local_devices()
+    ends = {}
+    for name, strategy in {
+        "one": parallel.Mesh(devices=devices[:1], min_size=0),
+        "pmap 8": parallel.Pmap(devices[:8]),
+        "data 2 fsdp 2 tensor 2": parallel.Mesh(2, 2, 2, devices=devices[:8], min_size=0),
+    }.items():
+        make_state, step = parts_of(run, strategy)
+        state = strategy.place_state(run.teacher.apply(strategy.new_state(make_state)))
+        if name.startswith("data"):
+            student, taught = (
+                jax.tree.map(lambda x: x.sharding.spec, tree["encoder"]["block_0"])
+                for tree in (state.params, state.teacher)
+            )
+            assert student["mlp"]["fc1"] == taught["mlp"]["fc1"] and "tensor" in student["mlp"]["fc1"]["kernel"]
+            assert student["attention"] == taught["attention"]
+        for batch in batches:
+            state, _ = step(state, strategy.place_batch(batch))
+        ends[name] = strategy.fetch(state)
+    for name, end in ends.items():
+        assert end.skipped == 0
+        chex.assert_trees_all_close(end.params, ends["one"].params, atol=1e-5), name
+        chex.assert_trees_all_equal(end.teacher, run.teacher.params)
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 4])
+def test_accumulating_changes_nothing(teacher, accumulate_steps):
+    run = build.experiment(config_with(teacher, model__drop_path=0.0, optimizer__name="sgd", task__kind="soft"))
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8),
+        "label": np.arange(16, dtype=np.int32) % 10,
+        "index": np.arange(16, dtype=np.uint32),
+    }
+    parts = (run.model, run.task, run.optimizer)
+    state = run.teacher.apply(make_init(*parts, prepare=run.prepare, ema=False, teacher=run.teacher)(0, batch))
+    ends = [
+        jax.jit(make_train_step(*parts, prepare=run.prepare, teacher=run.teacher, accumulate_steps=n))(state, batch)[0]
+        for n in (1, accumulate_steps)
+    ]
+    chex.assert_trees_all_close(ends[0].params, ends[1].params, atol=1e-6)
+
+
+def test_the_loss_is_the_hand_made_one_on_the_augmented_batch(teacher):
+    config = config_with(teacher, model__drop_path=0.0, task__kind="soft", task__temperature=2.0, task__weight=0.3)
+    config.data.update({"mixup_alpha": 0.8, "flip": True})
+    run = build.experiment(config)
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8),
+        "label": np.arange(16, dtype=np.int32) % 10,
+        "index": np.arange(16, dtype=np.uint32),
+    }
+    parts = (run.model, run.task, run.optimizer)
+    state = run.teacher.apply(make_init(*parts, prepare=run.prepare, ema=False, teacher=run.teacher)(0, batch))
+    _, metrics = jax.jit(make_train_step(*parts, prepare=run.prepare, teacher=run.teacher))(state, batch)
+    augment_key, _ = jax.random.split(jax.random.wrap_key_data(state.key))
+    augmented = run.prepare(augment_key, batch)
+    teaches = jax.nn.softmax(run.teacher.logits(state.teacher, augmented["image"]) / 2.0)
+    # The heads start at zero, so that the student finds every class equally probable.
+    divergence = (teaches * jnp.log(10 * teaches)).sum(axis=-1).mean()
+    expected = 0.7 * np.log(10) + 0.3 * 4.0 * divergence
+    assert float(metrics["loss"][0] / metrics["loss"][1]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def rgb(folder):
+    return write_classifier(folder, DIGITS, channels=3, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def zero_head(folder):
+    classifier = vit_jax.load(write_classifier(folder / "full", DIGITS))
+    params = classifier.params | {"head": jax.tree.map(np.zeros_like, classifier.params["head"])}
+    vit_jax.save(dataclasses.replace(classifier, params=params), folder / "zero", to="workdir")
+    return folder / "zero"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "none", r"none"),
+        (lambda folder: write_classifier(folder, "012345678"), r"has 9 classes, and the data 10; valid: a teacher of"),
+        (
+            lambda folder: write_classifier(folder, "abcdefghij"),
+            r"has a class 'a'; valid: .* or task.teacher_classes 'nu",
+        ),
+        (lambda folder: GOLDEN / "timm_vit", r"has .* classes, and the data 10|has a class"),
+        (rgb, r"takes images of 3 channels; valid with data.channels 1: a teacher of 1"),
+        (zero_head, r"head/kernel is zero throughout"),
+        (
+            lambda folder: write_classifier(folder, DIGITS, task={"options": {"loss_type": "sigmoid"}}),
+            r"was trained for classification without a softmax",
+        ),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(make, message, tmp_path):
+    with pytest.raises(InputError, match=message) as caught:
+        build.experiment(config_with(make(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task__teacher": None}, r"task.teacher is not set; valid for distillation: a work directory"),
+        ({"task__name": "classification"}, r"task.teacher is '.*', but task.name is 'classification', which has none"),
+        ({"task__teacher": None, "task__name": "classification", "task__kind": "hard"}, r"has no option 'kind'"),
+        ({"task__teacher_classes": "order"}, r"task.teacher_classes is 'order'; valid: names, numbers"),
+        ({"task__teacher_revision": "main"}, r"task.teacher_revision is 'main', but .* is a work directory"),
+        ({"task__teacher_step": "7"}, r"has no checkpoint of step 7"),
+        ({"task__kind": "warm"}, r"task.kind is 'warm'; valid: hard, soft"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(changes, message, teacher):
+    with pytest.raises(InputError, match=message):
+        build.experiment(config_with(teacher, **changes))
+
+
+def test_a_missing_teacher_ends_the_command_with_one_line(tmp_path):
+    result = run(tmp_path / "run", "--config.task.name=distillation", "--config.task.teacher=nowhere/at/all")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "nowhere" in result.stderr and not (tmp_path / "run" / "checkpoints").exists()
