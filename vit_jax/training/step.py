@@ -137,7 +137,10 @@ def make_train_step(
         # An update may overflow though its gradient does not.
         pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(trainable), strict=True)
         leaves_ok = jnp.stack([jnp.isfinite(g).all() & jnp.isfinite(p).all() for g, p in pairs])
-        finite = jnp.isfinite(loss) & leaves_ok.all()
+        # The least of a sorted array, not `all`, of which XLA would make a chain of operations that it repeats in the
+        # update of every leaf: compiling would take time with the square of their number.
+        all_ok = jnp.sort(leaves_ok)[0]
+        finite = jnp.isfinite(loss) & all_ok
         ok = finite & (state.skipped_in_row < max_skipped_steps)
         params = optimizers.merge(trainable, frozen)
         ema_params = state.ema_params
@@ -149,7 +152,7 @@ def make_train_step(
         sums = jax.tree.map(
             lambda old, new: jnp.where(restart, 0.0, old) + jnp.where(ok, new, 0.0), state.sums, new_sums
         )
-        first_bad = jnp.where(leaves_ok.all(), leaves_ok.size, jnp.argmin(leaves_ok))
+        first_bad = jnp.where(all_ok, leaves_ok.size, jnp.argmin(leaves_ok))
         new_state = state.replace(
             step=state.step + 1,
             params=_where(ok, params, state.params),
