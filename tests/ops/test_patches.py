@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.ops.patches import extract_patches, patch_grid
+from vit_jax.ops.patches import extract_patches, patch_grid, unfold, unfold_grid
 
 
 def test_hand_made_example():
@@ -40,3 +40,35 @@ def test_indivisible_image_is_refused_by_both_sizes(image_size):
         patch_grid(image_size, (16, 12))
     with pytest.raises(InputError, match=rf"{image_size[0]}x{image_size[1]} px.*16x12 px"):
         extract_patches(np.zeros((1, *image_size, 3)), (16, 12))
+
+
+def test_overlapping_patches_by_hand():
+    image = np.arange(1, 10).reshape(3, 3)
+    # 3x3 patches every 2 pixels of the image with a border of zeros.
+    expected = [
+        [[0, 0, 0, 0, 1, 2, 0, 4, 5], [0, 0, 0, 2, 3, 0, 5, 6, 0]],
+        [[0, 4, 5, 0, 7, 8, 0, 0, 0], [5, 6, 0, 8, 9, 0, 0, 0, 0]],
+    ]
+    patches = unfold(image[None, :, :, None], 3, stride=2, padding=1)
+    np.testing.assert_array_equal(patches[0], expected)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(7, 4, 2), (3, 2, 1), (2, 2, 0), (3, 1, 0)])
+def test_each_overlapping_patch_is_the_slice_of_the_padded_image(size, stride, padding):
+    images = np.arange(2 * 9 * 12 * 3).reshape(2, 9, 12, 3)
+    patches = unfold(images, size, stride=stride, padding=padding)
+    rows, columns = unfold_grid((9, 12), size, stride=stride, padding=padding)
+    chex.assert_shape(patches, (2, rows, columns, 3 * size * size))
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    for row in range(rows):
+        for column in range(columns):
+            y, x = row * stride, column * stride
+            cut = padded[:, y : y + size, x : x + size]
+            np.testing.assert_array_equal(patches[:, row, column], cut.transpose(0, 3, 1, 2).reshape(2, -1))
+    assert (rows * stride + size > padded.shape[1]) and (columns * stride + size > padded.shape[2])
+
+
+def test_an_image_smaller_than_a_patch_is_refused():
+    assert unfold_grid((3, 4), 7, stride=4, padding=2) == (1, 1)
+    with pytest.raises(InputError, match="image size 2x9 px is too small; valid: 3 px or more"):
+        unfold(np.zeros((1, 2, 9, 3)), 7, stride=4, padding=2)

@@ -74,6 +74,7 @@ class MultiHeadAttention(nn.Module):
     qkv_bias: whether query, key and value have a bias.
     qk_norm: LayerNorm over each head's D / heads channels of query and key (Dehghani et al. 2023,
         arXiv:2302.05442, section 2), parameters `query_norm` and `key_norm`; `norm_eps` is its epsilon.
+    scale: what the products of queries and keys are multiplied by; None is 1 / sqrt(D / heads).
     attention: how it is computed, which changes results by rounding alone: `xla`; `cudnn`, which never stores the
         weights `[B, heads, N, M]` and can therefore not drop them out; `auto`, cuDNN where `is_for_cudnn` says so and
         no weights are dropped, else XLA.
@@ -92,6 +93,7 @@ class MultiHeadAttention(nn.Module):
     qk_norm: bool = False
     norm_eps: float = 1e-6
     attention: str = "auto"
+    scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -114,6 +116,8 @@ class MultiHeadAttention(nn.Module):
         if self.qk_norm:
             query = LayerNorm(self.norm_eps, name="query_norm")(query).astype(self.dtype)
             key = LayerNorm(self.norm_eps, name="key_norm")(key).astype(self.dtype)
+        if self.scale is not None:
+            query = query * (self.scale * shape[-1] ** 0.5)
         if self.is_mutable_collection("intermediates"):
             # On their own, since what mixes the values need not have them; where it does, XLA computes them once.
             self.sow("intermediates", "attention_weights", attention_weights(query, key))

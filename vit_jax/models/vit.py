@@ -50,6 +50,7 @@ class EncoderBlock(nn.Module):
 
     layer_scale: where the scales of the two residual branches, one a channel (`scale1`, `scale2` `[D]`), start;
         None is no scales.
+    attention_scale: see `MultiHeadAttention.scale`.
 
     Source: Dosovitskiy et al. 2020, equations 2 and 3; the scales are LayerScale's (Touvron et al. 2021,
     arXiv:2103.17239, section 2).
@@ -67,6 +68,7 @@ class EncoderBlock(nn.Module):
     qk_norm: bool
     layer_scale: float | None
     attention: str
+    attention_scale: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
@@ -80,6 +82,7 @@ class EncoderBlock(nn.Module):
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
             attention=self.attention,
+            scale=self.attention_scale,
             name="attention",
         )
         y = nn.Dropout(self.dropout, deterministic=not train)(attention(y, train=train))

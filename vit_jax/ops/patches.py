@@ -1,5 +1,7 @@
 """Cutting images into patches."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
@@ -41,3 +43,45 @@ def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int
     x = images.reshape(batch, rows, ph, columns, pw, channels)
     x = jnp.swapaxes(x, 2, 3)  # [b, rows, columns, ph, pw, c]
     return x.reshape(batch, rows, columns, ph * pw * channels)
+
+
+def unfold(
+    images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int
+) -> Shaped[Array, "b h w values"]:
+    """Cuts images into square patches that may overlap, each flattened channel by channel, row by row.
+
+    The order of a patch's values is that of PyTorch's `Unfold`, so that what is learned on them needs no reordering.
+
+    Args:
+        images: `[B, H, W, C]`.
+        size: side of a patch.
+        stride: from one patch to the next.
+        padding: zeros on each side of the image.
+
+    Returns:
+        `[B, h, w, C * size * size]` with h = (H + 2 padding - size) // stride + 1, and w likewise.
+
+    Raises:
+        InputError: the image is smaller than a patch.
+    """
+    rows, columns = unfold_grid(images.shape[1:3], size, stride=stride, padding=padding)
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    cuts = [
+        padded[:, y : y + (rows - 1) * stride + 1 : stride, x : x + (columns - 1) * stride + 1 : stride]
+        for y in range(size)
+        for x in range(size)
+    ]
+    return jnp.stack(cuts, axis=-1).reshape(*cuts[0].shape[:3], -1)
+
+
+def unfold_grid(image_size: Sequence[int], size: int, *, stride: int, padding: int) -> tuple[int, int]:
+    """Rows and columns of patches that `unfold` makes of an image of this height and width.
+
+    Raises:
+        InputError: the image is smaller than a patch.
+    """
+    height, width = image_size
+    least = size - 2 * padding
+    if min(height, width) < least:
+        raise InputError(f"image size {height}x{width} px is too small; valid: {least} px or more")
+    return (height - least) // stride + 1, (width - least) // stride + 1

@@ -1,0 +1,247 @@
+"""T2T-ViT: a ViT, deeper and narrower, whose tokens come out of a tokens-to-token module instead of single patches.
+
+Source: Yuan et al. 2021, "Tokens-to-Token ViT" (arXiv:2101.11986); the authors' code, yitu-opensource/T2T-ViT.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vit_jax.errors import InputError
+from vit_jax.layers.attention import ATTENTION
+from vit_jax.layers.mlp import GELU
+from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.patch_embed import PositionEmbedding
+from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
+from vit_jax.models.vit import DTYPES, EncoderBlock
+from vit_jax.types import Features
+
+POSEMB = ("sincos1d", "learned")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of VARIANTS.
+
+    params: parameters with a head of 1,000 classes, the Performer's fixed features among them.
+    paper_params_millions: what the source prints, which counts the fixed position table at 224 px too.
+    paper_gmacs: multiply-adds at 224 px, in 1e9, as the source prints them.
+    """
+
+    tokens_type: str
+    hidden_dim: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    params: int
+    paper_params_millions: float
+    paper_gmacs: float
+    source: str
+
+
+class T2TViT(nn.Module):
+    """The encoder: images to `Features`. `create` makes one by name.
+
+    tokens_type: attention within the tokens-to-token module, `performer` or `transformer`.
+    hidden_dim, depth, mlp_dim, num_heads: the backbone's size.
+    token_dim: width of the tokens within the tokens-to-token module.
+    posemb: `sincos1d`, computed for the sequence at hand, or `learned`, a grid for one size of images; see
+        `PositionEmbedding`. The latter holds the authors' checkpoints for other sizes, whose table was resized.
+    token_dropout: within the tokens-to-token module; in [0, 1). The authors have 0.1 with a performer, 0 without.
+    dropout: after the position embedding, each attention of the backbone, and each dense layer of its MLPs; in [0, 1).
+    attention_dropout: on the backbone's attention weights; in [0, 1).
+    drop_path: stochastic depth's rate at the last block, rising linearly from 0 at the first; in [0, 1).
+    qkv_bias: whether query, key and value of the backbone have a bias.
+    qk_scale: what the products of queries and keys are multiplied by; None is 1 / sqrt(hidden_dim / num_heads).
+    gelu: of the backbone, `exact` (the authors'), `tanh` or `quick`.
+    norm_eps: LayerNorm's epsilon.
+    dtype, attention, remat, scan: as in `ViT`; they are the backbone's, but for `dtype`.
+    """
+
+    tokens_type: str
+    hidden_dim: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    token_dim: int = 64
+    posemb: str = "sincos1d"
+    token_dropout: float = 0.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    gelu: str = "exact"
+    norm_eps: float = 1e-5
+    dtype: str = "float32"
+    attention: str = "auto"
+    remat: str = "none"
+    scan: bool = False
+
+    num_prefix_tokens = 1
+    has_class_token = True
+
+    def layer_number(self, path: str) -> int:
+        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+
+        Args:
+            path: within the encoder, `block_0/mlp/fc1/kernel`.
+        """
+        name = path.partition("/")[0]
+        if name.startswith("block_"):
+            return int(name.removeprefix("block_")) + 1
+        return self.depth + 1 if name == "norm" else 0
+
+    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+
+        Counted are the matrix products alone, a multiply-add as two; the source's MACs are half of it.
+        """
+        *inner, (rows, columns) = split_grids(image_size)
+        width, macs = channels, 0
+        for (side, _, _), grid in zip(SPLITS, inner, strict=False):
+            count, width = math.prod(grid), width * side**2
+            macs += count * self.token_dim * (3 * width + 3 * self.token_dim) + self._mixing(count)
+            width = self.token_dim
+        macs += rows * columns * width * SPLITS[-1][0] ** 2 * self.hidden_dim
+        tokens, dim = rows * columns + 1, self.hidden_dim
+        block = tokens * dim * (4 * dim + 2 * self.mlp_dim) + 2 * tokens**2 * dim
+        return 2 * (macs + self.depth * block)
+
+    def _mixing(self, tokens: int) -> int:
+        """Multiply-adds of the attention of a layer of the tokens-to-token module, without its projections."""
+        if self.tokens_type == "transformer":
+            return 2 * tokens**2 * self.token_dim
+        features = self.token_dim // 2
+        return tokens * features * (4 * self.token_dim + 1)
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        self.tokens_to_token = TokensToToken(
+            self.hidden_dim, self.token_dim, self.tokens_type, self.token_dropout, self.norm_eps, self.dtype
+        )
+        self.class_token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.hidden_dim))
+        self.pos_embedding = PositionEmbedding(self.posemb)
+        self.embed_dropout = nn.Dropout(self.dropout)
+        self.blocks = [
+            EncoderBlock(
+                num_heads=self.num_heads,
+                mlp_dim=self.mlp_dim,
+                gelu=self.gelu,
+                norm_eps=self.norm_eps,
+                dropout=self.dropout,
+                attention_dropout=self.attention_dropout,
+                drop_path=self.drop_path * i / max(self.depth - 1, 1),
+                dtype=self.dtype,
+                qkv_bias=self.qkv_bias,
+                qk_norm=False,
+                layer_scale=None,
+                attention=self.attention,
+                attention_scale=self.qk_scale,
+                name=f"block_{i}",
+            )
+            for i in range(self.depth)
+        ]
+        self.norm = LayerNorm(self.norm_eps)
+
+    def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Features:
+        """Encodes images `[B, H, W, C]` float, normalised as in training.
+
+        Raises:
+            InputError: an image of fewer than 3 pixels a side, or one that does not fit a learned embedding.
+        """
+        height, width = images.shape[1:3]
+        grid = split_grids((height, width))[-1]
+        return self.encode(self.embed(images, train=train), grid=grid, train=train)
+
+    def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
+        """Images to tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
+        x = self.tokens_to_token(images, train=train)  # [b, h, w, dim]
+        prefix = jnp.broadcast_to(self.class_token, (x.shape[0], 1, self.hidden_dim)).astype(x.dtype)
+        return self.embed_dropout(self.pos_embedding(x, prefix), deterministic=not train)
+
+    def encode(self, tokens: Float[Array, "b n dim"], *, grid: tuple[int, int] | None = None, train: bool) -> Features:
+        """Tokens `[B, N, D]`, the class token first and any number of others, through the blocks and the last norm."""
+        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan)
+        x = self.norm(x)
+        return Features(tokens=x, pooled=x[:, 0], grid=grid)
+
+
+def create(variant: str, **overrides) -> T2TViT:
+    """Makes a T2T-ViT by name, with any of its fields replaced.
+
+    Args:
+        variant: a row of VARIANTS, `"14"`, or `"t-14"` with a transformer in the tokens-to-token module.
+        **overrides: fields of `T2TViT`.
+
+    Raises:
+        InputError: an unknown variant, field or value.
+    """
+    if variant not in VARIANTS:
+        raise InputError(f"t2t has no variant {variant!r}; valid: {', '.join(VARIANTS)}")
+    row = VARIANTS[variant]
+    fields = {name: getattr(row, name) for name in ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads")}
+    fields |= overrides
+    _check(fields)
+    return T2TViT(**fields)
+
+
+def _check(fields: dict[str, Any]) -> None:
+    """Raises InputError for a field that T2TViT lacks or a value out of its range."""
+    valid = [f.name for f in dataclasses.fields(T2TViT) if f.name not in ("name", "parent")]
+    for name in fields:
+        if name not in valid:
+            raise InputError(f"t2t has no option {name!r}; valid: {', '.join(valid)}")
+
+    def require(names: tuple[str, ...], ok: Callable[[Any], bool], what: str) -> None:
+        for name in names:
+            if name in fields and not ok(fields[name]):
+                raise InputError(f"model.{name} is {fields[name]!r}; valid: {what}")
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    sizes = ("hidden_dim", "depth", "mlp_dim", "num_heads")
+    require(sizes, lambda size: isinstance(size, int) and size >= 1, "1 or more")
+    require(("hidden_dim", "token_dim"), lambda size: isinstance(size, int) and size >= 2 and size % 2 == 0, "even")
+    rates = ("token_dropout", "dropout", "attention_dropout", "drop_path")
+    require(rates, lambda rate: is_number(rate) and 0 <= rate < 1, "at least 0 and less than 1")
+    require(("norm_eps",), lambda eps: is_number(eps) and eps > 0, "above 0")
+    require(("qk_scale",), lambda scale: scale is None or (is_number(scale) and scale > 0), "above 0, or None")
+    choices_of = {
+        "tokens_type": TOKENS_TYPES,
+        "posemb": POSEMB,
+        "gelu": tuple(GELU),
+        "dtype": DTYPES,
+        "attention": ATTENTION,
+        "remat": tuple(REMAT),
+    }
+    for name, choices in choices_of.items():
+        require((name,), choices.__contains__, ", ".join(choices))
+    if fields["hidden_dim"] % fields["num_heads"]:
+        raise InputError(
+            f"model.hidden_dim {fields['hidden_dim']} is not divisible by model.num_heads {fields['num_heads']}"
+        )
+
+
+# The source's 13.8 G of "24" does not fit its own figures: "t-24" has 15.0, and a transformer instead of the performer
+# takes 1.3 G more at any width, which leaves 13.7; the rule of `flops` gives 13.66.
+_AUTHORS = "README of yitu-opensource/T2T-ViT, as Yuan et al. 2021 (arXiv:2101.11986)"
+
+VARIANTS = {
+    "7": Variant("performer", 256, 7, 512, 4, 4_259_790, 4.3, 1.1, _AUTHORS),
+    "10": Variant("performer", 256, 10, 512, 4, 5_838_798, 5.9, 1.5, _AUTHORS),
+    "12": Variant("performer", 256, 12, 512, 4, 6_891_470, 6.9, 1.8, _AUTHORS),
+    "14": Variant("performer", 384, 14, 1152, 6, 21_469_902, 21.5, 4.8, _AUTHORS),
+    "19": Variant("performer", 448, 19, 1344, 7, 39_089_166, 39.2, 8.5, _AUTHORS),
+    "24": Variant("performer", 512, 24, 1536, 8, 64_005_070, 64.1, 13.8, _AUTHORS),
+    "t-14": Variant("transformer", 384, 14, 1152, 6, 21_465_422, 21.5, 6.1, _AUTHORS),
+    "t-19": Variant("transformer", 448, 19, 1344, 7, 39_084_686, 39.2, 9.8, _AUTHORS),
+    "t-24": Variant("transformer", 512, 24, 1536, 8, 64_000_590, 64.1, 15.0, _AUTHORS),
+}
