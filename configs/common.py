@@ -79,7 +79,7 @@ def _init() -> ConfigDict:
 def _model() -> ConfigDict:
     """The encoder; None leaves a value to init.source, or else to the variant or the family's default."""
     model = ConfigDict()
-    # A file of vit_jax/models, and a row of its VARIANTS; for vit any patch size works, "Ti/4", "B/16x8".
+    # A file of vit_jax/models (vit, t2t), and a row of its VARIANTS; for vit any patch size works, "Ti/4", "B/16x8".
     model.name = "vit"
     model.variant = "B/16"
     # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
@@ -91,6 +91,8 @@ def _model() -> ConfigDict:
     model.num_heads = placeholder(int)
     # learned, sincos2d, sincos1d, none.
     model.posemb = placeholder(str)
+    # t2t: rows and columns that sincos1d is computed for, from which it is resized; default those of the images.
+    model.posemb_grid = placeholder(tuple)
     # Whether a learned position embedding covers the prefix tokens too; default true.
     model.prefix_posemb = placeholder(bool)
     # token (class token), gap (mean over patches), map (attention pooling).
@@ -120,6 +122,12 @@ def _model() -> ConfigDict:
     model.dropout = placeholder(float)
     model.attention_dropout = placeholder(float)
     model.drop_path = placeholder(float)
+    # t2t: the attention within the tokens-to-token module, performer or transformer; the width of its tokens, default
+    # 64; its dropout, default 0; what the backbone multiplies the products of queries and keys by, default 1 / sqrt(d).
+    model.tokens_type = placeholder(str)
+    model.token_dim = placeholder(int)
+    model.token_dropout = placeholder(float)
+    model.qk_scale = placeholder(float)
     # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How
     # attention is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
     model.attention = placeholder(str)

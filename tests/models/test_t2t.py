@@ -182,10 +182,7 @@ def test_regularisation_is_random_in_training_only(option):
 
 def test_layers_are_numbered_from_the_image():
     model = tiny()
-    numbers = {
-        path.partition("/")[0]: model.layer_number(path)
-        for path in optimizer.leaf_names(init(model)["params"])
-    }
+    numbers = {path.partition("/")[0]: model.layer_number(path) for path in optimizer.leaf_names(init(model)["params"])}
     assert numbers == {"class_token": 0, "tokens_to_token": 0, "block_0": 1, "block_1": 2, "norm": 3}
 
 
@@ -218,5 +215,5 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="images have 1 channels, but the model was made for 3"):
         model.apply(params, jnp.ones((1, 32, 32, 1)), train=False)
     learned = tiny(posemb="learned")
-    with pytest.raises(InputError, match="2x2 patches, but .* made for 2x3"):
+    with pytest.raises(InputError, match=r"2x2 patches, but .* made for 2x3"):
         learned.apply(init(learned), jnp.ones((1, 32, 32, 3)), train=False)

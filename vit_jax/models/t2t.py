@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -20,6 +21,7 @@ from vit_jax.layers.patch_embed import PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
 from vit_jax.models.vit import DTYPES, EncoderBlock
+from vit_jax.ops import posemb
 from vit_jax.types import Features
 
 POSEMB = ("sincos1d", "learned")
@@ -51,8 +53,10 @@ class T2TViT(nn.Module):
     tokens_type: attention within the tokens-to-token module, `performer` or `transformer`.
     hidden_dim, depth, mlp_dim, num_heads: the backbone's size.
     token_dim: width of the tokens within the tokens-to-token module.
-    posemb: `sincos1d`, computed for the sequence at hand, or `learned`, a grid for one size of images; see
-        `PositionEmbedding`. The latter holds the authors' checkpoints for other sizes, whose table was resized.
+    posemb: `sincos1d`, sines and cosines of the position in the sequence, or `learned`, a grid for one size of images;
+        see `PositionEmbedding`.
+    posemb_grid: rows and columns that `sincos1d` is computed for, from which it is resized to those at hand, as the
+        authors do with a trained model at another size; None is those at hand.
     token_dropout: within the tokens-to-token module; in [0, 1). The authors have 0.1 with a performer, 0 without.
     dropout: after the position embedding, each attention of the backbone, and each dense layer of its MLPs; in [0, 1).
     attention_dropout: on the backbone's attention weights; in [0, 1).
@@ -71,6 +75,7 @@ class T2TViT(nn.Module):
     num_heads: int
     token_dim: int = 64
     posemb: str = "sincos1d"
+    posemb_grid: tuple[int, int] | None = None
     token_dropout: float = 0.0
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -86,6 +91,12 @@ class T2TViT(nn.Module):
 
     num_prefix_tokens = 1
     has_class_token = True
+
+    @property
+    def fixed_parameters(self) -> tuple[str, ...]:
+        """Paths of the parameters that are never trained."""
+        layers = ("layer1", "layer2") if self.tokens_type == "performer" else ()
+        return tuple(f"tokens_to_token/{layer}/random_features" for layer in layers)
 
     def layer_number(self, path: str) -> int:
         """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
@@ -127,7 +138,8 @@ class T2TViT(nn.Module):
             self.hidden_dim, self.token_dim, self.tokens_type, self.token_dropout, self.norm_eps, self.dtype
         )
         self.class_token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.hidden_dim))
-        self.pos_embedding = PositionEmbedding(self.posemb)
+        if self.posemb == "learned":
+            self.pos_embedding = PositionEmbedding("learned")
         self.embed_dropout = nn.Dropout(self.dropout)
         self.blocks = [
             EncoderBlock(
@@ -163,14 +175,35 @@ class T2TViT(nn.Module):
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
         """Images to tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
         x = self.tokens_to_token(images, train=train)  # [b, h, w, dim]
-        prefix = jnp.broadcast_to(self.class_token, (x.shape[0], 1, self.hidden_dim)).astype(x.dtype)
-        return self.embed_dropout(self.pos_embedding(x, prefix), deterministic=not train)
+        batch, rows, columns, dim = x.shape
+        prefix = jnp.broadcast_to(self.class_token, (batch, 1, dim)).astype(x.dtype)
+        if self.posemb == "learned":
+            tokens = self.pos_embedding(x, prefix)
+        else:
+            table = sinusoid(self.posemb_grid or (rows, columns), (rows, columns), dim)
+            tokens = jnp.concatenate([prefix, x.reshape(batch, -1, dim)], axis=1) + table.astype(x.dtype)
+        return self.embed_dropout(tokens, deterministic=not train)
 
     def encode(self, tokens: Float[Array, "b n dim"], *, grid: tuple[int, int] | None = None, train: bool) -> Features:
         """Tokens `[B, N, D]`, the class token first and any number of others, through the blocks and the last norm."""
         x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan)
         x = self.norm(x)
         return Features(tokens=x, pooled=x[:, 0], grid=grid)
+
+
+def sinusoid(made_for: tuple[int, int], grid: tuple[int, int], dim: int) -> Float[Array, "n dim"]:
+    """Positions of the class token and a grid of patches, computed for one grid and resized to another.
+
+    Returns:
+        `[1 + h * w, D]` float32 in about [-1, 1].
+
+    Source: `get_sinusoid_encoding` (models/transformer_block.py) and `resize_pos_embed` (utils.py) of the authors'
+    code.
+    """
+    with jax.ensure_compile_time_eval():  # the resizing is NumPy's
+        table = posemb.sincos1d(1 + made_for[0] * made_for[1], dim)
+        resized = posemb.resize_grid(table[1:].reshape(*made_for, dim), grid, antialias=False)
+        return jnp.concatenate([table[:1], resized.reshape(-1, dim)])
 
 
 def create(variant: str, **overrides) -> T2TViT:
@@ -188,8 +221,14 @@ def create(variant: str, **overrides) -> T2TViT:
     row = VARIANTS[variant]
     fields = {name: getattr(row, name) for name in ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads")}
     fields |= overrides
+    if isinstance(fields.get("posemb_grid"), list):  # as JSON and configs have it
+        fields["posemb_grid"] = tuple(fields["posemb_grid"])
     _check(fields)
     return T2TViT(**fields)
+
+
+def _is_grid(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(x, int) and x >= 1 for x in value)
 
 
 def _check(fields: dict[str, Any]) -> None:
@@ -212,6 +251,7 @@ def _check(fields: dict[str, Any]) -> None:
     require(("hidden_dim", "token_dim"), lambda size: isinstance(size, int) and size >= 2 and size % 2 == 0, "even")
     rates = ("token_dropout", "dropout", "attention_dropout", "drop_path")
     require(rates, lambda rate: is_number(rate) and 0 <= rate < 1, "at least 0 and less than 1")
+    require(("posemb_grid",), lambda grid: grid is None or _is_grid(grid), "rows and columns of patches, or None")
     require(("norm_eps",), lambda eps: is_number(eps) and eps > 0, "above 0")
     require(("qk_scale",), lambda scale: scale is None or (is_number(scale) and scale > 0), "above 0, or None")
     choices_of = {

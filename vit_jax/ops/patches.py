@@ -45,9 +45,7 @@ def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int
     return x.reshape(batch, rows, columns, ph * pw * channels)
 
 
-def unfold(
-    images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int
-) -> Shaped[Array, "b h w values"]:
+def unfold(images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int) -> Shaped[Array, "b h w values"]:
     """Cuts images into square patches that may overlap, each flattened channel by channel, row by row.
 
     The order of a patch's values is that of PyTorch's `Unfold`, so that what is learned on them needs no reordering.

@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from vit_jax.errors import InputError
 from vit_jax.models import deit, vit
-from vit_jax.pretrained import google, huggingface, timm, to_google, to_huggingface, to_timm
+from vit_jax.models import t2t as t2t_model
+from vit_jax.pretrained import google, huggingface, t2t, timm, to_google, to_huggingface, to_t2t, to_timm
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
 
@@ -42,6 +43,7 @@ class Holding:
 HOLDINGS = (
     Holding("huggingface", vit, ("vit", "deit"), huggingface.describe, to_huggingface),
     Holding("timm", vit, ("vit_*", "deit*"), timm.describe, to_timm),
+    Holding("t2t", t2t_model, ("t2t_vit_*",), t2t.describe, to_t2t),
     Holding("google", vit, ("plain",), google.describe, to_google),
     # Only written: what is read of DeiT is a ViT with its options.
     Holding("huggingface", deit, (), huggingface.describe, to_huggingface),
@@ -71,7 +73,8 @@ def describe(files: Files, *, num_heads: int | None, image_size: tuple[int, int]
     if "model_type" in config or "architectures" in config:
         return _find(_BY_MODEL_TYPE, config.get("model_type"), f"{files.name}: model_type").describe(files)
     raise InputError(
-        f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm)"
+        f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm and "
+        "T2T-ViT)"
     )
 
 

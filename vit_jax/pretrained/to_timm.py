@@ -39,10 +39,16 @@ def unheld(model: Outgoing) -> list[Unheld]:
             found.append(Unheld("model.distillation_token", True, "False, without task.distillation_head"))
     if task is not None:
         found += outside("task", task, {"loss_type": ("softmax",)})
-    if _crop_pct(preprocessing) is None:
+    return found + unheld_data(preprocessing)
+
+
+def unheld_data(preprocessing: Preprocessing) -> list[Unheld]:
+    """What `pretrained_cfg` cannot express of the preprocessing."""
+    found = outside_cut(preprocessing, "nearest")
+    if crop_pct(preprocessing) is None:
         valid = f"in proportion to data.image_size {preprocessing.image_size}"
-        found.append(Unheld("data.resize_to", preprocessing.resize_target, valid))
-    return found + outside_cut(preprocessing, "nearest")
+        found.insert(0, Unheld("data.resize_to", preprocessing.resize_target, valid))
+    return found
 
 
 def write(model: Outgoing, folder: pathlib.Path) -> str:
@@ -60,7 +66,7 @@ def write(model: Outgoing, folder: pathlib.Path) -> str:
         "global_pool": _GLOBAL_POOL[encoder.pooling],
         "model_args": _model_args(model) | {"num_classes": num_classes},
         "pretrained_cfg": {
-            **_data(model.preprocessing),
+            **data_of(model.preprocessing),
             "fixed_input_size": True,
             "num_classes": num_classes,
             "pool_size": None,
@@ -90,7 +96,7 @@ def _model_args(model: Outgoing) -> dict[str, Any]:
         "patch_size": list(encoder.patch_size),
         "in_chans": model.preprocessing.channels,
         "global_pool": _GLOBAL_POOL[encoder.pooling],
-        "mlp_ratio": _mlp_ratio(encoder.mlp_dim, encoder.hidden_dim),
+        "mlp_ratio": mlp_ratio(encoder.mlp_dim, encoder.hidden_dim),
         "class_token": encoder.has_class_token,
         "no_embed_class": not encoder.prefix_posemb,
         "final_norm": encoder.final_norm != "none",
@@ -99,25 +105,26 @@ def _model_args(model: Outgoing) -> dict[str, Any]:
     }
 
 
-def _mlp_ratio(mlp_dim: int, hidden_dim: int) -> float:
+def mlp_ratio(mlp_dim: int, hidden_dim: int) -> float:
     """The quotient, or a little more where timm, which rounds the product down, would get one less."""
     ratio = mlp_dim / hidden_dim
     return ratio if int(hidden_dim * ratio) == mlp_dim else (mlp_dim + 0.5) / hidden_dim
 
 
-def _data(preprocessing: Preprocessing) -> dict[str, Any]:
+def data_of(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The preprocessing as `pretrained_cfg` has it."""
     height, width = preprocessing.image_size
     return {
         "input_size": [preprocessing.channels, height, width],
         "interpolation": preprocessing.interpolation,
-        "crop_pct": _crop_pct(preprocessing) or height / preprocessing.resize_target[0],
+        "crop_pct": crop_pct(preprocessing) or height / preprocessing.resize_target[0],
         "crop_mode": "squash" if preprocessing.resize == "exact" else "center",
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
 
 
-def _crop_pct(preprocessing: Preprocessing) -> float | None:
+def crop_pct(preprocessing: Preprocessing) -> float | None:
     """The share that gives `resize_target` if both sides are divided by it and rounded down, as timm does."""
     target, size = preprocessing.resize_target, preprocessing.image_size
     shares = [after / before for after, before in zip(size, target, strict=True)]
