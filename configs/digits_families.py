@@ -13,6 +13,10 @@ from configs import common, digits
 FAMILIES = {
     "deit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4}, 8),
     "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
+    "t2t": (
+        {"variant": "14", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "token_dim": 32},
+        32,
+    ),
 }
 
 

@@ -23,4 +23,11 @@ class Tiny:
 TINY = {
     "deit": Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20))),
     "vit": Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20))),
+    # Its random features, like a softmax, are computed in float32, with matrix products.
+    "t2t": Tiny(
+        "14",
+        {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "token_dim": 8},
+        ((32, 32), (16, 48)),
+        without=("bfloat16 in all products",),
+    ),
 }

@@ -108,7 +108,9 @@ def test_bfloat16_multiplies_in_bfloat16_and_stays_close(family):
     params = init(model, images, scale=0.01)
     text = jax.jit(lambda p: model.apply({"params": p}, images, train=False)).lower(params).as_text()
     products = re.findall(r"stablehlo\.dot_general.*: \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)", text)
-    assert products and set(products) == {("bf16", "bf16")}
+    assert ("bf16", "bf16") in products
+    if "bfloat16 in all products" not in TINY[family].without:
+        assert set(products) == {("bf16", "bf16")}
     close, exact = apply(model, params, images), apply(tiny(family), params, images)
     chex.assert_trees_all_close(close.pooled.astype(jnp.float32), exact.pooled, atol=0.1)
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a work directory, a checkpoint's folder or .npz file, or a Hugging Face id",
     )
     parser.add_argument("dest", metavar="DEST", help="a folder that does not exist or is empty; for google a .npz file")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="huggingface, timm, google or workdir")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="huggingface, timm, google, t2t or workdir")
     parser.add_argument("--step", default="last", help="of a work directory: last (default), best, or a step")
     parser.add_argument("--revision", metavar="R", help="of a Hugging Face id: branch, tag or commit")
     parser.add_argument("--image-size", metavar="H,W", help="of a foreign checkpoint: pixels to resize it for")

@@ -5,7 +5,6 @@ Source: Yuan et al. 2021, "Tokens-to-Token ViT" (arXiv:2101.11986); the authors'
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax import options
 from vit_jax.errors import InputError
 from vit_jax.layers.attention import ATTENTION
 from vit_jax.layers.mlp import GELU
@@ -20,7 +20,7 @@ from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
-from vit_jax.models.vit import DTYPES, EncoderBlock
+from vit_jax.models.vit import EncoderBlock
 from vit_jax.ops import posemb
 from vit_jax.types import Features
 
@@ -227,43 +227,29 @@ def create(variant: str, **overrides) -> T2TViT:
     return T2TViT(**fields)
 
 
-def _is_grid(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(x, int) and x >= 1 for x in value)
+_EVEN = options.Rule(lambda size: options.is_count(size) and size % 2 == 0, "even, 2 or more")
+_GRID = options.Rule(lambda grid: grid is None or options.SIZE.ok(grid), "rows and columns of patches, or None")
+_RULES = (
+    dict.fromkeys(("hidden_dim", "token_dim"), _EVEN)
+    | dict.fromkeys(("depth", "mlp_dim", "num_heads"), options.COUNT)
+    | dict.fromkeys(("token_dropout", "dropout", "attention_dropout", "drop_path"), options.RATE)
+    | {
+        "tokens_type": options.one_of(TOKENS_TYPES),
+        "posemb": options.one_of(POSEMB),
+        "posemb_grid": _GRID,
+        "qk_scale": options.POSITIVE_OR_NONE,
+        "gelu": options.one_of(GELU),
+        "norm_eps": options.POSITIVE,
+        "dtype": options.DTYPE,
+        "attention": options.one_of(ATTENTION),
+        "remat": options.one_of(REMAT),
+    }
+)
 
 
 def _check(fields: dict[str, Any]) -> None:
     """Raises InputError for a field that T2TViT lacks or a value out of its range."""
-    valid = [f.name for f in dataclasses.fields(T2TViT) if f.name not in ("name", "parent")]
-    for name in fields:
-        if name not in valid:
-            raise InputError(f"t2t has no option {name!r}; valid: {', '.join(valid)}")
-
-    def require(names: tuple[str, ...], ok: Callable[[Any], bool], what: str) -> None:
-        for name in names:
-            if name in fields and not ok(fields[name]):
-                raise InputError(f"model.{name} is {fields[name]!r}; valid: {what}")
-
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-
-    sizes = ("hidden_dim", "depth", "mlp_dim", "num_heads")
-    require(sizes, lambda size: isinstance(size, int) and size >= 1, "1 or more")
-    require(("hidden_dim", "token_dim"), lambda size: isinstance(size, int) and size >= 2 and size % 2 == 0, "even")
-    rates = ("token_dropout", "dropout", "attention_dropout", "drop_path")
-    require(rates, lambda rate: is_number(rate) and 0 <= rate < 1, "at least 0 and less than 1")
-    require(("posemb_grid",), lambda grid: grid is None or _is_grid(grid), "rows and columns of patches, or None")
-    require(("norm_eps",), lambda eps: is_number(eps) and eps > 0, "above 0")
-    require(("qk_scale",), lambda scale: scale is None or (is_number(scale) and scale > 0), "above 0, or None")
-    choices_of = {
-        "tokens_type": TOKENS_TYPES,
-        "posemb": POSEMB,
-        "gelu": tuple(GELU),
-        "dtype": DTYPES,
-        "attention": ATTENTION,
-        "remat": tuple(REMAT),
-    }
-    for name, choices in choices_of.items():
-        require((name,), choices.__contains__, ", ".join(choices))
+    options.check_options("t2t", T2TViT, fields, _RULES)
     if fields["hidden_dim"] % fields["num_heads"]:
         raise InputError(
             f"model.hidden_dim {fields['hidden_dim']} is not divisible by model.num_heads {fields['num_heads']}"
