@@ -140,8 +140,8 @@ def test_biases_and_scale_of_the_backbones_attention(changed, golden):
         ({"img_size": "64"}, "img_size is '64'; valid: one number, or height and width"),
         ({"num_heads": 5}, "model.hidden_dim 48 is not divisible by model.num_heads 5"),
         ({"embed_dim": 64}, r"pos_embed has shape \[1, 17, 48\]"),
-        ({"token_dim": 8}, r"tokens_to_token.project.weight gives .*project/kernel \[144, 48\], not \[72, 48\]"),
-        ({"depth": 3}, r"it lacks blocks.2.norm1.weight, "),
+        ({"token_dim": 8}, r"tokens_to_token.attention1.kqv.bias gives .*layer1/key/bias \[16\], not \[8\]"),
+        ({"depth": 3}, r"it lacks blocks.2.attn.qkv.weight, "),
         ({"depth": 1}, r"the model has no place for blocks.1.attn.proj.bias, "),
     ],
 )
