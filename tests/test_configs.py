@@ -55,6 +55,7 @@ def test_arguments_of_configs():
 
     assert config("imagenet_vit_s16", "300").num_epochs == 300
     assert config("imagenet_vit_b16_augreg", "strong2").data.mixup_alpha == 0.8
+    assert config("imagenet_vit_l16", "light2").data.mixup_alpha == 0.2
     assert config("imagenet21k_vit_b16", "medium1").data.randaugment_magnitude == 15
     assert config("finetune_cifar", "cifar100").data.name == "cifar100"
     for name in ("cifar10", "cifar100"):

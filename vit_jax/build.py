@@ -38,20 +38,16 @@ loads it, or starts from it, chooses anew."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything a config describes, ready to run.
+class Step:
+    """What a config's train step is made of; no example is read for it.
 
     model: images to the task's outputs.
     task: loss and metrics.
     optimizer: with its schedule.
     prepare: augmentation and normalisation inside the steps.
-    train_loader: the training examples.
-    eval_loaders: name of the evaluation -> its examples.
-    evaluators: what is found out about them beside the task's metrics.
     example: a batch of one blank example, for shapes.
     total_steps: the run's length.
     info: what a checkpoint keeps for inference: model, task, class names, preprocessing, version.
-    warm_start: the parameters that the run starts from; None if it starts from new ones.
     teacher: the model that the task learns from; None if it needs none.
     """
 
@@ -59,14 +55,26 @@ class Experiment:
     task: Task
     optimizer: optimizer.Optimizer
     prepare: Prepare
-    train_loader: loader.Loader
-    eval_loaders: dict[str, loader.Loader]
-    evaluators: Evaluators
     example: Batch
     total_steps: int
     info: dict[str, Any]
-    warm_start: WarmStart | None
     teacher: Teacher | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Step):
+    """Everything a config describes, ready to run.
+
+    train_loader: the training examples.
+    eval_loaders: name of the evaluation -> its examples.
+    evaluators: what is found out about them beside the task's metrics.
+    warm_start: the parameters that the run starts from; None if it starts from new ones.
+    """
+
+    train_loader: loader.Loader
+    eval_loaders: dict[str, loader.Loader]
+    evaluators: Evaluators
+    warm_start: WarmStart | None
 
 
 def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experiment:
@@ -80,6 +88,57 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     Raises:
         InputError: a name or value that is not valid.
     """
+    _check_values(config)
+    data = config.data
+    images = _image_folder(data)
+    opened = _open_init(config) if config.init.source and saved_info is None else None
+    base = opened.info if opened else saved_info if config.init.source else None
+    preprocessing = _preprocessing(data, base)
+    source = _source(data, images, data.split)
+    keeps = opened is None or _keeps_head(config.init, opened, source)
+    step = _step(config, source, preprocessing, base, keeps_head=keeps, saved_info=saved_info)
+    return Experiment(
+        **vars(step),
+        train_loader=_train_loader(data, source, preprocessing),
+        eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
+        evaluators=evaluators(
+            config, step.task, preprocessing, source.class_names, multi_label=source.multi_label, images=images
+        ),
+        warm_start=_warm_start(config.init, opened, step.model, step.info) if opened else None,
+    )
+
+
+def train_source(config) -> sources.Source:
+    """The examples to train on.
+
+    Args:
+        config: a ConfigDict with the keys of configs/common.py.
+
+    Raises:
+        InputError: they cannot be opened.
+    """
+    return _source(config.data, _image_folder(config.data), config.data.split)
+
+
+def train_step(config, source: sources.Source) -> Step:
+    """Builds what the train step is made of, without reading examples.
+
+    Args:
+        config: a ConfigDict with the keys of configs/common.py.
+        source: what is trained on, or a stand-in for it (`sources.stand_in`).
+
+    Raises:
+        InputError: a name or value that is not valid.
+    """
+    _check_values(config)
+    opened = _open_init(config) if config.init.source else None
+    base = opened.info if opened else None
+    keeps = opened is None or _keeps_head(config.init, opened, source)
+    return _step(config, source, _preprocessing(config.data, base), base, keeps_head=keeps, saved_info=None)
+
+
+def _check_values(config) -> None:
+    """Raises InputError for a number out of its range."""
     for key in (
         "batch_size",
         "max_skipped_steps",
@@ -98,14 +157,19 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         raise InputError(f"seed is {config.seed}; valid: 0 or more")
     if not 0.0 <= config.ema_decay < 1.0:
         raise InputError(f"ema_decay is {config.ema_decay}; valid: at least 0 (none) and less than 1")
-    data = config.data
-    images = _image_folder(data)
-    opened = _open_init(config) if config.init.source and saved_info is None else None
-    base = opened.info if opened else saved_info if config.init.source else None
-    preprocessing = _preprocessing(data, base)
-    source = _source(data, images, data.split)
+
+
+def _step(
+    config,
+    source: sources.Source,
+    preprocessing: transforms.Preprocessing,
+    base: dict[str, Any] | None,
+    *,
+    keeps_head: bool,
+    saved_info: dict[str, Any] | None,
+) -> Step:
     info = {
-        "model": _model_info(config.model, base, opened is None or _keeps_head(config.init, opened, source)),
+        "model": _model_info(config.model, base, keeps_head),
         "task": {"name": config.task.name, "options": _task_options(config.task, base)},
         "optimizer": config.optimizer.name,
         "class_names": list(source.class_names),
@@ -113,9 +177,8 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
         "preprocessing": dataclasses.asdict(preprocessing),
         "version": __version__,
     }
-    model, task, _ = from_info(
-        info, **{key: value for key, value in _options(config.model).items() if key in EXECUTION}
-    )
+    execution = {key: value for key, value in _options(config.model).items() if key in EXECUTION}
+    model, task, _ = from_info(info, **execution)
     assert task is not None
     if source.multi_label and info["task"]["options"].get("loss_type") != "sigmoid":
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
@@ -123,20 +186,14 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     teacher, teacher_info = _teacher(config, task, preprocessing, source.class_names, saved_info)
     if teacher is not None:
         info |= {"task": getattr(task, "inference")(), "teacher": teacher_info}  # noqa: B009
-    return Experiment(
+    return Step(
         model=model,
         task=task,
         optimizer=_optimizer(config.optimizer, total_steps, getattr(model, "encoder")),  # noqa: B009
-        prepare=_train_prepare(data, preprocessing, num_classes=len(source.class_names)),
-        train_loader=_train_loader(data, source, preprocessing),
-        eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
-        evaluators=evaluators(
-            config, task, preprocessing, source.class_names, multi_label=source.multi_label, images=images
-        ),
+        prepare=_train_prepare(config.data, preprocessing, num_classes=len(source.class_names)),
         example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
         info=info,
-        warm_start=_warm_start(config.init, opened, model, info) if opened else None,
         teacher=teacher,
     )
 

@@ -45,6 +45,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     _check_file(file, root, *argument)
     # config_flags looks at sys.argv itself for the changes.
     before, sys.argv = sys.argv, argv
+    names = set(flags.FLAGS)
     try:
         rest = flags.FLAGS(argv)
         config, workdir = _CONFIG.value, _WORKDIR.value
@@ -56,6 +57,8 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         raise InputError(f"{file}: {error}") from None
     finally:
         sys.argv = before
+        for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken
+            delattr(flags.FLAGS, name)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")
     if workdir == "":

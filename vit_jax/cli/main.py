@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": "write a model for transformers, timm or Google's code",
     "data": "prepare datasets, say what is in them, draw their images",
     "evaluate": "score a trained model on its dataset",
+    "plan": "say what a run needs of devices, and how fast it can be, before there are any",
     "predict": "name what images show",
 }
 
@@ -58,7 +59,12 @@ def main(argv: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
-        return command.run(subparser.parse_args(arguments[1:]))
+        args, rest = subparser.parse_known_args(arguments[1:])
+        if hasattr(command, "takes_rest"):
+            args.rest = rest
+        elif rest:
+            subparser.error(f"unrecognized arguments: {' '.join(rest)}")
+        return command.run(args)
     return 2  # not reached: one_line_errors ends the process
 
 

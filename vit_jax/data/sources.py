@@ -160,6 +160,29 @@ def open_source(name: str, split: str, data_dir: str | None = None) -> Source:
     return Source(f"{name} {split}", names, _TfdsRecords(records, label, f"{name} {split}", parts), multi_label)
 
 
+def stand_in(name: str, class_names: Sequence[str], num_examples: int, *, multi_label: bool = False) -> Source:
+    """A source of so many examples and classes that none can be read from: for shapes alone."""
+    return Source(name, tuple(class_names), range(num_examples), multi_label)  # type: ignore[arg-type]
+
+
+def known_classes(name: str) -> tuple[tuple[str, ...], bool] | None:
+    """Classes of a TFDS dataset that need not be prepared, and whether an example has several.
+
+    Args:
+        name: a TFDS name, `imagenet2012`.
+
+    Returns:
+        Names and whether; None if TFDS does not know the dataset or has to read it first.
+    """
+    try:
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):  # TFDS misses TensorFlow at length
+            features = tfds.builder(name, try_gcs=False).info.features
+        _, names, multi_label = _label_feature(name, features)
+    except Exception:  # whatever the dataset's own code, or its import, comes to
+        return None
+    return (names, multi_label) if names else None
+
+
 def open_builder(name: str, data_dir: str | None = None) -> Any:
     """Opens a TFDS dataset that lies on disk as array_record, with all its files.
 

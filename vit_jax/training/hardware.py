@@ -16,19 +16,37 @@ class Chip:
 
     pattern: regular expression that JAX's `device_kind` starts with.
     bfloat16_flops: published dense peak of matrix products, FLOPs a second (a multiply-add is two).
+    source: of all of them.
+    hbm_bytes: published size of the device's memory; None where one kind comes with several.
+    hbm_bandwidth: published, bytes a second.
+    interconnect_bandwidth: published, bytes a second that a chip sends over all its links to others together, which is
+        half of what makers print as bidirectional.
     """
 
     pattern: str
     bfloat16_flops: float
     source: str
+    hbm_bytes: int | None = None
+    hbm_bandwidth: float | None = None
+    interconnect_bandwidth: float | None = None
 
 
 _TPU = "https://cloud.google.com/tpu/docs/"
+_GIB = 2**30
+# Google prints some memories in GB, by which it means GiB: libtpu's compiler leaves programs 15.75 of v5e's 16 and
+# 31.25 of v6e's 32. Links: v4 has six of 50 GB/s each way; v5e, v5p, v6e 400, 1200, 800 GB/s bidirectional.
 CHIPS = {
-    "v4": Chip("TPU v4", 275e12, _TPU + "v4"),
-    "v5e": Chip("TPU v5 ?(lite|e)", 197e12, _TPU + "v5e"),
-    "v5p": Chip("TPU v5(p|$)", 459e12, _TPU + "v5p"),
-    "v6e": Chip("TPU v6 ?(lite|e)", 918e12, _TPU + "v6e"),
+    "v4": Chip(
+        "TPU v4",
+        275e12,
+        _TPU + "v4; links: Jouppi et al. 2023 (arXiv:2304.01433), table 4",
+        32 * _GIB,
+        1200e9,
+        300e9,
+    ),
+    "v5e": Chip("TPU v5 ?(lite|e)", 197e12, _TPU + "v5e", 16 * _GIB, 819e9, 200e9),
+    "v5p": Chip("TPU v5(p|$)", 459e12, _TPU + "v5p", 95 * _GIB, 2765e9, 600e9),
+    "v6e": Chip("TPU v6 ?(lite|e)", 918e12, _TPU + "v6e", 32 * _GIB, 1638e9, 400e9),
     "A100": Chip("NVIDIA A100", 312e12, "https://www.nvidia.com/en-us/data-center/a100/"),
     "H100 PCIe": Chip("NVIDIA H100 PCIe", 756e12, "NVIDIA H100 PCIe product brief PB-11133"),
     "H100": Chip("NVIDIA H100 80GB", 989.4e12, "NVIDIA H100 white paper, table 2: SXM5, without sparsity"),
@@ -36,7 +54,8 @@ CHIPS = {
         "NVIDIA H200$", 989.4e12, "https://www.nvidia.com/en-us/data-center/h200/: SXM, half of with sparsity"
     ),
 }
-"""Accelerators by name; where two patterns fit, the first counts."""
+"""Accelerators by name; where two patterns fit, the first counts. A TPU chip is one device of JAX, its two cores, if it
+has them, together."""
 
 
 def chip_of(device_kind: str) -> tuple[str, Chip] | None:
@@ -67,6 +86,36 @@ def peak_of(devices: list[Any]) -> Peak | None:
     return Peak(
         len(devices) * chip.bfloat16_flops, f"published, dense bfloat16, {len(devices)} x {name}: {chip.source}"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What one device can do a second at most; None where that is not known.
+
+    flops: FLOPs.
+    memory: bytes that it reads and writes.
+    network: bytes that it sends to others.
+    origin: where they are from.
+    """
+
+    flops: float | None
+    memory: float | None
+    network: float | None
+    origin: str
+
+
+def rates_of(devices: list[Any]) -> Rates:
+    """The rates of one of these devices of one kind, which need not be there: published, or measured on CPUs."""
+    if devices[0].platform == "cpu":
+        peak = peak_of(devices)
+        assert peak is not None
+        return Rates(peak.flops / len(devices), None, None, f"FLOPs {peak.origin}")
+    found = chip_of(devices[0].device_kind)
+    if found is None:
+        return Rates(None, None, None, f"unknown for {devices[0].device_kind}")
+    name, chip = found
+    rates = (chip.bfloat16_flops, chip.hbm_bandwidth, chip.interconnect_bandwidth)
+    return Rates(*rates, f"published for {name}, matrix products in bfloat16: {chip.source}")
 
 
 def _measured_matmul_flops(size: int = 2048, repeats: int = 5) -> float:

@@ -6,7 +6,7 @@ else in the project knows how many devices there are.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,15 @@ class Strategy(Protocol):
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
         """Compiles `(params, batch) -> (sums, rows)`."""
+        ...
+
+    def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+        """The shapes, types and shardings of what a compiled train step takes; nothing is placed.
+
+        Args:
+            state: as `abstract_state` gives it.
+            batch: shapes and types of the global `[B, ...]`.
+        """
         ...
 
     def fetch(self, tree: Any) -> Any:
@@ -138,6 +147,19 @@ class Pmap:
         """`jax.pmap`, nothing donated."""
         return self._finished(jax.pmap(eval_step, self.axis_name, devices=self._devices))
 
+    def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+        """With the device axis that `place_state` and `place_batch` make, over this process's devices."""
+        share = self._num_local / self.num_devices
+
+        def stacked(x):
+            return jax.ShapeDtypeStruct((self._num_local, *x.shape), x.dtype)
+
+        def split(x):
+            size = int(x.shape[0] * share) // self._num_local
+            return jax.ShapeDtypeStruct((self._num_local, size, *x.shape[1:]), x.dtype)
+
+        return jax.tree.map(stacked, state), jax.tree.map(split, batch)
+
     def fetch(self, tree: Any) -> Any:
         """The first local device's copy, without its device axis."""
         first = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
@@ -148,6 +170,40 @@ class Pmap:
     def snapshot(self, state: TrainState) -> TrainState:
         """As NumPy arrays."""
         return self.fetch(state)
+
+
+class PmapAhead:
+    """What `Pmap` compiles, for devices that are not there, for which `jax.pmap` does not compile.
+
+    `jax.shard_map` over a mesh of one axis gives each device the same program: the whole state, its slice of the batch,
+    and sums over the axis by name. Nothing can be placed or run.
+    """
+
+    axis_name = "batch"
+
+    def __init__(self, devices: Sequence[Any]) -> None:
+        self.num_devices = self.num_slices = len(devices)
+        self.mesh = jax.sharding.Mesh(np.array(devices), (self.axis_name,), axis_types=(AxisType.Auto,))
+
+    def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Shapes and types, every device having all."""
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(make_state)
+        )
+
+    def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+        """The state as it is, the batch in its slices."""
+        sliced = NamedSharding(self.mesh, PartitionSpec(self.axis_name))
+        return state, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sliced), batch)
+
+    def compile_train_step(self, train_step: Callable) -> Any:
+        """`jax.jit` of `jax.shard_map` with the state donated."""
+        whole, sliced = PartitionSpec(), PartitionSpec(self.axis_name)
+        step = jax.shard_map(
+            train_step, mesh=self.mesh, in_specs=(whole, sliced), out_specs=(whole, whole), check_vma=False
+        )
+        return jax.jit(step, donate_argnums=0)
 
 
 class Mesh:
@@ -235,6 +291,12 @@ class Mesh:
         """`jax.jit`, nothing donated; every device gets all of the sums and rows."""
         return self._finished(jax.jit(eval_step, out_shardings=self._replicated))
 
+    def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
+        """The state as it is, the batch in its slices."""
+        return state, jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.batch_sharding), batch
+        )
+
     def fetch(self, tree: Any) -> Any:
         """Whole arrays; with several processes, of what every device has all of."""
         # Copied, since on the CPU it may be the very memory that the next step, to which the state is donated, writes.
@@ -270,7 +332,15 @@ def _sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
     return filled
 
 
-def create(strategy: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1, fsdp_min_size: int = 2**14) -> Strategy:
+def create(
+    strategy: str,
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    fsdp_min_size: int = 2**14,
+    absent: Sequence[Any] | None = None,
+) -> Strategy:
     """Makes a strategy by name over all devices.
 
     Args:
@@ -279,6 +349,7 @@ def create(strategy: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1, fsd
         fsdp: of `mesh` alone.
         tensor: of `mesh` alone.
         fsdp_min_size: of `mesh` alone.
+        absent: devices that are not there, to compile for them alone; None is the real ones.
 
     Raises:
         InputError: an unknown name, or sizes that do not fit the strategy or the devices.
@@ -286,13 +357,13 @@ def create(strategy: str, *, data: int = -1, fsdp: int = 1, tensor: int = 1, fsd
     if strategy not in STRATEGIES:
         raise InputError(f"parallel.strategy is {strategy!r}; valid: {', '.join(STRATEGIES)}")
     if strategy == "mesh":
-        return Mesh(data, fsdp, tensor, min_size=fsdp_min_size)
+        return Mesh(data, fsdp, tensor, min_size=fsdp_min_size, devices=absent)
     if (data, fsdp, tensor) != (-1, 1, 1):
         raise InputError(
             f"parallel.data, fsdp and tensor are {data}, {fsdp}, {tensor}, which parallel.strategy 'pmap' does not "
             "have; valid: -1, 1, 1, or parallel.strategy 'mesh'"
         )
-    return Pmap()
+    return Pmap() if absent is None else cast(Strategy, PmapAhead(absent))
 
 
 def check_batch_size(batch_size: int, strategy: Strategy) -> None:

@@ -1,0 +1,109 @@
+"""The plan as a table."""
+
+from typing import Any
+
+_MEMORY = {
+    "parameters": "parameters",
+    "optimizer_state": "optimizer state",
+    "moving_average": "moving average",
+    "inputs": "inputs",
+    "other_state": "counters, keys",
+    "padding": "padding of these",
+    "temporary": "activations and other temporary memory",
+    "program": "program",
+    "total": "total",
+}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The lines of what `vit-jax plan` found, as it is printed with `--json`."""
+    blocks = [_head(result), _memory(result), _largest(result)]
+    if result["work"] is not None:
+        blocks += [_work(result), _bounds(result)]
+    blocks += [f"note: {note}" for note in result["notes"]]
+    return "\n".join(blocks)
+
+
+def _head(result: dict[str, Any]) -> str:
+    height, width, channels = result["image_size"]
+    strategy = result["strategy"]
+    axes = [f", {axis} {strategy[axis]}" for axis in ("data", "fsdp", "tensor") if strategy["strategy"] == "mesh"]
+    topology = f" ({result['topology']})" if result["topology"] else ""
+    accumulated = f" in {result['accumulate_steps']} parts" if result["accumulate_steps"] > 1 else ""
+    published = result["published_memory_bytes"]
+    memory = f", {published / 2**30:.0f} GiB" if published else ""
+    if result["available_memory_bytes"]:
+        memory += f", of which programs have {_gib(result['available_memory_bytes'])}"
+    return (
+        f"{result['model']}, {result['dtype']}, {height} x {width} x {channels}, {result['num_classes']:,} classes\n"
+        f"{result['devices']} x {result['device_kind']}{topology}{memory}\n"
+        f"strategy {strategy['strategy']}{''.join(axes)}; batch size {result['batch_size']:,}, "
+        f"{result['batch_size_per_slice']:,} a slice{accumulated}"
+    )
+
+
+def _memory(result: dict[str, Any]) -> str:
+    rows = [(label, result["memory"][key]) for key, label in _MEMORY.items()]
+    lines = [f"  {label:<40}{_gib(size):>14}" for label, size in rows if size]
+    room = result["room_bytes"]
+    verdict = ""
+    if room is not None and result["fits"]:
+        verdict = f", fits: {_gib(max(room, 0))} left"
+    elif room is not None:
+        verdict = f", does not fit: {_gib(-room)} missing"
+    return "\n".join([f"\nmemory of a device{verdict}", *lines])
+
+
+def _largest(result: dict[str, Any]) -> str:
+    tried = ", ".join(f"{one['batch_size']:,} {'fits' if one['fits'] else 'does not'}" for one in result["tried"])
+    largest = result["largest_batch_size"]
+    if largest is None:
+        return "\nlargest batch that fits: not known, since the devices do not tell their memory"
+    return f"\nlargest batch that fits: {f'{largest:,}' if largest else 'none'} (tried: {tried})"
+
+
+def _work(result: dict[str, Any]) -> str:
+    work = result["work"]
+    lines = [f"\nwork of a device in a step of {work['batch_size']:,} images"]
+    if work["formula_flops"]:
+        lines.append(f"  {'FLOPs by formula':<40}{_unit(work['formula_flops'], 'FLOP'):>14}")
+    lines.append(f"  {'FLOPs as XLA counts':<40}{_unit(work['xla_flops'], 'FLOP'):>14}")
+    lines.append(f"  {'bytes read and written as XLA counts':<40}{_unit(work['bytes_accessed'], 'B'):>14}")
+    for kind, each in work["collectives"].items():
+        label = f"{kind}, {each['count']:,.0f} of {_unit(each['bytes'], 'B')}"
+        lines.append(f"  {label:<40}{_unit(each['sent_bytes'], 'B'):>14} sent")
+    return "\n".join(lines)
+
+
+def _bounds(result: dict[str, Any]) -> str:
+    work = result["work"]
+    lines = [f"\nleast time of a step; rates: {result['rates']['origin']}"]
+    for bound in work["bounds"]:
+        time = "unknown" if bound["seconds"] is None else _unit(bound["seconds"], "s")
+        lines.append(f"  {bound['name']:<12}{time:>12}  {bound['because']}")
+    if work["images_per_second"]:
+        lines.append(
+            f"  bound by {work['bound_by']} if all three go on at once: {_unit(work['step_seconds'], 's')} a step, "
+            f"at most {work['images_per_second']:,.0f} images/s"
+        )
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.3f} GiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
+
+
+def _unit(value: float, symbol: str) -> str:
+    for factor, prefix in (
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1, ""),
+        (1e-3, "m"),
+        (1e-6, "u"),
+    ):
+        if abs(value) >= factor:
+            return f"{value / factor:,.4g} {prefix}{symbol}"
+    return f"0 {symbol}"

@@ -1,0 +1,259 @@
+"""What a train step will need and how fast it can be at best, found out by compiling it."""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.training import hlo
+from vit_jax.training.hardware import Rates
+from vit_jax.training.parallel import Strategy
+from vit_jax.types import Batch, TrainState
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
+
+    parameters, optimizer_state, moving_average, other_state, inputs: the step's arguments by their shapes, the moving
+        average being 0 where there is none; other_state is counters and keys.
+    padding: what the arguments take beyond that in the layout that the compiler chose.
+    temporary: what the program keeps while it runs: activations for the backward pass, gradients, the new state where
+        it cannot overwrite the old one.
+    program: the code.
+    total: of all. Where the compiler refuses, what it says that the step needs; it does not tell the last three parts.
+    """
+
+    parameters: int
+    optimizer_state: int
+    moving_average: int
+    other_state: int
+    inputs: int
+    padding: int | None
+    temporary: int | None
+    program: int | None
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a train step for a batch.
+
+    batch_size: over all devices.
+    fits: whether the compiler found memory for it; where it does not ask (CPU, GPU), whether the sum is within it.
+    flops, bytes_accessed: of one device's step as XLA counts them, loop bodies once; None where the compiler refused.
+    collectives: of one device's step; None where the compiler refused.
+    """
+
+    batch_size: int
+    fits: bool
+    memory: Memory
+    flops: float | None = None
+    bytes_accessed: float | None = None
+    collectives: list[hlo.Collective] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The least time that a step can take for one reason.
+
+    seconds: None where a rate is not known.
+    because: the sum, or why there is none.
+    """
+
+    name: str
+    seconds: float | None
+    because: str
+
+
+def compile_step(
+    train_step: Callable,
+    make_state: Callable[[], TrainState],
+    example: Batch,
+    batch_size: int,
+    *,
+    strategy: Strategy,
+    available: int | None,
+    asks_for_memory: bool,
+) -> Compiled:
+    """Compiles a train step; nothing is run.
+
+    Args:
+        train_step: as `step.make_train_step` makes it.
+        make_state: what makes the first state.
+        example: a batch of one example.
+        batch_size: over all devices.
+        strategy: whose devices need not be there.
+        available: bytes of memory a device; None is unknown.
+        asks_for_memory: whether the compiler refuses what does not fit, as that for TPUs does; its word then counts.
+
+    Raises:
+        jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
+    """
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), example)
+    state, batch = strategy.abstract_arguments(strategy.abstract_state(make_state), batch)
+    sizes = {
+        "parameters": device_bytes(state.params, strategy),
+        "optimizer_state": device_bytes(state.opt_state, strategy),
+        "moving_average": device_bytes(state.ema_params, strategy),
+        "inputs": device_bytes(batch, strategy),
+    }
+    sizes["other_state"] = device_bytes((state, batch), strategy) - sum(sizes.values())
+    try:
+        program = strategy.compile_train_step(train_step).lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_memory(str(error))
+        if needed is None:
+            raise
+        memory = Memory(**sizes, padding=None, temporary=None, program=None, total=needed[0])
+        return Compiled(batch_size, False, memory)
+    cost = program.cost_analysis()
+    memory = _memory(sizes, program.memory_analysis())
+    return Compiled(
+        batch_size,
+        available is None or memory.total <= available or asks_for_memory,
+        memory,
+        flops=float(cost.get("flops", math.nan)),
+        bytes_accessed=float(cost.get("bytes accessed", math.nan)),
+        collectives=hlo.collectives(program.as_text(), strategy.num_devices),
+    )
+
+
+def _memory(sizes: dict[str, int], stats: Any) -> Memory:
+    """The arguments' sizes and what `memory_analysis` says."""
+    arguments = sum(sizes.values())
+    padding = max(stats.argument_size_in_bytes - arguments, 0)
+    temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
+    program = stats.generated_code_size_in_bytes
+    total = arguments + padding + temporary + program
+    return Memory(**sizes, padding=padding, temporary=temporary, program=program, total=total)
+
+
+def device_bytes(tree: Any, strategy: Strategy) -> int:
+    """Bytes that one device holds of a tree of abstract arrays; those without a sharding have a device axis."""
+
+    def size(x) -> int:
+        shape = x.shape[1:] if x.sharding is None else x.sharding.shard_shape(x.shape)
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(size(x) for x in jax.tree.leaves(tree))
+
+
+def needed_memory(message: str) -> tuple[int, int] | None:
+    """Bytes that a program needs and that there are, out of the compiler's words on why it does not fit; else None."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    amount = r"([\d.]+)([KMGT]?)i?B?"
+    for pattern in (
+        rf"Used {amount} of {amount} hbm",
+        rf"\({amount}\) exceeds available HBM \({amount}\)",
+    ):
+        if found := re.search(pattern, message):
+            needed, needed_unit, there, unit = found.groups()
+            return round(float(needed) * _UNITS[needed_unit]), round(float(there) * _UNITS[unit])
+    return None
+
+
+def available_memory(device: Any) -> int | None:
+    """Bytes of a device's memory that the compiler, or the device itself, leaves to programs; None if neither tells."""
+    if device.platform == "cpu":  # virtual devices share it
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    if device.platform == "tpu":  # the compiler tells when it is asked for what no chip has
+        huge = jax.ShapeDtypeStruct((2**40,), jnp.int32, sharding=jax.sharding.SingleDeviceSharding(device))
+        try:
+            jax.jit(lambda x: x + 1).lower(huge).compile()
+        except jax.errors.JaxRuntimeError as error:
+            found = needed_memory(str(error))
+            return found[1] if found else None
+    stats = device.memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def matrix_flops(encoder: Any, params: Any, image_size: tuple[int, int], channels: int) -> int | None:
+    """FLOPs of one image's training step by the model's formula: three times those of the forward pass's products.
+
+    The head counts with the products of its kernels. None if the model has no formula.
+
+    Args:
+        encoder: with `flops`.
+        params: abstract; all that is not in `encoder` is the head.
+        image_size: height and width in pixels.
+        channels: of an image.
+    """
+    if not hasattr(encoder, "flops"):
+        return None
+    head = {name: leaf for name, leaf in params.items() if name != "encoder"}
+    kernels = [math.prod(leaf.shape) for leaf in jax.tree.leaves(head) if len(leaf.shape) > 1]
+    return 3 * (encoder.flops(image_size, channels) + 2 * sum(kernels))
+
+
+def bounds(*, flops: float, bytes_accessed: float, sent_bytes: float, rates: Rates) -> list[Bound]:
+    """The times that a device's arithmetic, memory traffic and messages take at the given rates.
+
+    Args:
+        flops: of a step on one device.
+        bytes_accessed: likewise.
+        sent_bytes: likewise.
+        rates: of one device.
+    """
+    rows = (
+        ("arithmetic", flops, rates.flops, 1e12, "TFLOP"),
+        ("memory", bytes_accessed, rates.memory, 1e9, "GB"),
+        ("network", sent_bytes, rates.network, 1e9, "GB"),
+    )
+    found = []
+    for name, amount, rate, unit, symbol in rows:
+        if amount == 0:
+            found.append(Bound(name, 0.0, "nothing"))
+        elif rate is None:
+            found.append(Bound(name, None, f"{amount / unit:,.4g} {symbol}, at a rate that is not published"))
+        else:
+            found.append(Bound(name, amount / rate, f"{amount / unit:,.4g} {symbol} at {rate / unit:,.4g} {symbol}/s"))
+    return found
+
+
+def largest(tried: dict[int, tuple[bool, int]], fits: Callable[[int], tuple[bool, int]], *, limit: int) -> int:
+    """Searches for the largest number that fits, by trying.
+
+    Memory is nearly a straight line over the batch size: the guesses are where the line through two tries crosses what
+    there is, and halve or double where there is no line yet. It ends when what fits is within a sixteenth of what does
+    not, or the limit is reached.
+
+    Args:
+        tried: number -> whether it fits and how much it is more (negative) or less than there is; what is found is
+            added. One entry or more, of numbers from 1 on.
+        fits: tries a number; gives such an entry.
+        limit: how many entries there may be.
+
+    Returns:
+        The largest that was seen to fit; 0 if none.
+    """
+    while len(tried) < limit:
+        low = max((n for n, (ok, _) in tried.items() if ok), default=0)
+        high = min((n for n, (ok, _) in tried.items() if not ok), default=None)
+        if high is not None and high - low <= max(1, low // 16):
+            break
+        guess = _guess(tried, low, high)
+        tried[guess] = fits(guess)
+    return max((n for n, (ok, _) in tried.items() if ok), default=0)
+
+
+def _guess(tried: dict[int, tuple[bool, int]], low: int, high: int | None) -> int:
+    """The next number to try, above low and below high."""
+    step = max(1, low // 16)
+    ends = [low, high] if low and high else sorted(tried)[-2:] if low else sorted(tried)[:2]
+    known = [(n, tried[n][1]) for n in ends]
+    if len(known) < 2 or known[0][1] <= known[1][1]:
+        return 2 * low if high is None else (low + high) // 2
+    (n1, room1), (n2, room2) = known
+    crossing = int(n1 + room1 * (n2 - n1) / (room1 - room2))
+    if crossing < low + step:
+        crossing = low + step  # to see that no more fits
+    return min(crossing, 8 * low if high is None else high - 1)
