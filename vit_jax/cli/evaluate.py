@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--batch-size is {batch_size}; valid: 1 or more")
 
     # The sizes in the config are for the machine that trained; here all devices share the parameters.
-    sizes = {"data": 1, "fsdp": -1} if config.parallel.strategy == "mesh" else {}
+    sizes: Any = {"data": 1, "fsdp": -1} if config.parallel.strategy == "mesh" else {}
     strategy = parallel.create(config.parallel.strategy, **sizes)
     prepare = build.eval_prepare(classifier.preprocessing)
     loaders = build.eval_loaders(config, classifier.preprocessing, classifier.class_names)

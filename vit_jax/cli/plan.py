@@ -191,22 +191,25 @@ class _Trial:
         formula = self._formula_flops(one.batch_size)
         bounds = plan.bounds(
             flops=max(one.flops, formula or 0.0),
-            bytes_accessed=one.bytes_accessed,
+            memory_bytes=one.memory_bytes,
             sent_bytes=sent,
             rates=rates,
         )
-        longest = max((bound for bound in bounds if bound.seconds is not None), key=lambda b: b.seconds, default=None)
+        seconds, longest = max(
+            ((bound.seconds, bound.name) for bound in bounds if bound.seconds is not None), default=(None, None)
+        )
         return {
             "batch_size": one.batch_size,
             "formula_flops": formula,
             "xla_flops": one.flops,
-            "bytes_accessed": one.bytes_accessed,
+            "memory_bytes": one.memory_bytes,
+            "xla_bytes": one.bytes_accessed,
             "collectives": hlo.summary(one.collectives),
             "sent_bytes": sent,
             "bounds": [dataclasses.asdict(bound) for bound in bounds],
-            "bound_by": longest.name if longest else None,
-            "step_seconds": longest.seconds if longest else None,
-            "images_per_second": one.batch_size / longest.seconds if longest and longest.seconds else None,
+            "bound_by": longest,
+            "step_seconds": seconds,
+            "images_per_second": one.batch_size / seconds if seconds else None,
         }
 
     def _formula_flops(self, batch_size: int) -> float | None:
@@ -242,7 +245,8 @@ class _Trial:
             )
         if self.config.accumulate_steps > 1 or self.config.model.scan:
             found.append(
-                "XLA's FLOPs and bytes count a loop's body once (accumulate_steps, model.scan) and are too low"
+                "XLA counts what is in a loop (accumulate_steps, model.scan) once: its FLOPs and bytes are too low. "
+                "The other figures count it as often as it runs"
             )
         if any(not each.times_known for each in shown.collectives):
             found.append("some collectives are in loops whose length the program does not show; they count once")

@@ -68,7 +68,8 @@ def _work(result: dict[str, Any]) -> str:
     if work["formula_flops"]:
         lines.append(f"  {'FLOPs by formula':<40}{_unit(work['formula_flops'], 'FLOP'):>14}")
     lines.append(f"  {'FLOPs as XLA counts':<40}{_unit(work['xla_flops'], 'FLOP'):>14}")
-    lines.append(f"  {'bytes read and written as XLA counts':<40}{_unit(work['bytes_accessed'], 'B'):>14}")
+    lines.append(f"  {'read and written in main memory':<40}{_unit(work['memory_bytes'], 'B'):>14}")
+    lines.append(f"  {'the same as XLA counts, on-chip too':<40}{_unit(work['xla_bytes'], 'B'):>14}")
     for kind, each in work["collectives"].items():
         label = f"{kind}, {each['count']:,.0f} of {_unit(each['bytes'], 'B')}"
         lines.append(f"  {label:<40}{_unit(each['sent_bytes'], 'B'):>14} sent")

@@ -54,11 +54,17 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
+    """One line of a computation: `%name = result opcode(operands), attributes`.
+
+    result: its shape, as text.
+    rest: from the opcode on.
+    """
+
     name: str
-    result: str  # its shape, as text
+    result: str
     opcode: str
-    rest: str  # from the operands on
+    rest: str
 
 
 def collectives(text: str, num_devices: int) -> list[Collective]:
@@ -68,7 +74,7 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
         text: of `jax.stages.Compiled.as_text()`, HLO after optimisation and partitioning.
         num_devices: that the program runs on.
     """
-    computations, entry = _parse(text)
+    computations, entry = parse(text)
     found = []
 
     def visit(name: str, times: int, known: bool) -> None:
@@ -81,13 +87,10 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
                 continue  # the computation that an all-reduce names is its sum
             if each.opcode in ("async-update", "async-done"):
                 continue  # they name what async-start runs
-            rounds = _trip_count(each, computations) if each.opcode == "while" else 1
-            callees = _CALLS.findall(each.rest)
-            for branches in _BRANCHES.findall(each.rest):
-                callees += [branch.strip().lstrip("%") for branch in branches.split(",")]
+            rounds = trip_count(each, computations) if each.opcode == "while" else 1
             scatters = each.opcode == "fusion" and "reduce-scatter" in each.name
             before = len(found)
-            for callee in callees:
+            for callee in callees(each):
                 visit(callee, times * (rounds or 1), known and rounds is not None)
             if scatters:  # XLA for TPUs writes a reduce-scatter as a fusion of an all-reduce and a slice
                 found[before:] = [
@@ -122,9 +125,9 @@ def _one_shape_bytes(dtype: str, sizes: str) -> int:
     return math.ceil(math.prod(int(size) for size in sizes.split(",") if size) * bits / 8)
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """Name -> instructions of each computation, and the name of the one that is run."""
-    computations: dict[str, list[_Instruction]] = {}
+    computations: dict[str, list[Instruction]] = {}
     current, entry = None, ""
     for line in text.splitlines():
         head = _COMPUTATION.match(line)
@@ -135,16 +138,24 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
             opcode = _OPCODE.search(" " + found[2])
             if opcode:
                 at = opcode.start()
-                current.append(_Instruction(found[1], found[2][:at], opcode[1], found[2][at:]))
+                current.append(Instruction(found[1], found[2][:at], opcode[1], found[2][at:]))
     return computations, entry
 
 
-def _kind(each: _Instruction) -> str | None:
+def callees(each: Instruction) -> list[str]:
+    """The names of the computations that an instruction runs; of a loop its body."""
+    found = _CALLS.findall(each.rest)
+    for branches in _BRANCHES.findall(each.rest):
+        found += [branch.strip().lstrip("%") for branch in branches.split(",")]
+    return found
+
+
+def _kind(each: Instruction) -> str | None:
     opcode = each.opcode.removesuffix("-start").removeprefix("ragged-")
     return opcode if opcode in KINDS else None
 
 
-def _bytes(each: _Instruction, kind: str, num_devices: int) -> int:
+def _bytes(each: Instruction, kind: str, num_devices: int) -> int:
     size = shape_bytes(each.result)
     group_size = _group_size(each, num_devices)
     if kind == "reduce-scatter":
@@ -157,7 +168,7 @@ def _bytes(each: _Instruction, kind: str, num_devices: int) -> int:
     return size
 
 
-def _group_size(each: _Instruction, num_devices: int) -> int:
+def _group_size(each: Instruction, num_devices: int) -> int:
     if "source_target_pairs=" in each.rest:
         return num_devices
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", each.rest):
@@ -172,7 +183,7 @@ def _group_size(each: _Instruction, num_devices: int) -> int:
     return num_devices
 
 
-def _trip_count(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
+def trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
     """How many rounds a loop has: what XLA says, or else what its condition compares a counter with; or None."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found[1])

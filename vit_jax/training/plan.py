@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.training import hlo
+from vit_jax.training import hlo, traffic
 from vit_jax.training.hardware import Rates
 from vit_jax.training.parallel import Strategy
 from vit_jax.types import Batch, TrainState
@@ -48,8 +48,10 @@ class Compiled:
 
     batch_size: over all devices.
     fits: whether the compiler found memory for it; where it does not ask (CPU, GPU), whether the sum is within it.
-    flops, bytes_accessed: of one device's step as XLA counts them, loop bodies once; None where the compiler refused.
-    collectives: of one device's step; None where the compiler refused.
+    flops, bytes_accessed: of one device's step as XLA counts them, loop bodies once and whatever memory it is; None
+        where the compiler refused, as for the next two.
+    memory_bytes: that one device's step reads and writes in its main memory; see `traffic.memory_bytes`.
+    collectives: of one device's step.
     """
 
     batch_size: int
@@ -57,6 +59,7 @@ class Compiled:
     memory: Memory
     flops: float | None = None
     bytes_accessed: float | None = None
+    memory_bytes: int | None = None
     collectives: list[hlo.Collective] | None = None
 
 
@@ -114,7 +117,7 @@ def compile_step(
             raise
         memory = Memory(**sizes, padding=None, temporary=None, program=None, total=needed[0])
         return Compiled(batch_size, False, memory)
-    cost = program.cost_analysis()
+    cost, text = program.cost_analysis(), program.as_text()
     memory = _memory(sizes, program.memory_analysis())
     return Compiled(
         batch_size,
@@ -122,7 +125,8 @@ def compile_step(
         memory,
         flops=float(cost.get("flops", math.nan)),
         bytes_accessed=float(cost.get("bytes accessed", math.nan)),
-        collectives=hlo.collectives(program.as_text(), strategy.num_devices),
+        memory_bytes=traffic.memory_bytes(text),
+        collectives=hlo.collectives(text, strategy.num_devices),
     )
 
 
@@ -194,18 +198,18 @@ def matrix_flops(encoder: Any, params: Any, image_size: tuple[int, int], channel
     return 3 * (encoder.flops(image_size, channels) + 2 * sum(kernels))
 
 
-def bounds(*, flops: float, bytes_accessed: float, sent_bytes: float, rates: Rates) -> list[Bound]:
+def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:
     """The times that a device's arithmetic, memory traffic and messages take at the given rates.
 
     Args:
         flops: of a step on one device.
-        bytes_accessed: likewise.
-        sent_bytes: likewise.
+        memory_bytes: that it reads and writes in its main memory in a step.
+        sent_bytes: that it sends in a step.
         rates: of one device.
     """
     rows = (
         ("arithmetic", flops, rates.flops, 1e12, "TFLOP"),
-        ("memory", bytes_accessed, rates.memory, 1e9, "GB"),
+        ("memory", memory_bytes, rates.memory, 1e9, "GB"),
         ("network", sent_bytes, rates.network, 1e9, "GB"),
     )
     found = []
