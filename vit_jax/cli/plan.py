@@ -137,7 +137,7 @@ class _Trial:
         self.available, self.asks_for_memory = available, asks_for_memory
         self.found: dict[int, Any] = {}
         parts = (step.model, step.task, step.optimizer)
-        init = make_init(*parts, prepare=step.prepare, ema=config.ema_decay > 0)
+        init = make_init(*parts, prepare=step.prepare, ema=config.ema_decay > 0, teacher=step.teacher)
         self.make_state = functools.partial(init, config.seed, step.example)
         self.train_step = make_train_step(
             *parts,
@@ -147,6 +147,7 @@ class _Trial:
             log_every_steps=config.log_every_steps,
             max_skipped_steps=config.max_skipped_steps,
             axis_name=strategy.axis_name,
+            teacher=step.teacher,
         )
 
     def compile(self, batch_size: int) -> Any:
@@ -222,9 +223,15 @@ class _Trial:
         _, frozen = self.step.optimizer.split(params)
         if jax.tree.leaves(frozen):
             return None
-        *size, channels = self.step.example["image"].shape[1:]
-        flops = plan.matrix_flops(self.step.model.encoder, params, tuple(size), channels)
-        return None if flops is None else flops * batch_size / self.strategy.num_devices
+        shape, teacher = self.step.example["image"].shape[1:], self.step.teacher
+        flops = plan.matrix_flops(self.step.model.encoder, params, shape)
+        taught: int | None = 0
+        if teacher is not None:
+            shape = (*teacher.preprocessing.image_size, teacher.preprocessing.channels)
+            taught = plan.matrix_flops(getattr(teacher.model, "encoder"), teacher.shapes(), shape)  # noqa: B009
+        if flops is None or taught is None:
+            return None
+        return (3 * flops + taught) * batch_size / self.strategy.num_devices
 
     def notes(self, asked: Any, shown: Any) -> list[str]:
         """What has to be known to read the figures."""
@@ -256,8 +263,8 @@ class _Trial:
         elif abs(shown.flops / formula - 1) > 0.02:
             found.append(
                 f"XLA counts {shown.flops / formula:.2f} times the formula's FLOPs. The formula is the matrix products "
-                "of three forward passes; XLA counts all arithmetic, also what is computed again (model.remat), but "
-                "not what it hands to libraries"
+                "of three forward passes (and a teacher's one); XLA counts all arithmetic, also what is computed again "
+                "(model.remat), but not what it hands to libraries"
             )
         return found
 

@@ -6,6 +6,7 @@ _MEMORY = {
     "parameters": "parameters",
     "optimizer_state": "optimizer state",
     "moving_average": "moving average",
+    "teacher": "teacher",
     "inputs": "inputs",
     "other_state": "counters, keys",
     "padding": "padding of these",

@@ -22,8 +22,8 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Memory:
     """Bytes of one device.
 
-    parameters, optimizer_state, moving_average, other_state, inputs: the step's arguments by their shapes, the moving
-        average being 0 where there is none; other_state is counters and keys.
+    parameters, optimizer_state, moving_average, teacher, other_state, inputs: the step's arguments by their shapes, 0
+        where there is none; other_state is counters and keys.
     padding: what the arguments take beyond that in the layout that the compiler chose.
     temporary: what the program keeps while it runs: activations for the backward pass, gradients, the new state where
         it cannot overwrite the old one.
@@ -34,6 +34,7 @@ class Memory:
     parameters: int
     optimizer_state: int
     moving_average: int
+    teacher: int
     other_state: int
     inputs: int
     padding: int | None
@@ -106,6 +107,7 @@ def compile_step(
         "parameters": device_bytes(state.params, strategy),
         "optimizer_state": device_bytes(state.opt_state, strategy),
         "moving_average": device_bytes(state.ema_params, strategy),
+        "teacher": device_bytes(state.teacher, strategy),
         "inputs": device_bytes(batch, strategy),
     }
     sizes["other_state"] = device_bytes((state, batch), strategy) - sum(sizes.values())
@@ -180,22 +182,21 @@ def available_memory(device: Any) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
-def matrix_flops(encoder: Any, params: Any, image_size: tuple[int, int], channels: int) -> int | None:
-    """FLOPs of one image's training step by the model's formula: three times those of the forward pass's products.
+def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
+    """FLOPs of the products in one image's forward pass by the model's formula; a training step takes three times.
 
     The head counts with the products of its kernels. None if the model has no formula.
 
     Args:
         encoder: with `flops`.
         params: abstract; all that is not in `encoder` is the head.
-        image_size: height and width in pixels.
-        channels: of an image.
+        shape: of an image, `(H, W, channels)`.
     """
     if not hasattr(encoder, "flops"):
         return None
     head = {name: leaf for name, leaf in params.items() if name != "encoder"}
     kernels = [math.prod(leaf.shape) for leaf in jax.tree.leaves(head) if len(leaf.shape) > 1]
-    return 3 * (encoder.flops(image_size, channels) + 2 * sum(kernels))
+    return encoder.flops(shape[:2], shape[2]) + 2 * sum(kernels)
 
 
 def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:
