@@ -17,7 +17,8 @@ _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 """What libtpu is told of a kind. It describes each core of a v4 chip as a device of its own, unless told otherwise; on
 Cloud TPUs JAX sees the two as one, as libtpu does by itself for v5p."""
 
-_QUIET = {
+_ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once, since none takes a TPU
     "TPU_SKIP_MDS_QUERY": "1",  # no search for the metadata server of a TPU machine
     "TPU_ACCELERATOR_TYPE": "none",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -52,7 +53,7 @@ def tpu_devices(name: str) -> list[Any]:
         )
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology {name} needs libtpu; valid: pip install 'vit-jax[tpu]' first, on any machine")
-    for key, value in _QUIET.items():
+    for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     jax.config.update("jax_platforms", "cpu")
     try:
