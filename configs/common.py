@@ -84,11 +84,22 @@ def _model() -> ConfigDict:
     model.variant = "B/16"
     # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
     model.dtype = "float32"
-    # The transformer's size, where it is not the variant's.
+    # The transformer's size, where it is not the variant's. For a family in stages, num_heads is a tuple.
     model.hidden_dim = placeholder(int)
     model.depth = placeholder(int)
     model.mlp_dim = placeholder(int)
-    model.num_heads = placeholder(int)
+    model.num_heads = placeholder(object)
+    # The same of a family in stages: blocks of each; of swin, the first stage's channels, and an MLP's units a channel.
+    model.depths = placeholder(tuple)
+    model.embed_dim = placeholder(int)
+    model.mlp_ratio = placeholder(float)
+    # Of swin: 1 or 2; rows and columns of windows, one number, or for each stage a number or both; the shifts, and (V2)
+    # the windows that the weights were first trained with, likewise; "authors" or "timm", how windows meet edges.
+    model.version = placeholder(int)
+    model.window_size = placeholder(object)
+    model.shift_size = placeholder(object)
+    model.pretrained_window_size = placeholder(object)
+    model.window_fit = placeholder(str)
     # learned, sincos2d, sincos1d, none.
     model.posemb = placeholder(str)
     # t2t: rows and columns that sincos1d is computed for, from which it is resized; default those of the images.
@@ -116,8 +127,9 @@ def _model() -> ConfigDict:
     model.qk_norm = placeholder(bool)
     # tanh, exact or quick.
     model.gelu = placeholder(str)
-    # LayerNorm's epsilon.
+    # LayerNorm's epsilon; for a family in stages, that after the patch embeddings as well.
     model.norm_eps = placeholder(float)
+    model.embed_norm_eps = placeholder(float)
     # Rates in [0, 1): on activations, on attention weights, and of stochastic depth at the last block.
     model.dropout = placeholder(float)
     model.attention_dropout = placeholder(float)

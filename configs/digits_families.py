@@ -12,6 +12,7 @@ from configs import common, digits
 # Family -> the model's options, and the side in pixels that the images are enlarged to.
 FAMILIES = {
     "deit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4}, 8),
+    "swin": ({"variant": "T/4", "embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "mlp_ratio": 2.0}, 32),
     "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
     "t2t": (
         {"variant": "14", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "token_dim": 32},
@@ -30,9 +31,8 @@ def get_config(family: str = "vit") -> ConfigDict:
         raise ValueError(f"digits_families has no variant {family!r}; valid: {', '.join(FAMILIES)}")
     config = digits.get_config().unlock()
     options, side = FAMILIES[family]
-    common.unset(config.model, "hidden_dim", "depth", "mlp_dim", "num_heads", "posemb", "pooling")
-    config.model.name = family
-    config.model.update(options)
+    config.model = common.get_config().model  # without what the digits' config chooses for its ViT
+    config.model.update({"name": family, "drop_path": 0.1} | options)
     config.data.image_size = (side, side)
     config.num_epochs = 60.0
     return config.lock()

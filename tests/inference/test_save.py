@@ -317,7 +317,7 @@ def test_another_dtype_is_noted_and_kept_only_in_a_work_directory(tmp_path):
 
 def test_other_families_and_tasks_need_a_work_directory(tmp_path):
     model = random_model()
-    for section, kind in (("model", "swin"), ("task", "detection")):
+    for section, kind in (("model", "resnet"), ("task", "detection")):
         model.info[section]["name"], before = kind, model.info[section]["name"]
         with pytest.raises(vit_jax.InputError, match=rf"{section} '{kind}' is not written in .*; valid: .*workdir"):
             vit_jax.save(model, tmp_path / "x", to="timm")

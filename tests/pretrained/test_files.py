@@ -114,7 +114,7 @@ def test_a_work_directory_takes_no_options_of_foreign_checkpoints(trained):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("hf_vit", {"model_type": "swin"}, "model_type 'swin' is not supported; valid: vit, deit"),
+        ("hf_vit", {"model_type": "bert"}, "model_type 'bert' is not supported; valid: vit, deit"),
         ("hf_vit", {"architectures": ["ViTMAEModel"]}, "'ViTMAEModel' is not supported; valid: ViTModel, ViTForImage"),
         ("hf_vit", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported; valid: gelu"),
         ("hf_vit", {"id2label": {"0": "a", "1": "b"}}, "id2label has 2 names, but classifier.weight has 7 classes"),

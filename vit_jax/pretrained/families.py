@@ -9,9 +9,22 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import InputError
-from vit_jax.models import deit, vit
+from vit_jax.models import deit, swin, vit
 from vit_jax.models import t2t as t2t_model
-from vit_jax.pretrained import google, huggingface, t2t, timm, to_google, to_huggingface, to_t2t, to_timm
+from vit_jax.pretrained import (
+    google,
+    huggingface,
+    huggingface_swin,
+    t2t,
+    timm,
+    timm_swin,
+    to_google,
+    to_huggingface,
+    to_huggingface_swin,
+    to_t2t,
+    to_timm,
+    to_timm_swin,
+)
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
 
@@ -43,6 +56,8 @@ class Holding:
 HOLDINGS = (
     Holding("huggingface", vit, ("vit", "deit"), huggingface.describe, to_huggingface),
     Holding("timm", vit, ("vit_*", "deit*"), timm.describe, to_timm),
+    Holding("huggingface", swin, ("swin", "swinv2"), huggingface_swin.describe, to_huggingface_swin),
+    Holding("timm", swin, ("swin_*", "swinv2_*"), timm_swin.describe, to_timm_swin),
     Holding("t2t", t2t_model, ("t2t_vit_*",), t2t.describe, to_t2t),
     Holding("google", vit, ("plain",), google.describe, to_google),
     # Only written: what is read of DeiT is a ViT with its options.

@@ -199,7 +199,7 @@ def preprocessing_of(
                 side: round(options[key] * length / 224)
                 for side, length in zip(("height", "width"), image_size, strict=True)
             }
-    options |= {"image_mean": [0.5] * channels, "image_std": [0.5] * channels} | given
+    options: dict[str, Any] = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels} | options | given
     resize, before = _resize(files.name, options["size"]) if options["do_resize"] else ("exact", None)
     if resize == "exact" and not options["do_center_crop"]:
         before = None

@@ -66,6 +66,9 @@ LAYOUTS = {
     # The two parts of a position embedding [1, P + h * w, D].
     "prefix": Layout(lambda x, shape, grid: x[0], lambda x: x[None]),
     "grid": Layout(lambda x, shape, grid: x.reshape(*grid, x.shape[-1]), lambda x: x.reshape(1, -1, x.shape[-1])),
+    # [rows * columns, heads] <-> [rows, columns, heads]; [heads, 1, 1] <-> [heads]
+    "table": Layout(lambda x, shape, grid: x.reshape(*grid, x.shape[-1]), lambda x: x.reshape(-1, x.shape[-1])),
+    "column": Layout(lambda x, shape, grid: x.reshape(-1), lambda x: x[:, None, None]),
 }
 
 

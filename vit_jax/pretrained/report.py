@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.ops import posemb
+from vit_jax.ops import posemb, windows
 from vit_jax.types import Params
 
-GRID = "pos_embedding/grid"
-"""How the path of a position embedding by row and column ends."""
+GRID = re.compile(r"pos_embedding(_\d+)?/grid$")
+"""How the path of a position embedding by row and column ends; a pyramid has one a stage."""
+BIAS_TABLE = re.compile(r"attention/bias_table$")
+"""How that of biases by relative position does."""
 STEMS = ("encoder/patch_embed/kernel",)
 """The convolutions that see the image, `[h, w, C, D]`."""
 HEADS = ("head/kernel", "head_distillation/kernel")
@@ -106,9 +109,12 @@ def fit(
         if path not in found.arrays:
             continue
         array, shape = found.arrays[path], tuple(template[path].shape)
-        if path.endswith(GRID) and array.shape[:2] != shape[:2]:
+        if GRID.search(path) and array.shape[:2] != shape[:2]:
             resized[path] = (array.shape[:2], shape[:2])
             array = np.asarray(posemb.resize_grid(jnp.asarray(array), shape[:2], antialias=antialias))
+        if BIAS_TABLE.search(path) and array.shape[:2] != shape[:2]:
+            resized[path] = (array.shape[:2], shape[:2])
+            array = np.asarray(windows.resize_table(jnp.asarray(array), shape[:2]))
         if path in STEMS and array.shape[2] != shape[2]:
             adapted[path] = (array.shape[2], shape[2])
             array = adapt_channels(array, shape[2])

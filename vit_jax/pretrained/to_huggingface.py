@@ -23,16 +23,21 @@ _VALID = {
 }
 _INTERPOLATION = ("bilinear", "bicubic", "lanczos")
 """What transformers 5, whose processors resize tensors, does as Pillow does; it has no box and hamming."""
-_HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(GELU.items())}
+HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(GELU.items())}
 
 
 def unheld(model: Outgoing) -> list[Unheld]:
     """What the format cannot express of this model."""
-    encoder, preprocessing = model.encoder, model.preprocessing
+    encoder = model.encoder
     found = outside("model", encoder, _VALID)
     if model.task is not None and encoder.representation_size is not None:
         found.append(Unheld("model.representation_size", encoder.representation_size, "None, where there is a head"))
-    found += outside("data", preprocessing, {"interpolation": _INTERPOLATION})
+    return found + unheld_data(model.preprocessing)
+
+
+def unheld_data(preprocessing: Preprocessing) -> list[Unheld]:
+    """What the image processors cannot express of the preprocessing."""
+    found = outside("data", preprocessing, {"interpolation": _INTERPOLATION})
     rows, columns = preprocessing.resize_target
     if preprocessing.resize == "shortest_edge" and rows != columns:
         found.append(Unheld("data.resize", "shortest_edge", f"exact, for {rows}x{columns} px"))
@@ -47,7 +52,7 @@ def write(model: Outgoing, folder: pathlib.Path) -> str:
     prefix = f"{family}." if HEADS[architecture] else ""
     rows = names.expand(NAMES, model.encoder.depth, prefix) + list(HEADS[architecture])
     files.write_json(folder / "config.json", {"architectures": [architecture], "model_type": family} | _config(model))
-    files.write_json(folder / "preprocessor_config.json", _processor(model.preprocessing))
+    files.write_json(folder / "preprocessor_config.json", processor(model.preprocessing))
     files.write_safetensors(folder / files.WEIGHTS, names.write(rows, model.params))
     return architecture
 
@@ -66,27 +71,33 @@ def _config(model: Outgoing) -> dict[str, Any]:
         "num_hidden_layers": encoder.depth,
         "num_attention_heads": encoder.num_heads,
         "intermediate_size": encoder.mlp_dim,
-        "hidden_act": _HIDDEN_ACT[encoder.gelu],
+        "hidden_act": HIDDEN_ACT[encoder.gelu],
         "hidden_dropout_prob": encoder.dropout,
         "attention_probs_dropout_prob": encoder.attention_dropout,
         "layer_norm_eps": encoder.norm_eps,
-        "image_size": _side_or_sides(model.preprocessing.image_size),
-        "patch_size": _side_or_sides(encoder.patch_size),
+        "image_size": side_or_sides(model.preprocessing.image_size),
+        "patch_size": side_or_sides(encoder.patch_size),
         "num_channels": model.preprocessing.channels,
         "qkv_bias": encoder.qkv_bias,
         "dtype": "float32",
     }
     if encoder.representation_size is not None:
         config |= {"pooler_output_size": encoder.representation_size, "pooler_act": "tanh"}
-    if model.task is not None:
-        config["id2label"] = {str(label): name for label, name in enumerate(model.class_names)}
-        config["label2id"] = {name: label for label, name in enumerate(model.class_names)}
-        if model.task.loss_type == "sigmoid":
-            config["problem_type"] = "multi_label_classification"
-    return config
+    return config | labels(model)
 
 
-def _processor(preprocessing: Preprocessing) -> dict[str, Any]:
+def labels(model: Outgoing) -> dict[str, Any]:
+    """What config.json says of the head."""
+    if model.task is None:
+        return {}
+    config: dict[str, Any] = {
+        "id2label": {str(label): name for label, name in enumerate(model.class_names)},
+        "label2id": {name: label for label, name in enumerate(model.class_names)},
+    }
+    return config | ({"problem_type": "multi_label_classification"} if model.task.loss_type == "sigmoid" else {})
+
+
+def processor(preprocessing: Preprocessing) -> dict[str, Any]:
     """preprocessor_config.json, for the image processor that both transformers 4 and 5 have for this kind of cut."""
     rows, columns = preprocessing.resize_target
     by_edge = preprocessing.resize == "shortest_edge" and rows == columns
@@ -110,5 +121,6 @@ def _processor(preprocessing: Preprocessing) -> dict[str, Any]:
     return processor
 
 
-def _side_or_sides(size: tuple[int, int]) -> int | list[int]:
+def side_or_sides(size: tuple[int, int]) -> int | list[int]:
+    """One number for a square."""
     return size[0] if size[0] == size[1] else list(size)
