@@ -18,7 +18,7 @@ RANKS = [
     {"models"},
     {"tasks", "evaluators"},
     {"training", "pretrained"},
-    {"warm_start"},
+    {"warm_start", "build_data"},
     {"build"},
     {"inference"},
     {"cli"},

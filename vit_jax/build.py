@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-import itertools
 import pkgutil
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +20,10 @@ from ml_collections import ConfigDict
 import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
-from vit_jax.data import decoding, folder, loader, policies, sources, transforms
+from vit_jax import build_data
+from vit_jax.data import folder, loader, sources, transforms
 from vit_jax.errors import InputError
-from vit_jax.ops import augment, mixing
+from vit_jax.ops import augment
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
@@ -90,17 +90,17 @@ def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experimen
     """
     _check_values(config)
     data = config.data
-    images = _image_folder(data)
+    images = build_data.image_folder(data)
     opened = _open_init(config) if config.init.source and saved_info is None else None
     base = opened.info if opened else saved_info if config.init.source else None
-    preprocessing = _preprocessing(data, base)
-    source = _source(data, images, data.split)
+    preprocessing = build_data.preprocessing_of(data, base)
+    source = build_data.open_source(data, images, data.split)
     keeps = opened is None or _keeps_head(config.init, opened, source)
     step = _step(config, source, preprocessing, base, keeps_head=keeps, saved_info=saved_info)
     return Experiment(
         **vars(step),
-        train_loader=_train_loader(data, source, preprocessing),
-        eval_loaders=_eval_loaders(config, images, preprocessing, source.class_names),
+        train_loader=build_data.train_loader(data, source, preprocessing),
+        eval_loaders=build_data.eval_loaders(config, images, preprocessing, source.class_names),
         evaluators=evaluators(
             config, step.task, preprocessing, source.class_names, multi_label=source.multi_label, images=images
         ),
@@ -117,7 +117,7 @@ def train_source(config) -> sources.Source:
     Raises:
         InputError: they cannot be opened.
     """
-    return _source(config.data, _image_folder(config.data), config.data.split)
+    return build_data.open_source(config.data, build_data.image_folder(config.data), config.data.split)
 
 
 def train_step(config, source: sources.Source) -> Step:
@@ -134,7 +134,9 @@ def train_step(config, source: sources.Source) -> Step:
     opened = _open_init(config) if config.init.source else None
     base = opened.info if opened else None
     keeps = opened is None or _keeps_head(config.init, opened, source)
-    return _step(config, source, _preprocessing(config.data, base), base, keeps_head=keeps, saved_info=None)
+    return _step(
+        config, source, build_data.preprocessing_of(config.data, base), base, keeps_head=keeps, saved_info=None
+    )
 
 
 def _check_values(config) -> None:
@@ -190,7 +192,7 @@ def _step(
         model=model,
         task=task,
         optimizer=_optimizer(config.optimizer, total_steps, getattr(model, "encoder")),  # noqa: B009
-        prepare=_train_prepare(config.data, preprocessing, num_classes=len(source.class_names)),
+        prepare=build_data.train_prepare(config.data, preprocessing, num_classes=len(source.class_names)),
         example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
         info=info,
@@ -281,7 +283,7 @@ def eval_loaders(
     Raises:
         InputError: a split the dataset lacks, or classes that are not the model's.
     """
-    return _eval_loaders(config, _image_folder(config.data), preprocessing, class_names)
+    return build_data.eval_loaders(config, build_data.image_folder(config.data), preprocessing, class_names)
 
 
 def evaluators(
@@ -317,94 +319,19 @@ def evaluators(
         each[-1].check(task, multi_label=multi_label)
     if not any(evaluator.uses_reference for evaluator in each):
         return Evaluators(each)
-    images = images or _image_folder(data)
-    source = _same_classes(_source(data, images, section.get("reference_split") or data.split), class_names)
+    images = images or build_data.image_folder(data)
+    source = build_data.same_classes(
+        build_data.open_source(data, images, section.get("reference_split") or data.split), class_names
+    )
     size = section.get("reference_examples", 0)
     if size < 0:
         raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
-    return Evaluators(each, _loader(data, source.sample(size) if size else source, preprocessing))
+    return Evaluators(each, build_data.make_loader(data, source.sample(size) if size else source, preprocessing))
 
 
 def eval_prepare(preprocessing: transforms.Preprocessing) -> Prepare:
     """What an evaluation step does with a batch: normalisation alone."""
     return augment.make_prepare(preprocessing.mean, preprocessing.std)
-
-
-def _image_folder(data) -> folder.ImageFolder | None:
-    """The folder of images, if the dataset is one; None for a TFDS dataset."""
-    if data.get("folder") is None:  # a key that older work directories do not have
-        if data.name is None:
-            raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
-        return None
-    return folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
-
-
-def _source(data, images: folder.ImageFolder | None, split: str) -> sources.Source:
-    if images is None:
-        return sources.open_source(data.name, split, data.data_dir)
-    return images.source(split, skip_corrupt=data.skip_corrupt, max_pixels=_max_image_pixels(data))
-
-
-def _max_image_pixels(data) -> int:
-    return data.get("max_image_pixels", decoding.MAX_IMAGE_PIXELS)  # a key that older work directories do not have
-
-
-def _eval_loaders(
-    config, images: folder.ImageFolder | None, preprocessing: transforms.Preprocessing, class_names: Sequence[str]
-) -> dict[str, loader.Loader]:
-    data, splits = config.data, config.evaluation.splits.to_dict()
-    if not splits and images is not None:
-        splits = {name: name for name in images.splits if name != data.split}
-    elif not splits:
-        there = sources.open_builder(data.name, data.data_dir).info.splits
-        held_out = [name for name in ("validation", "test") if name in there and name not in data.split]
-        splits = {name: name for name in held_out[:1]}
-    return {
-        name: _loader(data, _same_classes(_source(data, images, split), class_names), preprocessing)
-        for name, split in splits.items()
-    }
-
-
-def _same_classes(source: sources.Source, class_names: Sequence[str]) -> sources.Source:
-    for label, (there, here) in enumerate(itertools.zip_longest(source.class_names, class_names)):
-        if there != here:
-            raise InputError(
-                f"the classes of {source.name} are not the model's: class {label} is {there!r} there and {here!r} "
-                "in the model; valid: the same names"
-            )
-    return source
-
-
-def _train_prepare(data, preprocessing: transforms.Preprocessing, *, num_classes: int) -> Prepare:
-    if data.shift_px < 0:
-        raise InputError(f"data.shift_px is {data.shift_px}; valid: 0 or more")
-    if not 0.0 <= data.erase_probability <= 1.0:
-        raise InputError(f"data.erase_probability is {data.erase_probability}; valid: 0 to 1")
-    mix = mixing.Mixing(
-        num_classes, data.mixup_alpha, data.cutmix_alpha, data.mix_probability, data.mix_switch_probability
-    )
-    return augment.make_prepare(
-        preprocessing.mean,
-        preprocessing.std,
-        flip=data.flip,
-        shift_px=data.shift_px,
-        erase_probability=data.erase_probability,
-        mixing=mix if data.mixup_alpha or data.cutmix_alpha else None,
-    )
-
-
-def _preprocessing(data, base: dict[str, Any] | None) -> transforms.Preprocessing:
-    names = [field.name for field in dataclasses.fields(transforms.Preprocessing)]
-    given = {name: data[name] for name in names if data[name] is not None}
-    fields = (base["preprocessing"] if base else {}) | given
-    if {"resize", "crop_fraction"} & given.keys() and "resize_to" not in given:
-        fields["resize_to"] = None  # else the base's would count instead of what was given
-    if "image_size" not in fields:
-        raise InputError("data.image_size is not set; valid: height and width in pixels, or an init.source that has it")
-    preprocessing = transforms.Preprocessing(**fields)
-    if preprocessing.channels not in (1, 3):
-        raise InputError(f"data.channels is {preprocessing.channels}; valid: 1 (grey), 3 (RGB)")
-    return preprocessing
 
 
 def _open_init(config) -> Opened:
@@ -503,66 +430,6 @@ def _teacher(
         params = teacher_params(opened, template, class_names, classes=section.teacher_classes)
         teacher = dataclasses.replace(teacher, params=params)
     return teacher, saved
-
-
-def _train_loader(data, source: sources.Source, preprocessing: transforms.Preprocessing) -> loader.Loader:
-    if data.crop not in ("none", "random"):
-        raise InputError(f"data.crop is {data.crop!r}; valid: none, random")
-    if data.crop == "random" and data.in_memory:
-        raise InputError("data.crop 'random' decodes anew each time; valid with data.in_memory=false")
-    crop = transforms.RandomResizedCrop(preprocessing, data.crop_min_area) if data.crop == "random" else None
-    chosen = policies.create(
-        data.augment,
-        mean=preprocessing.mean,
-        color_jitter=data.color_jitter,
-        variant=data.randaugment_variant,
-        num_ops=data.randaugment_num_ops,
-        magnitude=data.randaugment_magnitude,
-        magnitude_std=data.randaugment_magnitude_std,
-    )
-    return _loader(
-        data,
-        source,
-        preprocessing,
-        random_crop=crop,
-        augment=chosen,
-        repeats=data.repeats,
-        reading=_train_reading(data, preprocessing),
-    )
-
-
-def _train_reading(data, preprocessing: transforms.Preprocessing) -> decoding.Reading:
-    valid = transforms.WITHOUT_ANTIALIAS
-    if not data.antialias and data.in_memory:
-        raise InputError("data.antialias=false is for decoding anew each time; valid with data.in_memory=false")
-    if not data.antialias and preprocessing.interpolation not in valid:
-        raise InputError(
-            f"data.interpolation is {preprocessing.interpolation!r}; valid with data.antialias=false: "
-            f"{', '.join(valid)}"
-        )
-    return decoding.Reading(data.max_image_pixels, reduced=data.reduced_decoding, antialias=data.antialias)
-
-
-def _loader(
-    data,
-    source: sources.Source,
-    preprocessing: transforms.Preprocessing,
-    *,
-    random_crop: transforms.RandomResizedCrop | None = None,
-    reading: decoding.Reading | None = None,
-    **training,
-) -> loader.Loader:
-    training["reading"] = reading or decoding.Reading(_max_image_pixels(data))
-    if data.in_memory:
-        return loader.InMemory(source, preprocessing, **training)
-    return loader.Streaming(
-        source,
-        preprocessing,
-        random_crop=random_crop,
-        num_workers=data.num_workers,
-        num_threads=data.num_threads,
-        **training,
-    )
 
 
 def _optimizer(options, total_steps: int, encoder: Any) -> optimizer.Optimizer:
