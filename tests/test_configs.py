@@ -62,6 +62,12 @@ def test_arguments_of_configs():
         assert config(name, "gpu").model.variant == "S/4"
         with pytest.raises(ValueError, match="no variant 'tpu'; valid: cpu, gpu"):
             config(name, "tpu")
+    assert (config("imagenet_swin_t", "B").model.variant, config("imagenet_swin_t", "S").model.drop_path) == (
+        "B/7",
+        0.3,
+    )
+    with pytest.raises(ValueError, match="no variant 'L'; valid: T, S, B"):
+        config("imagenet_swin_t", "L")
     families = importlib.import_module("configs.digits_families").FAMILIES
     assert families.keys() == TINY.keys()  # every family
     for family, (options, side) in families.items():

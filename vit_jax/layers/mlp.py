@@ -12,7 +12,7 @@ from vit_jax.errors import InputError
 
 
 def _exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """X times the normal distribution's share below it, by erf; `jax.nn.gelu`'s erfc takes XLA's CPU code twice as long.
+    """X times the normal distribution's share below it, by erf; `jax.nn.gelu`'s erfc takes XLA's CPU twice as long.
 
     In float32 whatever x is, since with negative x two numbers near 1/2 are taken from one another.
     """
