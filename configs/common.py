@@ -79,7 +79,7 @@ def _init() -> ConfigDict:
 def _model() -> ConfigDict:
     """The encoder; None leaves a value to init.source, or else to the variant or the family's default."""
     model = ConfigDict()
-    # A file of vit_jax/models (vit, t2t), and a row of its VARIANTS; for vit any patch size works, "Ti/4", "B/16x8".
+    # A file of vit_jax/models (docs/models.md), and a row of its VARIANTS; for vit any patch works, "Ti/4", "B/16x8".
     model.name = "vit"
     model.variant = "B/16"
     # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
@@ -140,6 +140,9 @@ def _model() -> ConfigDict:
     model.token_dim = placeholder(int)
     model.token_dropout = placeholder(float)
     model.qk_scale = placeholder(float)
+    # hybrid: residual units in each stage of its ResNet, (3, 4, 9), and the channels of its root, default 64.
+    model.resnet_stages = placeholder(tuple)
+    model.resnet_width = placeholder(int)
     # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How
     # attention is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
     model.attention = placeholder(str)

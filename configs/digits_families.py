@@ -14,6 +14,11 @@ FAMILIES = {
     "deit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4}, 8),
     "swin": ({"variant": "T/4", "embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "mlp_ratio": 2.0}, 32),
     "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
+    "hybrid": (
+        {"variant": "R50+B/16", "hidden_dim": 64, "depth": 2, "mlp_dim": 128, "num_heads": 4}
+        | {"resnet_stages": (1, 1), "resnet_width": 32},
+        32,
+    ),
     "t2t": (
         {"variant": "14", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "token_dim": 32},
         32,

@@ -26,6 +26,11 @@ TINY = {
         "T/2", {"embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "mlp_ratio": 2.0}, ((32, 32), (24, 44))
     ),
     "vit": Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20))),
+    "hybrid": Tiny(
+        "R50+B/16",
+        {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "resnet_stages": (1, 1), "resnet_width": 32},
+        ((32, 32), (16, 48)),
+    ),
     # Its random features, like a softmax, are computed in float32, with matrix products.
     "t2t": Tiny(
         "14",

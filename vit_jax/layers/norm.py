@@ -1,4 +1,4 @@
-"""Layer normalisation whose backward pass is one expression."""
+"""Layer normalisation whose backward pass is one expression, and group normalisation."""
 
 import functools
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from vit_jax.errors import InputError
 
 
 class LayerNorm(nn.Module):
@@ -48,3 +50,34 @@ def _with_factor(x: Float[Array, "... dim"], epsilon: float):
     centred = x - x.mean(axis=-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
     return centred * factor, factor
+
+
+class GroupNorm(nn.Module):
+    """Normalisation over height, width and the channels of a group, in float32 whatever the input's type.
+
+    Parameters: `scale` `[C]` and `bias` `[C]`. The groups are neighbouring channels.
+
+    Source: Wu and He 2018 (arXiv:1803.08494), section 3; 32 groups and 1e-6 are the defaults of Flax's `nn.GroupNorm`,
+    with which Google's ResNets were trained.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps `[B, H, W, C]` to `[B, H, W, C]` float32.
+
+        Raises:
+            InputError: the groups do not divide the channels.
+        """
+        channels = x.shape[-1]
+        if channels % self.num_groups:
+            raise InputError(f"{channels} channels are not divisible by the {self.num_groups} groups of a GroupNorm")
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        grouped = x.astype(jnp.float32).reshape(*x.shape[:3], self.num_groups, -1)
+        centred = grouped - grouped.mean(axis=(1, 2, 4), keepdims=True)
+        variance = jnp.square(centred).mean(axis=(1, 2, 4), keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape) * scale + bias

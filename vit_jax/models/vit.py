@@ -20,6 +20,7 @@ from vit_jax.layers.mlp import GELU, Mlp
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.ops.patches import patch_grid
 from vit_jax.types import Features
 
 POOLING = ("token", "gap", "map")
@@ -180,6 +181,14 @@ class ViT(nn.Module):
             return int(name.removeprefix("block_")) + 1
         return self.depth + 1 if name in ("norm", "fc_norm", "pool", "pre_logits") else 0
 
+    def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches in an image of this height and width.
+
+        Raises:
+            InputError: the patch does not divide the image.
+        """
+        return patch_grid(image_size, self.patch_size)
+
     def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
@@ -243,9 +252,8 @@ class ViT(nn.Module):
         Raises:
             InputError: the patch does not divide the image, or the image does not fit a learned embedding.
         """
-        height, width = images.shape[1:3]
-        grid = (height // self.patch_size[0], width // self.patch_size[1])
-        return self.encode(self.embed(images, train=train), grid=grid, train=train)
+        tokens = self.embed(images, train=train)
+        return self.encode(tokens, grid=self.grid_of((images.shape[1], images.shape[2])), train=train)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
         """Images to tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""

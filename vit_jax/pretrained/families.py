@@ -9,10 +9,11 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import InputError
-from vit_jax.models import deit, swin, vit
+from vit_jax.models import deit, hybrid, swin, vit
 from vit_jax.models import t2t as t2t_model
 from vit_jax.pretrained import (
     google,
+    google_hybrid,
     huggingface,
     huggingface_swin,
     t2t,
@@ -60,6 +61,7 @@ HOLDINGS = (
     Holding("timm", swin, ("swin_*", "swinv2_*"), timm_swin.describe, to_timm_swin),
     Holding("t2t", t2t_model, ("t2t_vit_*",), t2t.describe, to_t2t),
     Holding("google", vit, ("plain",), google.describe, to_google),
+    Holding("google", hybrid, ("hybrid",), google_hybrid.describe, to_google),
     # Only written: what is read of DeiT is a ViT with its options.
     Holding("huggingface", deit, (), huggingface.describe, to_huggingface),
     Holding("timm", deit, (), timm.describe, to_timm),

@@ -9,6 +9,8 @@ Source: google-research/vision_transformer, vit_jax/models_vit.py and checkpoint
 
 import math
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import InputError
@@ -65,19 +67,44 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     Raises:
         InputError: a file of other names, or a geometry that cannot be inferred.
     """
+    rows, columns, channels, _ = shape_of(files, "embedding/kernel", 4)
+    return describe_transformer(
+        files, model=plain_vit, cell=(rows, columns), channels=channels, num_heads=num_heads, image_size=image_size
+    )
+
+
+def describe_transformer(
+    files: Files,
+    *,
+    model: Callable[[dict[str, Any]], dict[str, Any]],
+    cell: tuple[int, int],
+    channels: int,
+    more_names: Sequence[Name] = (),
+    num_heads: int | None,
+    image_size: tuple[int, int] | None,
+) -> Description:
+    """Describes a checkpoint whose transformer has the names above, whatever makes its tokens.
+
+    Args:
+        files: with the file's name.
+        model: fields of `ViT` -> `Description.model`.
+        cell: height and width in pixels of what becomes one token.
+        channels: of the images.
+        more_names: the rows of what is before the transformer.
+        num_heads: as in `describe`.
+        image_size: as in `describe`.
+    """
     tensors = files.tensors
-    rows, columns, channels, hidden_dim = shape_of(files, "embedding/kernel", 4)
-    patch = (rows, columns)
+    rows, columns, _, hidden_dim = shape_of(files, "embedding/kernel", 4)
     prefix = 1 if "cls" in tensors else 0
-    grid = _grid(files, shape_of(files, _POSITIONS, 3)[1] - prefix, patch, image_size)
-    size = (grid[0] * patch[0], grid[1] * patch[1])
+    grid = _grid(files, shape_of(files, _POSITIONS, 3)[1] - prefix, cell, image_size)
     depth = block_count(tensors, "Transformer/encoderblock_")
     options = {
         "hidden_dim": hidden_dim,
         "depth": depth,
         "mlp_dim": shape_of(files, _MLP, 2)[1],
         "num_heads": _num_heads(files, hidden_dim, num_heads),
-        "patch_size": patch,
+        "patch_size": (rows, columns),
         "gelu": "tanh",
         "norm_eps": 1e-6,
         "pooling": "token" if prefix else "gap",
@@ -86,11 +113,11 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
         options["representation_size"] = tensors["pre_logits/kernel"].shape[1]
     has_head = "head/kernel" in tensors
     return Description(
-        model=plain_vit(options),
+        model=model(options),
         task={} if has_head else None,
         class_names=numbered_classes(tensors["head/kernel"].shape[1]) if has_head else (),
-        preprocessing=preprocessing_of(size, channels),
-        names=expand(NAMES, depth, grid=grid),
+        preprocessing=preprocessing_of((grid[0] * cell[0], grid[1] * cell[1]), channels),
+        names=[*expand(NAMES, depth, grid=grid), *more_names],
     )
 
 
@@ -99,13 +126,13 @@ def preprocessing_of(image_size: tuple[int, int], channels: int) -> Preprocessin
     return Preprocessing(image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
-def _grid(files: Files, positions: int, patch: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
+def _grid(files: Files, positions: int, cell: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
     """The position embedding's grid: of the resolution in the file's name if it fits, or a square, or as given."""
     named = re.search(r"res_?(\d+)", files.name)
     sizes = [(int(named[1]), int(named[1]))] if named else []
     for height, width in sizes + ([image_size] if image_size else []):
-        if (height // patch[0]) * (width // patch[1]) == positions:
-            return height // patch[0], width // patch[1]
+        if (height // cell[0]) * (width // cell[1]) == positions:
+            return height // cell[0], width // cell[1]
     side = math.isqrt(positions)
     if side * side == positions:
         return side, side

@@ -18,7 +18,7 @@ GRID = re.compile(r"pos_embedding(_\d+)?/grid$")
 """How the path of a position embedding by row and column ends; a pyramid has one a stage."""
 BIAS_TABLE = re.compile(r"attention/bias_table$")
 """How that of biases by relative position does."""
-STEMS = ("encoder/patch_embed/kernel",)
+STEMS = ("encoder/patch_embed/kernel", "encoder/resnet/conv_root/kernel")
 """The convolutions that see the image, `[h, w, C, D]`."""
 HEADS = ("head/kernel", "head_distillation/kernel")
 

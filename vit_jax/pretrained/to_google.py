@@ -4,9 +4,11 @@ import pathlib
 
 import numpy as np
 
+from vit_jax.models.hybrid import Hybrid
 from vit_jax.pretrained import names
 from vit_jax.pretrained.description import numbered_classes
 from vit_jax.pretrained.google import NAMES, preprocessing_of
+from vit_jax.pretrained.google_hybrid import resnet_names
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
 from vit_jax.pretrained.vit_positions import patch_grid, with_table
 
@@ -34,9 +36,20 @@ def unheld(model: Outgoing) -> list[Unheld]:
     if rows != columns:
         valid = "as many rows as columns of patches, since it stores only how many there are"
         found.append(Unheld("data.image_size", model.preprocessing.image_size, valid))
+    factor = _stride(model)
+    if any(side % each for side, each in zip(model.preprocessing.image_size, factor, strict=True)):
+        valid = f"a multiple of {factor[0]}x{factor[1]} px, since it stores the number of patches alone"
+        found.append(Unheld("data.image_size", model.preprocessing.image_size, valid))
     if model.task is not None:
         found += outside("task", model.task, {"loss_type": ("softmax",)})
     return found
+
+
+def _stride(model: Outgoing) -> tuple[int, int]:
+    """Height and width in pixels of what becomes one token."""
+    rows, columns = model.encoder.patch_size
+    factor = model.encoder.stride if isinstance(model.encoder, Hybrid) else 1
+    return rows * factor, columns * factor
 
 
 def lost(model: Outgoing) -> list[str]:
@@ -59,7 +72,10 @@ def lost(model: Outgoing) -> list[str]:
 def write(model: Outgoing, file: pathlib.Path) -> str:
     """Writes the file; gives the architecture's name."""
     model = with_table(model)
-    arrays = names.write(names.expand(NAMES, model.encoder.depth), model.params)
+    rows = names.expand(NAMES, model.encoder.depth)
+    if isinstance(model.encoder, Hybrid):
+        rows += resnet_names(model.encoder.resnet_stages)
+    arrays = names.write(rows, model.params)
     with file.open("wb") as stream:  # a path would get another .npz at its end
         np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
-    return "ViT"
+    return "hybrid ViT" if isinstance(model.encoder, Hybrid) else "ViT"

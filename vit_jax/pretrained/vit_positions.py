@@ -12,9 +12,7 @@ _GRID, _PREFIX = "encoder/pos_embedding/grid", "encoder/pos_embedding/prefix"
 
 def patch_grid(model: Outgoing) -> tuple[int, int]:
     """Rows and columns of patches."""
-    sides = zip(model.preprocessing.image_size, model.encoder.patch_size, strict=True)
-    rows, columns = (size // patch for size, patch in sides)
-    return rows, columns
+    return model.encoder.grid_of(model.preprocessing.image_size)
 
 
 def with_table(model: Outgoing) -> Outgoing:
