@@ -7,7 +7,7 @@ Expected result: not measured by this project, and the source states none for L/
 arXiv:2106.10270) compare the choices in figure 4. The values are those of big_vision's configs/vit_i1k.py with
 variant=L/16, for which it takes medium2 without dropout.
 Hardware and time: the source names none; 92,897 steps of 4,096 images. What it needs of a TPU, and the least time of a
-step there, the first command says; docs/plan.md shows its answer. Data: `imagenet2012`, see docs/datasets.md.
+step there, the first command says; docs/plan.md tells how to read it. Data: `imagenet2012`, see docs/datasets.md.
 
 Differences from the source: matrix products and tokens are bfloat16 (there float32, which TPUs multiply in bfloat16
 too); Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not); position embeddings start

@@ -60,7 +60,7 @@ def _largest(result: dict[str, Any]) -> str:
     largest = result["largest_batch_size"]
     if largest is None:
         return "\nlargest batch that fits: not known, since the devices do not tell their memory"
-    return f"\nlargest batch that fits: {f'{largest:,}' if largest else 'none'} (tried: {tried})"
+    return f"\nlargest batch that fits: {f'{largest:,}' if largest else 'none found'} (tried: {tried})"
 
 
 def _work(result: dict[str, Any]) -> str:

@@ -40,7 +40,9 @@ def attention_of(
         if match := re.fullmatch(r"block_(\d+)/attention/attention_weights", name):
             (layers[int(match[1])],) = weights
     if not layers:
-        raise InputError(f"{type(encoder).__name__} has no self-attention between all its tokens; valid: ViT")
+        raise InputError(
+            f"{type(encoder).__name__} has no self-attention between all its tokens; valid: vit, deit, t2t"
+        )
     return jnp.stack([layers[i] for i in sorted(layers)])
 
 
