@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vit_jax import build
 from vit_jax.cli.main import main
 from vit_jax.models import vit
 from vit_jax.training import hardware
@@ -22,6 +23,15 @@ def test_figures_fit_together(capsys, mode):
     # XLA counts norms, softmax and optimizer as well.
     assert 0.9 < result["xla_flops"] / result["formula_flops"] < 3
     assert "measured just now" in result["peak_origin"] and result["peak_memory_bytes"] > 1e6
+
+
+def test_a_family_in_stages_has_figures_too(capsys):
+    arguments = ["--model", "swin", "--variant", "T/2", "--batch-size", "8", "--image-size", "32", "--steps", "1"]
+    assert main(["benchmark", *arguments, "--windows", "1", "--infer", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    # The head's kernel is as wide as the last stage, 96 x 8.
+    expected = 8 * (build.create_encoder("swin", "T/2").flops((32, 32)) + 2 * 768 * 1000)
+    assert result["formula_flops"] == expected and result["attention"] is None
 
 
 @pytest.mark.parametrize(

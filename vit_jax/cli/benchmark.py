@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--infer", action="store_true", help="the evaluation step")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
     parser.add_argument("--image-size", default="224", metavar="H,W", help="pixels; default 224")
-    parser.add_argument("--attention", default="auto", help="auto (default), xla or cudnn")
+    parser.add_argument("--attention", metavar="A", help="auto, xla or cudnn; auto where a family has the choice")
     parser.add_argument("--pooling", metavar="P", help="token, gap or map, where it is not the family's default")
     parser.add_argument("--strategy", default="pmap", help="as config.parallel.strategy; default pmap")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="in each timed window; default 10")
@@ -52,21 +52,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
+    import jax.numpy as jnp
 
     from vit_jax import build
     from vit_jax.cli.convert import image_size
-    from vit_jax.training import hardware, parallel, throughput
+    from vit_jax.training import hardware, parallel, plan, throughput
 
     size = image_size(args.image_size)
     strategy = parallel.create(args.strategy)
     parallel.check_batch_size(args.batch_size, strategy)
-    options = {"dtype": args.dtype, "attention": args.attention} | ({"pooling": args.pooling} if args.pooling else {})
+    chosen = {"attention": args.attention, "pooling": args.pooling}  # which not every family has
+    options = {"dtype": args.dtype} | {name: value for name, value in chosen.items() if value}
     encoder: Any = build.create_encoder(args.model, args.variant, **options)
-    num_classes = 1000
-    task = build.create_task("classification", num_classes=num_classes)
+    task = build.create_task("classification", num_classes=1000)
+    model = task.wrap(encoder)
+    image = jnp.zeros((1, *size, 3))
+    variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    forward = plan.matrix_flops(encoder, variables["params"], (*size, 3))
     train = not args.infer
     speed = throughput.measure(
-        task.wrap(encoder),
+        model,
         task,
         image_size=size,
         batch_size=args.batch_size,
@@ -76,7 +81,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         windows=args.windows,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    flops = (encoder.flops(size) + 2 * encoder.hidden_dim * num_classes) * args.batch_size * (3 if train else 1)
+    flops = None if forward is None else float(forward * args.batch_size * (3 if train else 1))
     peak = hardware.peak_of(jax.devices())
     device = jax.devices()[0]
     return {
@@ -87,9 +92,10 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "image_size": list(size),
         **options,
+        "attention": getattr(encoder, "attention", None),
         **dataclasses.asdict(speed),
-        "formula_flops": float(flops),
-        "mfu": flops / speed.step_seconds / peak.flops if peak else None,
+        "formula_flops": flops,
+        "mfu": flops / speed.step_seconds / peak.flops if flops and peak else None,
         "peak_flops": peak.flops if peak else None,
         "peak_origin": peak.origin if peak else f"unknown for {device.device_kind}, so no MFU",
     }
