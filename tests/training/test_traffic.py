@@ -64,3 +64,12 @@ def test_prefetched_slices_and_whole_operands():
 def test_a_fused_operand_that_is_used_whole_too():
     text = PROGRAM.replace("ROOT %slice", "%sum = f32[10,8]{1,0} add(%stack, %stack)\n  ROOT %slice")
     assert traffic.memory_bytes(text) == traffic.memory_bytes(PROGRAM) + 10 * (320 - 32)
+
+
+def test_a_gather_in_the_background_is_read_and_written_once():
+    lines = """
+  %x = f32[2,8]{1,0} parameter(0)
+  %s = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %d = f32[8,8]{1,0} all-gather-done(%s)
+"""
+    assert traffic.memory_bytes(f"ENTRY %main (x: f32[2,8]) -> f32[8,8] {{{lines}}}\n") == 64 + 256

@@ -41,7 +41,7 @@ def attention_of(
             (layers[int(match[1])],) = weights
     if not layers:
         raise InputError(
-            f"{type(encoder).__name__} has no self-attention between all its tokens; valid: vit, deit, t2t"
+            f"{type(encoder).__name__} has no self-attention between all its tokens; valid: vit, deit, hybrid, t2t"
         )
     return jnp.stack([layers[i] for i in sorted(layers)])
 

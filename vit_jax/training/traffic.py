@@ -36,6 +36,8 @@ def memory_bytes(text: str) -> int:
             if each.opcode in ("while", "call", "conditional", "async-start"):
                 rounds = hlo.trip_count(each, computations) if each.opcode == "while" else 1
                 total += (rounds or 1) * sum(visit(callee) for callee in hlo.callees(each))
+            elif each.opcode in ("all-gather-start", "collective-permute-start"):
+                total += _size(each.result)  # it holds what is read too
             elif each.opcode == "copy-start":  # its result is what is written, what is read, and a number
                 total += sum(_sizes(each.result)[:2])
             elif each.opcode == "slice-start":  # what is read of, the slice, and a number
