@@ -53,7 +53,7 @@ def test_pmap_on_this_machine(capsys):
 
 def test_mesh_cuts_the_state_and_gathers_it(capsys):
     whole, _ = run(capsys, "--max-compilations=1", "--config.batch_size=48")
-    mesh = ["strategy=mesh", "fsdp=8", "fsdp_min_size=0"]
+    mesh = ["strategy=mesh", "fsdp=-1", "data=1", "fsdp_min_size=0"]
     result, _ = run(
         capsys, "--max-compilations=1", "--config.batch_size=48", *(f"--config.parallel.{key}" for key in mesh)
     )

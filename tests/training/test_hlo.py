@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax.training import hlo
+from vit_jax.training import hlo, traffic
 
 PROGRAM = """HloModule step, num_partitions=8
 
@@ -120,3 +120,49 @@ def test_a_fused_reduce_scatter():
 )
 def test_bytes_of_shapes(shape, size):
     assert hlo.shape_bytes(shape) == size
+
+
+CHAIN = """
+%start (a: f32[2,8]) -> (f32[2,8], f32[8,8]) {
+  %a = f32[2,8]{1,0} parameter(0)
+  %g1 = f32[8,8]{1,0} all-gather(%a), channel_id=5, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="0"}
+  ROOT %c1 = (f32[2,8]{1,0}, f32[8,8]{1,0}) custom-call(%g1), custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (b: f32[2,8], c: f32[8,8], x: f32[3]) -> (f32[3], f32[2,8], f32[8,8], f32[8,8]) {
+  %b = f32[2,8]{1,0} parameter(0)
+  %c = f32[8,8]{1,0} parameter(1)
+  %x = f32[3]{0} parameter(2)
+  %y = f32[3]{0} add(%x, %x)
+  %g2 = f32[8,8]{1,0} all-gather(%b), channel_id=5, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="0"}
+  ROOT %t = (f32[3]{0}, f32[2,8]{1,0}, f32[8,8]{1,0}, f32[8,8]{1,0}) tuple(%y, %b, %c, %g2)
+}
+
+%done (d: f32[2,8], e: f32[8,8]) -> f32[8,8] {
+  %d = f32[2,8]{1,0} parameter(0)
+  %e = f32[8,8]{1,0} parameter(1)
+  %g3 = f32[8,8]{1,0} all-gather(%d), channel_id=5, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="0"}
+  ROOT %c3 = f32[8,8]{1,0} custom-call(%d, %e, %g3), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (p: f32[2,8], q: f32[3]) -> f32[8,8] {
+  %p = f32[2,8]{1,0} parameter(0)
+  %q = f32[3]{0} parameter(1)
+  %s = (f32[2,8]{1,0}, f32[8,8]{1,0}) fusion(%p), kind=kCustom, calls=%start
+  %s0 = f32[2,8]{1,0} get-tuple-element(%s), index=0
+  %s1 = f32[8,8]{1,0} get-tuple-element(%s), index=1
+  %m = (f32[3]{0}, f32[2,8]{1,0}, f32[8,8]{1,0}, f32[8,8]{1,0}) fusion(%s0, %s1, %q), kind=kCustom, calls=%beside
+  %m0 = f32[2,8]{1,0} get-tuple-element(%m), index=1
+  %m1 = f32[8,8]{1,0} get-tuple-element(%m), index=2
+  ROOT %f = f32[8,8]{1,0} fusion(%m0, %m1), kind=kCustom, calls=%done
+}
+"""
+
+
+def test_a_collective_that_goes_on_beside_fusions_counts_once():
+    (gather,) = hlo.collectives(CHAIN, 4)
+    assert (gather.kind, gather.bytes, gather.times, gather.sent_bytes) == ("all-gather", 256, 1, 192)
+    # The collective takes 64 bytes and gives 256; three numbers are read and three written beside it.
+    assert traffic.memory_bytes(CHAIN) == 64 + 256 + 12 + 12
+    other = CHAIN.replace("%d), channel_id=5", "%d), channel_id=6")
+    assert len(hlo.collectives(other, 4)) == 2

@@ -79,7 +79,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "published_memory_bytes": chip[1].hbm_bytes if chip else None,
         "available_memory_bytes": trial.available,
-        "strategy": dict(config.parallel),
+        "strategy": dict(config.parallel) | (dict(strategy.mesh.shape) if config.parallel.strategy == "mesh" else {}),
         "batch_size": config.batch_size,
         "batch_size_per_slice": config.batch_size // slices,
         "accumulate_steps": config.accumulate_steps,

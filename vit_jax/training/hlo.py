@@ -75,12 +75,17 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
         num_devices: that the program runs on.
     """
     computations, entry = parse(text)
-    found = []
+    found, chains = [], set()
 
     def visit(name: str, times: int, known: bool) -> None:
         for each in computations.get(name, ()):
             kind = _kind(each)
             if kind:
+                chain = chain_of(each)
+                if chain in chains:
+                    continue
+                if chain:
+                    chains.add(chain)
                 found.append(
                     Collective(kind, _bytes(each, kind, num_devices), _group_size(each, num_devices), times, known)
                 )
@@ -100,6 +105,16 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
 
     visit(entry, 1, True)
     return [each for each in found if each.group_size > 1]
+
+
+def chain_of(each: Instruction) -> tuple[str, ...] | None:
+    """What a collective is told by that goes on while others run; None for any other instruction.
+
+    The compiler for TPUs writes such a collective into the fusion that starts it, each that it goes on beside, and the
+    one that ends it, always with the same numbers.
+    """
+    chain = re.search(r'chain_id="(\d+)"', each.rest)
+    return (chain[1], *re.findall(r"channel_id=(\d+)", each.rest)) if chain else None
 
 
 def summary(found: list[Collective]) -> dict[str, dict[str, float]]:

@@ -86,8 +86,10 @@ def _read(computations: dict[str, list[Instruction]], name: str, number: int, wh
     parameters = [each.name for each in body if each.rest.startswith(f"parameter({number})")]
     if not parameters:
         return whole
-    total = 0
+    total, chained = 0, _is_chained(body)
     for each in body:
+        if chained and (each.opcode == "tuple" or hlo.chain_of(each) or "AsyncCollective" in each.rest):
+            continue  # it passes through
         takes = operands(each) if each.opcode not in ("parameter", "constant") else []
         if parameters[0] not in takes:
             continue
@@ -106,13 +108,23 @@ def _written(each: Instruction, body: list[Instruction]) -> int:
     """Bytes that a fusion writes: its results, or what it changes of them in place."""
     if not body:
         return _size(each.result)
-    named = {one.name: one for one in body}
+    named, chained = {one.name: one for one in body}, _is_chained(body)
     roots = operands(body[-1]) if body[-1].opcode == "tuple" else [body[-1].name]
     total = 0
     for whole, name in zip(_sizes(each.result), roots, strict=False):
         root = named.get(name)
+        if chained and root is not None and (root.opcode == "parameter" or hlo.chain_of(root)):
+            continue
         while root is not None and root.opcode == "bitcast":
             root = named.get(operands(root)[0])
         update = named.get(operands(root)[1]) if root is not None and root.opcode == "dynamic-update-slice" else None
         total += whole if update is None else min(whole, hlo.shape_bytes(update.result))
     return total
+
+
+def _is_chained(body: list[Instruction]) -> bool:
+    """Whether a collective goes on beside a fused computation, whose arrays then pass through it.
+
+    What it takes counts where it starts, and what it gives where it ends.
+    """
+    return any(hlo.chain_of(each) for each in body)
