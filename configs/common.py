@@ -93,13 +93,24 @@ def _model() -> ConfigDict:
     model.depths = placeholder(tuple)
     model.embed_dim = placeholder(int)
     model.mlp_ratio = placeholder(float)
-    # Of swin: 1 or 2; rows and columns of windows, one number, or for each stage a number or both; the shifts, and (V2)
-    # the windows that the weights were first trained with, likewise; "authors" or "timm", how windows meet edges.
+    # Of swin and pvt: 1 or 2. Of swin: rows and columns of windows, one number, or for each stage a number or both; the
+    # shifts, and (V2) the windows that the weights were first trained with, likewise; "authors" or "timm", how windows
+    # meet edges.
     model.version = placeholder(int)
     model.window_size = placeholder(object)
     model.shift_size = placeholder(object)
     model.pretrained_window_size = placeholder(object)
     model.window_fit = placeholder(str)
+    # Of pvt, a value for each stage: widths, an MLP's units a channel; the side of the places that keys and values are
+    # reduced to, the side of its patches, and their distance.
+    model.hidden_dims = placeholder(tuple)
+    model.mlp_ratios = placeholder(tuple)
+    model.reductions = placeholder(tuple)
+    model.patch_sizes = placeholder(tuple)
+    model.strides = placeholder(tuple)
+    # Of pvt: attention to 7 x 7 places; the MLP's activation, exact, tanh, quick, relu or silu.
+    model.linear_attention = placeholder(bool)
+    model.activation = placeholder(str)
     # learned, sincos2d, sincos1d, none.
     model.posemb = placeholder(str)
     # t2t: rows and columns that sincos1d is computed for, from which it is resized; default those of the images.
@@ -127,7 +138,7 @@ def _model() -> ConfigDict:
     model.qk_norm = placeholder(bool)
     # tanh, exact or quick.
     model.gelu = placeholder(str)
-    # LayerNorm's epsilon; for a family in stages, that after the patch embeddings as well.
+    # LayerNorm's epsilon; for a family in stages, that after the patch embeddings (and pvt's reductions) as well.
     model.norm_eps = placeholder(float)
     model.embed_norm_eps = placeholder(float)
     # Rates in [0, 1): on activations, on attention weights, and of stochastic depth at the last block.

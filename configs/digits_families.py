@@ -13,6 +13,17 @@ from configs import common, digits
 FAMILIES = {
     "deit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4}, 8),
     "swin": ({"variant": "T/4", "embed_dim": 24, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "mlp_ratio": 2.0}, 32),
+    "pvt": (
+        {
+            "variant": "B0",
+            "hidden_dims": (16, 32, 48, 64),
+            "depths": (1, 1, 1, 1),
+            "num_heads": (1, 2, 3, 4),
+            "mlp_ratios": (4, 4, 2, 2),
+            "reductions": (4, 2, 1, 1),  # the maps are 8, 4, 2 and 1 wide
+        },
+        32,
+    ),
     "vit": ({"variant": "Ti/4", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "pooling": "gap"}, 8),
     "hybrid": (
         {"variant": "R50+B/16", "hidden_dim": 64, "depth": 2, "mlp_dim": 128, "num_heads": 4}

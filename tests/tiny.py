@@ -22,6 +22,16 @@ class Tiny:
 
 TINY = {
     "deit": Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20))),
+    "pvt": Tiny(
+        "B0",
+        {
+            "hidden_dims": (8, 16, 24, 32),
+            "depths": (1, 2, 1, 1),
+            "num_heads": (1, 2, 3, 4),
+            "mlp_ratios": (2, 2, 2, 2),
+        },
+        ((64, 64), (64, 36)),  # smaller ones are reduced to a single key, which attention learns nothing from
+    ),
     "swin": Tiny(
         "T/2", {"embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "mlp_ratio": 2.0}, ((32, 32), (24, 44))
     ),

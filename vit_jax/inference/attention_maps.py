@@ -39,7 +39,8 @@ def attention_of(
     for name, weights in sown.items():
         if match := re.fullmatch(r"block_(\d+)/attention/attention_weights", name):
             (layers[int(match[1])],) = weights
-    if not layers:
+    shapes = {weights.shape[1:] for weights in layers.values()}
+    if len(shapes) != 1 or any(queries != keys for *_, queries, keys in shapes):  # none, or a pyramid's
         raise InputError(
             f"{type(encoder).__name__} has no self-attention between all its tokens; valid: vit, deit, hybrid, t2t"
         )

@@ -22,11 +22,11 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         classifier: from `vit_jax.load`.
         dest: a folder that does not exist or is empty; for `google` a `.npz` file that does not exist. It appears
             under this name only when it is complete.
-        to: `huggingface` (transformers' ViT and DeiT), `timm`, `google` (AugReg `.npz`), `t2t` (the T2T-ViT authors'
-            names), or `workdir`, which holds parameters and description alone: enough to load, not to continue
+        to: `huggingface` (transformers' ViT, DeiT, Swin and PVT), `timm`, `google` (AugReg `.npz`), `t2t` (the T2T-ViT
+            authors' names), or `workdir`, which holds parameters and description alone: enough to load, not to continue
             training.
-        allow: settings that the format need not hold, at the price of other answers there: `gelu`, `norm_eps`,
-            `loss_type`, `resize`, `resize_to`, `crop_offset`, `interpolation`.
+        allow: settings that the format need not hold, at the price of other answers there: `gelu`, `activation`,
+            `norm_eps`, `embed_norm_eps`, `loss_type`, `resize`, `resize_to`, `crop_offset`, `interpolation`.
 
     Returns:
         What the model is called in that library, `ViTForImageClassification`.

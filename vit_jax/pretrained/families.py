@@ -9,21 +9,25 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import InputError
-from vit_jax.models import deit, hybrid, swin, vit
+from vit_jax.models import deit, hybrid, pvt, swin, vit
 from vit_jax.models import t2t as t2t_model
 from vit_jax.pretrained import (
     google,
     google_hybrid,
     huggingface,
+    huggingface_pvt,
     huggingface_swin,
     t2t,
     timm,
+    timm_pvt,
     timm_swin,
     to_google,
     to_huggingface,
+    to_huggingface_pvt,
     to_huggingface_swin,
     to_t2t,
     to_timm,
+    to_timm_pvt,
     to_timm_swin,
 )
 from vit_jax.pretrained.description import Description
@@ -60,6 +64,8 @@ HOLDINGS = (
     Holding("huggingface", swin, ("swin", "swinv2"), huggingface_swin.describe, to_huggingface_swin),
     Holding("timm", swin, ("swin_*", "swinv2_*"), timm_swin.describe, to_timm_swin),
     Holding("t2t", t2t_model, ("t2t_vit_*",), t2t.describe, to_t2t),
+    Holding("huggingface", pvt, ("pvt", "pvt_v2"), huggingface_pvt.describe, to_huggingface_pvt),
+    Holding("timm", pvt, ("pvt_v2_*",), timm_pvt.describe, to_timm_pvt),
     Holding("google", vit, ("plain",), google.describe, to_google),
     Holding("google", hybrid, ("hybrid",), google_hybrid.describe, to_google),
     # Only written: what is read of DeiT is a ViT with its options.

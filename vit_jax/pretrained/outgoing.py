@@ -9,7 +9,17 @@ import numpy as np
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.tasks.classification import Classification
 
-MAY_DIFFER = ("gelu", "norm_eps", "loss_type", "resize", "resize_to", "crop_offset", "interpolation")
+MAY_DIFFER = (
+    "gelu",
+    "norm_eps",
+    "embed_norm_eps",
+    "activation",
+    "loss_type",
+    "resize",
+    "resize_to",
+    "crop_offset",
+    "interpolation",
+)
 """The settings without which the tensors still fit, so that they may be given up if the user says so."""
 
 

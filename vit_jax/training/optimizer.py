@@ -119,8 +119,8 @@ def create(
 
     Args:
         name: `adamw` (decay decoupled from the moments and multiplied by the learning rate), `adam`, `sgd`
-            (decay added to the gradient, before the momentum), or `muon` (the kernels of the blocks change by
-            orthogonalised momentum, all else as with adamw).
+            (decay added to the gradient, before the momentum), or `muon` (the kernels of the blocks, but for those of
+            depth-wise convolutions, change by orthogonalised momentum, all else as with adamw).
         schedule: steps done -> learning rate.
         weight_decay: applied to kernels alone; biases, norms, tokens and position embeddings have none.
         b1: Adam's decay of the mean of the gradients.
@@ -180,12 +180,13 @@ def create(
 
 
 def _muon(layers: Layers | None, adam: optax.GradientTransformation, moment_dtype: str) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the kernels of the blocks, adam for all other leaves."""
+    """Orthogonalised momentum for the matrices of the blocks, adam for all other leaves."""
     assert layers is not None
     number = layers.number
 
     def label(path: str, leaf: jax.Array) -> str:
-        return "muon" if path.endswith("/kernel") and 1 <= number(path) <= layers.depth else "adam"
+        in_layers = 1 <= number(path) <= layers.depth
+        return "muon" if in_layers and _in_block(path) and not _is_depthwise(leaf) else "adam"
 
     def axes(path: str, leaf: jax.Array) -> MuonDimensionNumbers:
         inputs = _num_input_axes(path, leaf.ndim)
@@ -200,6 +201,16 @@ def _muon(layers: Layers | None, adam: optax.GradientTransformation, moment_dtyp
         optax.stateless(lambda updates, _: _map_leaves(scaled, updates)),
     )
     return optax.partition({"muon": muon, "adam": adam}, lambda params: _map_leaves(label, params))
+
+
+def _in_block(path: str) -> bool:
+    """Whether it is a kernel of a block; what lies between a pyramid's stages is none, whatever its layer's number."""
+    return re.search(r"(^|/)block_\d+/(.*/)?kernel$", path) is not None
+
+
+def _is_depthwise(leaf: jax.Array) -> bool:
+    """Whether it is a kernel `[h, w, 1, C]`: many small filters that have nothing to do with each other."""
+    return leaf.ndim == 4 and leaf.shape[2] == 1
 
 
 def _num_input_axes(path: str, ndim: int) -> int:

@@ -19,6 +19,7 @@ TENSOR = (
     (r"attention/(query|key|value)/(kernel|bias)$", -2, "attention heads"),
     (r"attention/out/kernel$", -3, "attention heads"),
     (r"mlp/fc1/(kernel|bias)$", -1, "MLP hidden units"),
+    (r"mlp/dwconv/(kernel|bias)$", -1, "MLP hidden units"),
     (r"mlp/fc2/kernel$", -2, "MLP hidden units"),
 )
 """Path, dimension that the axis `tensor` cuts (counted from the last, since layers may be stacked along a first one),
