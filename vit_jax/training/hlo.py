@@ -93,7 +93,8 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
             if each.opcode in ("async-update", "async-done"):
                 continue  # they name what async-start runs
             rounds = trip_count(each, computations) if each.opcode == "while" else 1
-            scatters = each.opcode == "fusion" and "reduce-scatter" in each.name
+            named = (each.name, *callees(each))
+            scatters = each.opcode == "fusion" and any("reduce-scatter" in name for name in named)
             before = len(found)
             for callee in callees(each):
                 visit(callee, times * (rounds or 1), known and rounds is not None)
