@@ -16,36 +16,13 @@ with a deviation of 0.02 (there 0.03125). The whole batch has to fit the devices
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import imagenet_vit_b16_augreg
 
 
 def get_config(augmentation: str = "medium2") -> ConfigDict:
-    """The run with an augmentation of AugReg."""
-    config = common.get_config()
-    config.num_epochs = 300.0
-    config.batch_size = 4096
-
+    """The run with an augmentation of AugReg: that of B/16 but for the model."""
+    config = imagenet_vit_b16_augreg.get_config(augmentation).unlock()
     config.model.variant = "L/16"
     config.model.dtype = "bfloat16"
-    config.model.prefix_posemb = False  # big_vision adds the class token after the position embedding
     config.model.representation_size = 1024
-
-    config.data.name = "imagenet2012"
-    config.data.split = "train[:99%]"
-    config.data.resize = "shortest_edge"
-    config.data.crop_fraction = 0.875  # 256 before the cut
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.05
-    config.data.flip = True
-    common.set_augreg(config, augmentation)
-
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 10_000
-    # 1e-4 in big_vision, where only the schedule's shape multiplies it, not the peak of 1e-3 as here.
-    config.optimizer.weight_decay = 0.1
-    config.optimizer.clip_norm = 1.0
-
-    config.evaluation.splits = ConfigDict({"minival": "train[99%:]", "val": "validation"})
-    config.evaluation.every_steps = 2_500
-    config.checkpoint.every_steps = 1_000
     return config.lock()
