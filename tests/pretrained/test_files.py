@@ -137,3 +137,21 @@ def test_models_that_are_not_supported_are_refused(changed, name, changes, messa
 def test_num_heads_is_for_npz(golden):
     with pytest.raises(vit_jax.InputError, match=r"num_heads is for a Google .npz"):
         vit_jax.load(golden / "hf_vit", num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("hf_vit", {"num_hidden_layers": "3"}),
+        ("hf_vit", {"hidden_act": ["gelu"]}),
+        ("timm_vit", {"model_args": "depth=3"}),
+        ("timm_vit", {"pretrained_cfg": "cfg"}),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_the_file(changed, name, changes):
+    copy = changed(name)
+    copy.config |= changes
+    with pytest.raises(
+        vit_jax.InputError, match=r"a value in its config.json is not of the kind that (huggingface|timm)"
+    ):
+        vit_jax.load(copy.save())

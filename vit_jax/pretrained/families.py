@@ -92,13 +92,25 @@ def describe(files: Files, *, num_heads: int | None, image_size: tuple[int, int]
     if "architecture" in config:
         others = tuple(name for name in FORMATS if name not in _BY_MODEL_TYPE + _NPZ)
         architecture = str(config["architecture"]).partition(".")[0]
-        return _find(others, architecture, f"{files.name}: architecture").describe(files)
+        return _read(_find(others, architecture, f"{files.name}: architecture"), files)
     if "model_type" in config or "architectures" in config:
-        return _find(_BY_MODEL_TYPE, config.get("model_type"), f"{files.name}: model_type").describe(files)
+        return _read(_find(_BY_MODEL_TYPE, config.get("model_type"), f"{files.name}: model_type"), files)
     raise InputError(
         f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm and "
         "T2T-ViT)"
     )
+
+
+def _read(row: Holding, files: Files) -> Description:
+    try:
+        return row.describe(files)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another form than the reader knows
+        raise InputError(
+            f"{files.name}: a value in its config.json is not of the kind that {row.format} writes "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def npz_kind(files: Files) -> str:
