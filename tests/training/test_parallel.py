@@ -1,9 +1,11 @@
 """Spreading over devices: all ways train alike and go on from one another; the state lies where the rule says."""
 
 import functools
+import re
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -11,6 +13,7 @@ from jax.sharding import PartitionSpec
 from vit_jax.errors import InputError
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
+from vit_jax.ops.batch_axes import keep_cut
 from vit_jax.ops.mixing import Mixing
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
@@ -48,10 +51,11 @@ LAYOUTS = {
 class Training:
     """A tiny model with everything that is random switched on, ready to be trained by a strategy."""
 
-    def __init__(self, strategy, *, dropout=0.0, num_heads=2):
+    def __init__(self, strategy, *, num_heads=2, **options):
         self.strategy = strategy
         task = Classification(3)
-        encoder = vit.create("Ti/2", hidden_dim=8, depth=1, mlp_dim=16, num_heads=num_heads, dropout=dropout)
+        sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 16, "num_heads": num_heads}
+        encoder = vit.create("Ti/2", **sizes | options)
         # Without the keys' bias, whose gradient is zero but for rounding, which Adam would scale up to whole steps.
         optimizer = optimizers.create(
             "adamw", schedule=lambda step: 0.01, weight_decay=0.1, clip_norm=1.0, freeze=("key/bias",)
@@ -102,6 +106,24 @@ def test_dropout_under_mesh_does_not_depend_on_the_devices():
         run = Training(strategy, dropout=0.5)
         states.append(strategy.fetch(run.run(run.new_state(), BATCHES[:5])))
     assert_agree(*states)
+
+
+def test_a_scanned_stack_keeps_the_batch_cut():
+    run = Training(mesh(4, data=2, fsdp=2), depth=2, scan=True)
+    state, batch = run.new_state(), run.strategy.place_batch(BATCHES[0])
+    text = run.step.lower(state, batch).as_text()
+    # Tokens [16, 4 patches and the class token, 8], before the loop and in it.
+    kept = re.findall(
+        r'sharding_constraint .* <@mesh, \[\{"data", "fsdp"\}, \{\?\}, \{\?\}\]> : tensor<16x5x8xf32>', text
+    )
+    assert len(kept) >= 2
+    one = Training(mesh(1), depth=2, scan=True)
+    assert_agree(*(each.strategy.fetch(each.run(each.new_state(), BATCHES[:5])) for each in (run, one)))
+
+
+def test_without_a_mesh_nothing_is_kept_cut():
+    x = jnp.ones((3, 2))
+    assert keep_cut(x) is x
 
 
 def test_the_state_is_made_in_shards_and_stays_in_them():

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.ops.batch_axes import keep_cut
+
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -57,13 +59,14 @@ def _scanned(parent: nn.Module, blocks: Sequence[nn.Module], x: Array, *, train:
     def run(x: Array, each: tuple) -> tuple[Array, Any]:
         params, key, fields = each
         rngs = None if key is None else {"dropout": key}
-        return first.clone(**fields).apply({"params": params}, x, train=train, rngs=rngs, mutable=mutable)
+        x, sown = first.clone(**fields).apply({"params": params}, x, train=train, rngs=rngs, mutable=mutable)
+        return keep_cut(x), sown
 
     if remat != "none":
         run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)  # a loop's two passes are never merged
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(block.variables["params"] for block in blocks))
     keys = jax.random.split(parent.make_rng("dropout"), len(blocks)) if parent.has_rng("dropout") else None
-    x, sown = jax.lax.scan(run, x, (params, keys, _differing_fields(blocks)))
+    x, sown = jax.lax.scan(run, keep_cut(x), (params, keys, _differing_fields(blocks)))
     for i, block in enumerate(blocks):
         for name, values in sown.get("intermediates", {}).items():
             block.put_variable("intermediates", name, jax.tree.map(lambda leaf, i=i: leaf[i], values))

@@ -15,8 +15,9 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.ops.batch_axes import BATCH_AXES
 from vit_jax.training import sharding
-from vit_jax.types import Batch, TrainState
+from vit_jax.types import Batch, Params, TrainState
 
 STRATEGIES = ("pmap", "mesh")
 
@@ -241,7 +242,7 @@ class Mesh:
             )
         self.mesh = jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * 3)
         self.num_devices, self.num_slices = len(devices), sizes["data"] * sizes["fsdp"]
-        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._min_size = min_size
         self._on_cpu = devices[0].platform == "cpu"
@@ -281,7 +282,8 @@ class Mesh:
         """`jax.jit` with the state donated."""
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-            state, metrics = train_step(state, batch)
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for `batch_axes.keep_cut`
+                state, metrics = train_step(state, batch)
             # The new state lies as the old one did, so that the same program takes it again.
             return jax.lax.with_sharding_constraint(state, self.state_sharding(state)), metrics
 
@@ -289,7 +291,12 @@ class Mesh:
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
         """`jax.jit`, nothing donated; every device gets all of the sums and rows."""
-        return self._finished(jax.jit(eval_step, out_shardings=self._replicated))
+
+        def step(params: Params, batch: Batch) -> tuple[dict, dict]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return eval_step(params, batch)
+
+        return self._finished(jax.jit(step, out_shardings=self._replicated))
 
     def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
         """The state as it is, the batch in its slices."""
