@@ -34,6 +34,11 @@ def test_each_image_becomes_a_picture(golden, colours, tmp_path, capsys):
         assert array[height // 2, width // 8].argmax() == channel
 
 
+def test_families_of_tokens_have_pictures_too(golden, colours, tmp_path):
+    assert status("attention", "--model", golden / "t2t_transformer", colours[0], "--out", tmp_path / "maps") == 0
+    assert [file.name for file in (tmp_path / "maps").iterdir()] == ["cat_attention.png"]
+
+
 def test_options_change_the_picture(golden, tmp_path):
     pictures = set()
     for i, options in enumerate(([], ["--layer", 1], ["--head-fusion", "max", "--residual", 0.9])):

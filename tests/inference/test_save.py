@@ -12,7 +12,7 @@ import vit_jax
 from vit_jax import build
 from vit_jax.inference.classifier import Classifier
 from vit_jax.ops import posemb
-from vit_jax.pretrained.families import FORMATS
+from vit_jax.pretrained import families
 from vit_jax.training import checkpoint
 
 GOLDEN = [
@@ -203,7 +203,7 @@ def test_it_answers_the_same(tmp_path, to, options):
         assert getattr(encoders[0], name) == getattr(encoders[1], name)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", families.writers("vit"))
 @pytest.mark.parametrize("kind", ["sincos1d", "sincos2d"])
 def test_computed_positions_are_written_as_a_table(tmp_path, to, kind):
     model = random_model(posemb=kind, names=("0", "1", "2"))
@@ -335,14 +335,14 @@ def test_a_destination_that_is_taken_is_refused(tmp_path):
             vit_jax.save(model, dest, to=to)
     with pytest.raises(vit_jax.InputError, match=r"valid: a file that ends in \.npz"):
         vit_jax.save(model, tmp_path / "x", to="google")
-    with pytest.raises(vit_jax.InputError, match="unknown format 'onnx'; valid: huggingface, timm, google, workdir"):
+    with pytest.raises(vit_jax.InputError, match=r"unknown format 'onnx'; valid: huggingface, .*google, workdir"):
         vit_jax.save(model, tmp_path / "x", to="onnx")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "note", "x.npz"]
     (tmp_path / "empty").mkdir()
     assert saved(model, tmp_path / "empty", "huggingface").class_names == ("0", "1", "2")
 
 
-@pytest.mark.parametrize("to", [*FORMATS, "workdir"])
+@pytest.mark.parametrize("to", [*families.writers("vit"), "workdir"])
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, to):
     """The disk fills up just before the file has its name."""
     model = random_model(names=("0", "1", "2"))

@@ -190,7 +190,7 @@ def test_a_cut_model_gives_the_same():
 @pytest.mark.parametrize("kind", KINDS)
 def test_reduced_attention_is_none_between_all_tokens(kind):
     model = small(kind)
-    with pytest.raises(InputError, match="PVT has no self-attention between all its tokens; valid: vit, deit, t2t"):
+    with pytest.raises(InputError, match="PVT has no self-attention between all its tokens; valid: vit, deit, hy"):
         attention_of(model, init(model), IMAGES)
 
 

@@ -91,6 +91,7 @@ class T2TViT(nn.Module):
 
     num_prefix_tokens = 1
     has_class_token = True
+    pooling = "token"
 
     @property
     def fixed_parameters(self) -> tuple[str, ...]:
