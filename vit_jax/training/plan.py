@@ -28,7 +28,10 @@ class Memory:
     temporary: what the program keeps while it runs: activations for the backward pass, gradients, the new state where
         it cannot overwrite the old one.
     program: the code.
-    total: of all. Where the compiler refuses, what it says that the step needs; it does not tell the last three parts.
+    peak: the most that arguments and temporary memory hold at once, which is less than their sum where what is kept
+        early and late leaves gaps; None where the compiler does not tell.
+    total: of all but the peak. Where the compiler refuses, what it says that the step needs; the parts from padding on
+        are then None.
     """
 
     parameters: int
@@ -40,6 +43,7 @@ class Memory:
     padding: int | None
     temporary: int | None
     program: int | None
+    peak: int | None
     total: int
 
 
@@ -117,7 +121,7 @@ def compile_step(
         needed = needed_memory(str(error))
         if needed is None:
             raise
-        memory = Memory(**sizes, padding=None, temporary=None, program=None, total=needed[0])
+        memory = Memory(**sizes, padding=None, temporary=None, program=None, peak=None, total=needed[0])
         return Compiled(batch_size, False, memory)
     cost, text = program.cost_analysis(), program.as_text()
     memory = _memory(sizes, program.memory_analysis())
@@ -139,7 +143,8 @@ def _memory(sizes: dict[str, int], stats: Any) -> Memory:
     temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
     program = stats.generated_code_size_in_bytes
     total = arguments + padding + temporary + program
-    return Memory(**sizes, padding=padding, temporary=temporary, program=program, total=total)
+    peak = getattr(stats, "peak_memory_in_bytes", None) or None
+    return Memory(**sizes, padding=padding, temporary=temporary, program=program, peak=peak, total=total)
 
 
 def device_bytes(tree: Any, strategy: Strategy) -> int:
