@@ -13,7 +13,7 @@ _MEMORY = {
     "temporary": "activations and other temporary memory",
     "program": "program",
     "total": "total",
-    "peak": "of which at once at most",
+    "peak": "held at once at most",
 }
 
 

@@ -143,7 +143,9 @@ def _memory(sizes: dict[str, int], stats: Any) -> Memory:
     temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
     program = stats.generated_code_size_in_bytes
     total = arguments + padding + temporary + program
-    peak = getattr(stats, "peak_memory_in_bytes", None) or None
+    peak = getattr(stats, "peak_memory_in_bytes", 0)
+    if peak <= stats.argument_size_in_bytes:  # XLA for CPUs leaves temporary memory out
+        peak = None
     return Memory(**sizes, padding=padding, temporary=temporary, program=program, peak=peak, total=total)
 
 
