@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -149,3 +150,11 @@ def golden() -> pathlib.Path:
 def changed(tmp_path):
     """`changed(name)` copies a golden folder for changes."""
     return lambda name: Changed(name, tmp_path / name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_programs_of_other_files():
+    """Compiled programs go with the test file: each takes memory maps, of which a process may have 65,530 on Linux."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
