@@ -28,7 +28,7 @@ FAMILIES = {
     "hybrid": (
         {"variant": "R50+B/16", "hidden_dim": 64, "depth": 2, "mlp_dim": 128, "num_heads": 4}
         | {"resnet_stages": (1, 1), "resnet_width": 32},
-        32,
+        16,
     ),
     "t2t": (
         {"variant": "14", "hidden_dim": 64, "depth": 4, "mlp_dim": 128, "num_heads": 4, "token_dim": 32},
