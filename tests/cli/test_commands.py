@@ -46,7 +46,9 @@ def test_predict_with_a_checkpoint_of_another_library(golden, capsys):
 
 def test_evaluate_needs_a_work_directory(golden, capsys):
     assert status("evaluate", "--model", golden / "hf_vit") == 2
-    assert "hf_vit is a foreign checkpoint, without a dataset" in capsys.readouterr().err
+    assert "hf_vit holds no checkpoints of a run; valid: a work directory of train.py" in capsys.readouterr().err
+    assert status("evaluate", "--model", "google/vit-base-patch16-224") == 2  # not asked of the hub
+    assert "google/vit-base-patch16-224 does not exist; valid: a work directory" in capsys.readouterr().err
 
 
 def test_predict_as_json(trained, digit_files, capsys):
@@ -88,7 +90,7 @@ def test_evaluate_another_split_as_a_table(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "--model", "/nowhere", "x.png"], "/nowhere is no work directory"),
+        (["predict", "--model", "/nowhere", "x.png"], "/nowhere does not exist; / holds .*; valid: a work directory"),
         (["predict", "--model", "TRAINED", "x.png", "--top-k", "0"], "--top-k"),
         (["evaluate", "--model", "TRAINED", "--step", "7"], "no checkpoint of step '?7"),
         (["evaluate", "--model", "TRAINED", "--split", "tst"], "no split 'tst'"),

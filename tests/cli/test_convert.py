@@ -84,6 +84,13 @@ def test_bad_input_is_one_line_and_status_2(golden, tmp_path, capsys, arguments,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_family_that_a_format_lacks_is_told_before_the_name_of_the_file(golden, tmp_path, capsys):
+    assert status("convert", golden / "hf_swin", tmp_path / "out", "--to", "google") == 2
+    assert "model 'swin' is not written in the format google; valid: huggingface, timm, workdir" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_taken_destination_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert status("convert", "/nowhere", tmp_path / "file", "--to", "timm") == 2

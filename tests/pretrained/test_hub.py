@@ -76,12 +76,17 @@ def hub():
     server.server_close()
 
 
-def load(source, cache, *, endpoint="http://127.0.0.1:9", revision="", **environment):
-    """Loads in a process of its own; gives what it printed, or the error's last line."""
+def run(source, cache, *, endpoint="http://127.0.0.1:9", revision="", **environment):
+    """Loads in a process of its own."""
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "PYTHONPATH": str(ROOT)} | environment
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     command = [sys.executable, "-c", LOAD, source, revision]
-    done = subprocess.run(command, env=kept | environment, cwd=cache, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=kept | environment, cwd=cache, capture_output=True, text=True, timeout=300)
+
+
+def load(source, cache, **options):
+    """Gives what it printed, or the error's last line."""
+    done = run(source, cache, **options)
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
@@ -132,19 +137,31 @@ def test_offline_and_not_cached_one_line_says_how_to_fetch_it(tmp_path):
     assert "`hf download owner/hf_vit --local-dir hf_vit`" in message
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch):
-    """What the client raises after its retries, which take 23 seconds."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    """Nothing listens there; the client itself would try six times, with a line each."""
+    message = load("owner/hf_vit", tmp_path)
+    assert "its config.json is not in the cache" in message and "fetched from http://127.0.0.1:9: Connect" in message
+    assert "; valid: a work directory of train.py" in message
+    done = run("owner/hf_vit", tmp_path)
+    assert "Retrying" not in done.stderr
 
-    import vit_jax
 
-    def unreachable(*arguments, **options):
-        raise LocalEntryNotFoundError("cannot find the file") from ConnectionError("Connection refused")
+def test_a_hub_that_cannot_be_reached_leaves_what_is_cached(hub, tmp_path):
+    answer = "owner/hf_vit: 57 loaded, 0 resized, 0 adapted, 0 newly initialised, 0 unused tench"
+    assert load("owner/hf_vit", tmp_path, endpoint=address(hub)) == answer
+    (tmp_path / "owner").mkdir()  # a folder of the name's first part does not hide it
+    assert load("owner/hf_vit", tmp_path) == answer
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(vit_jax.InputError, match=r"fetched from .*: ConnectionError: Connection refused; on a machine"):
-        vit_jax.load("owner/hf_vit")
+
+def test_a_missing_folder_within_a_folder_is_not_asked_of_the_hub(hub, tmp_path):
+    (tmp_path / "owner" / "other").mkdir(parents=True)
+    message = load("owner/hf_vit", tmp_path, endpoint=address(hub))
+    assert "owner/hf_vit does not exist; owner holds other; valid: a work directory of train.py" in message
+    assert message.endswith("hub, if that is meant: `hf download owner/hf_vit --local-dir owner/hf_vit`")
+    assert "does not exist; owner holds other" in load("./owner/x", tmp_path, endpoint=address(hub))
+    for path in ("nowhere/x.npz", "nowhere/deep/x", "~/nowhere/x"):
+        assert f"{path} is no work directory, folder or file that exists; valid:" in load(path, tmp_path)
+    assert not hub.requests
 
 
 def test_an_npz_is_read_from_a_url_and_kept(tmp_path, monkeypatch):

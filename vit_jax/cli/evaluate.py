@@ -48,12 +48,12 @@ def run(args: argparse.Namespace) -> int:
     hosts.join("vit-jax evaluate", args.coordinator, args.num_processes, args.process_id)
     if hosts.joined():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from JAX, which would keep it for a checkpoint
-    classifier = load(args.model, step=int(args.step) if args.step.isdigit() else args.step)
-    if "step" not in classifier.info:
-        raise InputError(
-            f"{args.model} is a foreign checkpoint, without a dataset; valid: a work directory of train.py"
-        )
-    file = pathlib.Path(args.model).expanduser() / "config.json"
+    workdir = pathlib.Path(args.model).expanduser()
+    if not (workdir / "checkpoints").is_dir():
+        what = "holds no checkpoints of a run" if workdir.exists() else "does not exist"
+        raise InputError(f"{args.model} {what}; valid: a work directory of train.py, whose config names a dataset")
+    classifier = load(workdir, step=int(args.step) if args.step.isdigit() else args.step)
+    file = workdir / "config.json"
     try:
         config: Any = ConfigDict(json.loads(file.read_text()))
     except ValueError as error:

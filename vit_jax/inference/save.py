@@ -42,6 +42,10 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
     dest = free_destination(dest, to)
     info, params = classifier.info, classifier.params
+    if to != "workdir":
+        formats.writer_of(info, to)  # first what no other name would mend
+    if to == "google" and dest.suffix != ".npz":
+        raise InputError(f"{dest} is no name for a Google checkpoint; valid: a file that ends in .npz")
     checked = None if to == "workdir" else formats.checked(info, params, to=to, allow=allow)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with writing(dest) as part:
@@ -65,8 +69,6 @@ def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
     if to not in FORMATS:
         raise InputError(f"unknown format {to!r}; valid: {', '.join(FORMATS)}")
     path = pathlib.Path(dest).expanduser().absolute()
-    if to == "google" and path.suffix != ".npz":
-        raise InputError(f"{dest} is no name for a Google checkpoint; valid: a file that ends in .npz")
     if to != "google" and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return path
     if path.exists() or path.is_symlink():

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -69,13 +70,27 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
         return _read(path.parent.name, lambda file: path if file == WEIGHTS else _existing(path.parent / file))
     if path.is_file():
         raise InputError(f"{name} is no checkpoint that is read here; valid: {VALID}")
-    siblings = [str(sibling) for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = sorted(str(sibling) for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
     near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.8)
     if near and len(path.parts) > 1:  # rather a slip of the pen than a hub id
         raise InputError(f"{name} does not exist; nearest: {near[0]}")
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return _hub(source, revision)
+    is_id = isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in (".npz", ".safetensors")
+    in_folder = len(path.parts) > 1 and path.parent.is_dir()
+    if is_id and (not in_folder or _is_cached(name, revision)):
+        return _hub(name, revision)
+    if in_folder:
+        hub = f"; the model of the Hugging Face hub, if that is meant: `hf download {name} --local-dir {name}`"
+        contents = _contents(path.parent, siblings)
+        raise InputError(f"{name} does not exist; {contents}; valid: {VALID}{hub if is_id else ''}")
     raise InputError(f"{name} is no work directory, folder or file that exists; valid: {VALID}")
+
+
+def _contents(folder: pathlib.Path, paths: list[str], show: int = 5) -> str:
+    """The first names that could have been meant, in words."""
+    names = [name for name in (pathlib.Path(path).name for path in paths) if not name.startswith(".")]
+    if not names:
+        return f"{folder} is an empty folder"
+    return f"{folder} holds {', '.join(names[:show])}{f' and {len(names) - show} more' if len(names) > show else ''}"
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -202,18 +217,29 @@ def _download(url: str) -> pathlib.Path:
         raise InputError(f"{url} cannot be read ({reason[0]}); download it elsewhere and give its path") from None
 
 
+def _is_cached(repo: str, revision: str | None) -> bool:
+    import huggingface_hub
+
+    return isinstance(huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision), str)
+
+
 def _hub(repo: str, revision: str | None) -> Files:
     import huggingface_hub
     from huggingface_hub import constants, errors
 
+    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(repo, revision)
+
     def find(file: str) -> pathlib.Path | None:
         try:
-            return pathlib.Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+            there = huggingface_hub.hf_hub_download(
+                repo, file, revision=revision, local_files_only=unreachable is not None
+            )
+            return pathlib.Path(there)
         except errors.LocalEntryNotFoundError as error:  # first, since it is an EntryNotFoundError too
             cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
             if cached is huggingface_hub._CACHED_NO_EXIST:  # the cache knows that the repository lacks it
                 return None
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _brief(error.__cause__ or error)
+            reason = unreachable or _brief(error.__cause__ or error)
         except errors.EntryNotFoundError:
             return None
         except errors.GatedRepoError:
@@ -227,11 +253,36 @@ def _hub(repo: str, revision: str | None) -> Files:
         where = f"{repo}{f' at {revision}' if revision else ''}"
         raise InputError(
             f"{where} is no folder here, its {file} is not in the cache ({constants.HF_HUB_CACHE}), and it cannot be "
-            f"fetched from {constants.ENDPOINT}: {reason}; on a machine with access run `hf download {repo} "
-            f"--local-dir {repo.split('/')[1]}`, copy that folder, and give its path"
+            f"fetched from {constants.ENDPOINT}: {reason}; valid: {VALID}; on a machine with access run `hf download "
+            f"{repo} --local-dir {repo.split('/')[1]}`, copy that folder, and give its path"
         ) from None
 
     return _read(repo, find)
+
+
+def _unreachable(repo: str, revision: str | None) -> str | None:
+    """Why the hub does not answer, after a second try; None if it does, whatever it says of the repository.
+
+    The client itself would try again for half a minute a file, or for several if nothing comes back at all.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        url = huggingface_hub.hf_hub_url(repo, "config.json", revision=revision)
+    except errors.HFValidationError:
+        return None  # the download says what is wrong with the name
+    reason = None
+    for attempt in range(2):
+        time.sleep(attempt)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=10.0)
+            return None
+        except errors.HfHubHTTPError:
+            return None
+        except Exception as error:  # each version of the client has its own for a network that is not there
+            reason = _brief(error)
+    return reason
 
 
 def _brief(error: BaseException) -> str:

@@ -33,20 +33,30 @@ def checked(info: dict[str, Any], params: Params, *, to: str, allow: Sequence[st
     Raises:
         InputError: the format cannot express the model.
     """
-    writers = families.writers(info["model"]["name"])
-    if to not in writers:
-        valid = ", ".join([*writers, "workdir"])
-        raise InputError(f"model {info['model']['name']!r} is not written in the format {to}; valid: {valid}")
-    model = _outgoing(info, params)
-    problems = [problem for problem in writers[to].unheld(model) if _option(problem) not in allow]
+    writer, model = writer_of(info, to), _outgoing(info, params)
+    problems = [problem for problem in writer.unheld(model) if _option(problem) not in allow]
     if problems:
+        writers = families.writers(info["model"]["name"])
         others = [name for name, writer in writers.items() if name != to and not writer.unheld(model)]
         raise InputError(_refusal(to, problems, others))
     if model.encoder.dtype != "float32":
         warnings.warn(f"{to} computes in float32, the model here in {model.encoder.dtype}", stacklevel=3)
-    for line in writers[to].lost(model) if hasattr(writers[to], "lost") else ():
+    for line in writer.lost(model) if hasattr(writer, "lost") else ():
         warnings.warn(line, stacklevel=3)
-    return model, writers[to]
+    return model, writer
+
+
+def writer_of(info: dict[str, Any], to: str) -> Any:
+    """What writes a model's family in a format.
+
+    Raises:
+        InputError: the format does not have the family.
+    """
+    writers = families.writers(info["model"]["name"])
+    if to not in writers:
+        valid = ", ".join([*writers, "workdir"])
+        raise InputError(f"model {info['model']['name']!r} is not written in the format {to}; valid: {valid}")
+    return writers[to]
 
 
 def _outgoing(info: dict[str, Any], params: Params) -> Outgoing:
