@@ -175,6 +175,8 @@ def test_a_model_comes_back_as_it_went(version, to, options, tmp_path):
     vit_jax.save(model, tmp_path / "out", to=to)
     again = vit_jax.load(tmp_path / "out")
     assert again.model == model.model and again.class_names == model.class_names
+    assert (again.preprocessing.mean, again.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert again.preprocessing.resize_target == again.preprocessing.image_size == (32, 32)
     pixels = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(again.apply(pixels), model.apply(pixels))
 

@@ -32,14 +32,14 @@ def unheld(model: Outgoing) -> list[Unheld]:
 
 
 def write(model: Outgoing, folder: pathlib.Path) -> str:
-    """Writes config.json, model.safetensors and preprocessor.json; gives the architecture's name."""
+    """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     encoder, has_head = model.encoder, model.task is not None
     family = "pvt" if encoder.version == 1 else "pvt_v2"
     architecture = ARCHITECTURES[family][-1 if has_head else 0]
     rows = expand_stages(NAMES[encoder.version], encoder.depths, f"{family}." if has_head else "")
     config = {"architectures": [architecture], "model_type": family} | _config(model)
     files.write_json(folder / "config.json", config)
-    files.write_json(folder / "preprocessor.json", processor(model.preprocessing))
+    files.write_json(folder / "preprocessor_config.json", processor(model.preprocessing))
     files.write_safetensors(folder / files.WEIGHTS, names.write([*rows, *(HEAD if has_head else ())], model.params))
     return architecture
 
