@@ -228,7 +228,10 @@ def create_encoder(name: str, variant: str, **options) -> nn.Module:
     Raises:
         InputError: an unknown family, variant or option.
     """
-    return _module(vit_jax.models, "model", name).create(variant, **options)
+    create = _module(vit_jax.models, "model", name).create
+    if not isinstance(variant, str):
+        raise InputError(f"model.variant is {variant!r}; valid: text, the name of a row of {name}'s VARIANTS")
+    return create(variant, **options)
 
 
 def create_model(name: str, variant: str, *, num_classes: int | None = None, **options) -> nn.Module:

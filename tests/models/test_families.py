@@ -228,3 +228,25 @@ def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
         tiny(family, drop_path=1.5)
     with pytest.raises(vit_jax.InputError, match=r"model.dtype is 'float16'; valid: float32, bfloat16"):
         tiny(family, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        ("scan", "no", "True, False"),
+        ("qkv_bias", 1, "True, False"),
+        ("drop_path", False, "at least 0 and less than 1"),
+        ("norm_eps", float("inf"), "above 0"),
+        ("norm_eps", "1e-6", "above 0"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(family, name, value, valid):
+    with pytest.raises(vit_jax.InputError, match=f"^model.{name} is {value!r}; valid: {valid}$"):
+        tiny(family, **{name: value})
+
+
+def test_a_variant_that_is_no_text_is_refused(family):
+    with pytest.raises(
+        vit_jax.InputError, match=rf"^model.variant is \['a'\]; valid: text, .* of {family}'s VARIANTS$"
+    ):
+        vit_jax.create_model(family, ["a"])

@@ -355,6 +355,8 @@ def test_image_of_another_grid_is_refused_by_both_grids():
         ({"final_norm": "last"}, "model.final_norm is 'last'; valid: tokens, pooled, none"),
         ({"layer_scale": 0.0}, "model.layer_scale is 0.0; valid: above 0, or None"),
         ({"register_tokens": -1}, "model.register_tokens is -1; valid: 0 or more"),
+        ({"register_tokens": 0.0}, "model.register_tokens is 0.0; valid: 0 or more"),
+        ({"class_token": "no"}, "model.class_token is 'no'; valid: True, False or None"),
         ({"distillation_token": True, "pooling": "gap"}, "model.distillation_token needs model.class_token"),
         ({"patch_size": (0, 4)}, r"model.patch_size is \(0, 4\)"),
         ({"hidden_dim": 8.0}, "model.hidden_dim is 8.0"),

@@ -298,7 +298,7 @@ class PVT(nn.Module):
         ]
 
 
-_STAGES = ("hidden_dims", "depths", "num_heads", "mlp_ratios", "reductions", "patch_sizes", "strides")
+_BY_STAGE = ("hidden_dims", "num_heads", "mlp_ratios", "reductions", "patch_sizes", "strides")
 
 
 def create(variant: str, **overrides) -> PVT:
@@ -324,7 +324,7 @@ def create(variant: str, **overrides) -> PVT:
         "linear_attention": row.linear_attention,
     } | overrides
     fields = {"patch_sizes": (4, 2, 2, 2) if fields["version"] == 1 else (7, 3, 3, 3), "strides": (4, 2, 2, 2)} | fields
-    for name in _STAGES:
+    for name in ("depths", *_BY_STAGE):
         if isinstance(fields[name], list):
             fields[name] = tuple(fields[name])
     _check(fields)
@@ -335,6 +335,7 @@ _RULES = (
     dict.fromkeys(("dropout", "attention_dropout", "drop_path"), options.RATE)
     | dict.fromkeys(("norm_eps", "embed_norm_eps"), options.POSITIVE)
     | {
+        "depths": options.STAGES,
         "version": options.one_of((1, 2)),
         "activation": options.one_of(ACTIVATIONS),
         "dtype": options.DTYPE,
@@ -346,11 +347,12 @@ _RULES = (
 
 def _check(fields: dict[str, Any]) -> None:
     """Raises InputError for a field that PVT lacks or a value out of its range."""
-    stages = len(fields["depths"]) if isinstance(fields["depths"], tuple) else 0
-    rules = _RULES | dict.fromkeys(_STAGES, options.counts(max(stages, 1)))
+    options.check_options("pvt", PVT, fields, _RULES)
+    stages = len(fields["depths"])
+    rules: dict[str, options.Rule] = dict.fromkeys(_BY_STAGE, options.counts(stages))
     rules["mlp_ratios"] = options.Rule(
         lambda x: isinstance(x, tuple) and len(x) == stages and all(map(options.POSITIVE.ok, x)),
-        f"{stages} numbers above 0",
+        f"{stages} numbers above 0, one for each of model.depths",
     )
     options.check_options("pvt", PVT, fields, rules)
     for dim, heads in zip(fields["hidden_dims"], fields["num_heads"], strict=True):

@@ -314,6 +314,9 @@ def create(variant: str, **overrides) -> Swin:
             raise InputError(
                 f"model.num_heads is {fields['num_heads']}; valid: at {stage}, a divisor of {dim} channels"
             )
+    for shift, window in zip(fields.get("shift_size") or (), fields["window_size"], strict=False):
+        if any(rows >= side for rows, side in zip(shift, window, strict=True)):
+            raise InputError(f"model.shift_size is {shift} for windows of {window}; valid: less than a window")
     if fields["version"] == 1 and fields.get("pretrained_window_size") is not None:
         raise InputError("model.pretrained_window_size is an option of Swin V2; valid here: None")
     return Swin(**fields)
@@ -334,7 +337,7 @@ def _by_stage(name: str, value: Any, stages: int) -> tuple | None:
 
 def _is_window(value: Any, least: int = 1) -> bool:
     sides = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
-    return all(isinstance(side, int) and side >= least for side in sides)
+    return all(options.is_whole(side, least) for side in sides)
 
 
 def _sides(value: int | Sequence[int]) -> Size:
@@ -348,14 +351,12 @@ _RULES = (
     | {
         "embed_dim": options.COUNT,
         "head_dim": options.COUNT_OR_NONE,
-        "depths": options.Rule(
-            lambda x: isinstance(x, tuple | list) and len(x) > 0 and all(map(options.is_count, x)),
-            "blocks of each stage",
-        ),
+        "depths": options.STAGES,
         "patch_size": options.Rule(_is_window, "one number, or height and width in pixels"),
         "version": options.one_of((1, 2)),
         "posemb": options.one_of(POSEMB),
         "window_fit": options.one_of(windows.FITS),
+        "mask_value": options.NUMBER,
         "gelu": options.one_of(GELU),
         "dtype": options.DTYPE,
         "remat": options.one_of(REMAT),

@@ -323,6 +323,7 @@ _RULES = (
     | dict.fromkeys(("dropout", "attention_dropout", "drop_path"), options.RATE)
     | {
         "patch_size": options.SIZE,
+        "class_token": options.FLAG_OR_NONE,
         "representation_size": options.COUNT_OR_NONE,
         "norm_eps": options.POSITIVE,
         "register_tokens": options.COUNT_OR_0,
