@@ -6,10 +6,12 @@ import pathlib
 import signal
 import subprocess
 import sys
+from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import pytest
 
+from vit_jax.data import workers
 from vit_jax.data.workers import batches_from_workers
 from vit_jax.errors import InputError
 
@@ -102,6 +104,21 @@ def test_signals_to_the_whole_process_group_do_not_end_the_workers():
             os.kill(process.pid, signal.SIGTERM)
             os.kill(process.pid, signal.SIGINT)
     assert len(list(batches)) == 8
+
+
+def test_signals_to_a_worker_that_has_only_begun_to_start_do_not_end_it():
+    memory = SharedMemory(create=True, size=sum(array.nbytes for array in BLANK.values()))
+    worker = workers._Worker(load, BLANK, memory.name)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker._process.pid, number)
+        worker.ask(range(4), 0)
+        assert worker.wait() == 4
+    finally:
+        worker.end()
+        memory.close()
+        memory.unlink()
+    assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_an_internal_error_says_where_it_happened():

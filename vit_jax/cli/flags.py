@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import traceback
 from typing import Any
 
 from absl import flags
@@ -133,21 +134,35 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
             key = key.removeprefix("no")
         key = key.removeprefix("config.")
         if argument.startswith(("--config.", "-config.", "--noconfig.")) and key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]
-            return f"the config has no key {key!r}; nearest: {near!r}; configs/common.py lists all"
+            meant = _MEANT.get(key.rpartition(".")[2])
+            near = meant or f"nearest: {difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]!r}"
+            return f"the config has no key {key!r}; {near}; configs/common.py lists all"
     return None
+
+
+_MEANT = {
+    "patch_size": "valid: model.variant, whose last part it is, as in 'B/16' or 'Ti/4' (of pvt: model.patch_sizes)",
+    "num_classes": "the data says how many classes there are",
+    "img_size": "valid: data.image_size",
+    "resolution": "valid: data.image_size",
+    "lr": "valid: optimizer.learning_rate",
+    "epochs": "valid: num_epochs",
+    "steps": "valid: num_steps",
+    "workdir": "valid: --workdir",
+}
+"""What keys of other programs are called here."""
 
 
 def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
     """Raises InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
     try:
-        if argument and not inspect.signature(_module(file).get_config).parameters:
-            raise InputError(f"config file {file} takes no argument, {argument[0]!r}; valid: --config={file}")
+        _check_argument(file, *argument)
         config = _defaults(file, *argument)
     except InputError:
         raise
     except Exception as error:  # whatever is wrong with the user's file
-        raise InputError(f"config file {file} cannot be used: {type(error).__name__}: {error}") from None
+        given = f" with argument {argument[0]!r}" if argument else ""
+        raise InputError(f"config file {file}{given}{_line_in(file, error)}: {_reason(error)}") from None
     if not isinstance(config, ConfigDict):
         raise InputError(f"config file {file}: get_config() gives a {type(config).__name__}; valid: a ConfigDict")
     splits = "evaluation.splits."  # named by the user
@@ -158,6 +173,38 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
         raise InputError(f"config file {file} sets {key!r}, which is no key; nearest: {near!r}")
     for key in sorted(known - have):
         raise InputError(f"config file {file} lacks {key!r}; valid: start from configs.common.get_config()")
+
+
+def _check_argument(file: pathlib.Path, *argument: str) -> None:
+    """Raises InputError if the file has no get_config, or one that takes no argument, or more of them."""
+    get_config = getattr(_module(file), "get_config", None)
+    if get_config is None:
+        raise InputError(
+            f"config file {file} has no get_config(); valid: one that gives a config, as configs/digits.py"
+        )
+    try:
+        inspect.signature(get_config).bind(*argument)
+    except TypeError:
+        if argument:
+            raise InputError(f"config file {file} takes no argument, {argument[0]!r}; valid: --config={file}") from None
+        names = ", ".join(inspect.signature(get_config).parameters)
+        raise InputError(f"config file {file} takes an argument, {names}; valid: --config={file}:VALUE") from None
+
+
+def _line_in(file: pathlib.Path, error: Exception) -> str:
+    """Where in the file an error happened, in words; nothing if nowhere."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f", line {error.lineno}{'' if error.filename == str(file) else f' of {error.filename}'}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the type of an error that a config raises on purpose."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg}"
+    text = str(error) or "no reason given"
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 
 def _defaults(file: pathlib.Path, *argument: str) -> ConfigDict:

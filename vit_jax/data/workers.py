@@ -19,6 +19,8 @@ import numpy as np
 from vit_jax.errors import InputError
 
 _AHEAD = 2  # batches a worker: the one at work, and one that waits for it
+# Sent to the whole process group (Ctrl-C, a scheduler), they are the parent's to deal with, which saves first.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def batches_from_workers(
@@ -71,7 +73,12 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, load, blank, memory), daemon=True, name="loader")
-        self._process.start()
+        # It would be open to them until it has imported what it needs.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._process.start()  # which hands the mask down
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that its end is the pipe's end
 
     def ask(self, numbers: range, offset: int) -> None:
@@ -108,9 +115,8 @@ def _end_of(exit_code: int) -> str:
 
 def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: dict[str, np.ndarray], name: str) -> None:
     """Fills slots of the shared memory as it is asked to, until the parent is gone."""
-    # Sent to the whole process group (Ctrl-C, a scheduler), they are the parent's to deal with, which saves first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     memory = SharedMemory(name)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:

@@ -2,14 +2,28 @@
 
 import os
 import signal
+import sys
+import threading
+import time
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
+STOPPING = "stopping once the step or evaluation under way is done and saved; Ctrl-C (again) ends at once, unsaved"
+ENDED = "ended at once; the same command continues from the last checkpoint"
+_SAME_SECONDS = 0.5
+"""Programs that start others pass on a Ctrl-C that the terminal has sent to all of them: two that are one."""
+
 
 class StopSignals:
-    """While active, SIGTERM and Ctrl-C only set `received`; a second one acts as usual, at once.
+    """While active, SIGTERM and Ctrl-C set `received` and print a line; a Ctrl-C after that ends the process at once.
+
+    Further SIGTERMs change nothing: schedulers send several. What is on disk when the process ends at once is whole, as
+    after SIGKILL: checkpoints have their names only once they are complete.
+
+    Python runs handlers in the main thread, which may compile for minutes. So another thread prints the line and ends
+    the process, told by the byte that Python writes for each signal as it comes (`signal.set_wakeup_fd`).
 
     With several processes SIGTERM stays with JAX, which tells the others of it; Ctrl-C is passed on as one.
     """
@@ -17,11 +31,16 @@ class StopSignals:
     def __init__(self) -> None:
         """Changes nothing yet."""
         self.received: int | None = None
-        """The signal's number, or None."""
+        """The number of the first signal, or None."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         """Takes over both signals."""
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
+        self._thread.start()
+        self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
         return self
@@ -30,6 +49,10 @@ class StopSignals:
         """Gives them back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._write)
+        self._thread.join()
+        os.close(self._read)
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step; the same answer in all processes.
@@ -49,7 +72,20 @@ class StopSignals:
         return 0 if self.received is None else 128 + self.received
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self.__exit__()
-        if jax.process_count() > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.received = self.received or number  # at the latest when the step that it came in is done
+
+    def _watch(self) -> None:
+        """Deals with each signal as it comes, in a thread."""
+        first = None
+        while numbers := os.read(self._read, 1):
+            number = numbers[0]
+            if number not in self._before:  # some other handler's
+                continue
+            if first is None:
+                first = time.monotonic()
+                print(STOPPING, file=sys.stderr, flush=True)
+                if jax.process_count() > 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:
+                os.write(2, f"{ENDED}\n".encode())
+                os._exit(128 + number)
