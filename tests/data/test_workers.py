@@ -111,7 +111,7 @@ def test_signals_to_a_worker_that_has_only_begun_to_start_do_not_end_it():
     worker = workers._Worker(load, BLANK, memory.name)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(worker._process.pid, number)
+            os.kill(worker._process.pid or 0, number)
         worker.ask(range(4), 0)
         assert worker.wait() == 4
     finally:

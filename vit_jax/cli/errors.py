@@ -4,8 +4,11 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
+import types
 import warnings
 from collections.abc import Iterator
 
@@ -29,13 +32,14 @@ def one_line_errors(program: str) -> Iterator[None]:
     """
     warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
     try:
-        yield
+        with _interruptible_imports(program):
+            yield
     except InputError as error:
         _end(program, str(error), 2)
     except TrainingDiverged as error:
         _end(program, str(error), 1)
     except KeyboardInterrupt:
-        _end(program, "interrupted", 130)
+        _end(program, "interrupted", 130, at_once=True)
     except BrokenPipeError:  # whoever reads the output has enough of it
         os._exit(141)
     except Exception as error:
@@ -55,11 +59,39 @@ def one_line_errors(program: str) -> Iterator[None]:
         _end(program, f"{match[0]}: {path}", 2, at_once=True)
 
 
+@contextlib.contextmanager
+def _interruptible_imports(program: str) -> Iterator[None]:
+    """Lets Ctrl-C end the process at once while a module is imported.
+
+    Extension modules (jaxlib, NumPy) crash if it is raised in their import, or make other errors of it; and there is
+    nothing yet to clear up.
+    """
+
+    def on_interrupt(number: int, frame: types.FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_code.co_filename != "<frozen importlib._bootstrap>":
+            inner = inner.f_back
+        if inner is None:
+            signal.default_int_handler(number, frame)
+        os.write(2, f"{program}: interrupted\n".encode())
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    replaces = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if replaces:
+        signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        if replaces:
+            signal.signal(signal.SIGINT, before)
+
+
 def _end(program: str, message: str, status: int, *, at_once: bool = False) -> None:
     """Prints one line and exits.
 
-    At once where writers, flushed at the exit, would only fail again, and where JAX would wait at the exit for other
-    processes, which only learn that this one is lost once it is gone.
+    At once where writers, flushed at the exit, would only fail again, where JAX, interrupted, would crash at the exit,
+    and where it would wait for other processes, which only learn that this one is lost once it is gone.
     """
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     if at_once or hosts.joined():

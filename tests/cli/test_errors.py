@@ -1,0 +1,33 @@
+"""How a command ends when Ctrl-C comes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+IN_IMPORT = """
+try:
+    import interrupted_here
+except BaseException:
+    print("went on")
+"""
+IN_WORK = """
+try:
+    signal.raise_signal(signal.SIGINT)
+finally:
+    print("cleared up")
+"""
+
+
+@pytest.mark.parametrize(("work", "output"), [(IN_IMPORT, ""), (IN_WORK, "cleared up\n")])
+def test_ctrl_c_is_one_line_whatever_it_comes_in(tmp_path, work, output):
+    (tmp_path / "interrupted_here.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    lines = ["import signal", "from vit_jax.cli.errors import one_line_errors", "with one_line_errors('program'):"]
+    script = "\n".join([*lines, *(f"    {line}" for line in work.splitlines())])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, output, "program: interrupted\n")
