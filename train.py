@@ -129,7 +129,9 @@ def train(config, workdir: pathlib.Path) -> int:
         closing.enter_context(profile)
         stopping = False
         while step < run.total_steps and not stopping:
-            state, metrics = train_step(state, pace.next_batch())
+            batch = pace.next_batch()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, metrics = train_step(state, batch)
             pace.submitted(metrics)
             step += 1
             if step == start_step + 1:
@@ -137,7 +139,8 @@ def train(config, workdir: pathlib.Path) -> int:
                 log.started(step, pace.wait_seconds, seconds_to_first_step=time.perf_counter() - STARTED)
             profile.after(step, metrics)
             if log_every.is_due(step):
-                log.train(step, metrics, pace.wait_seconds)
+                with jax.profiler.TraceAnnotation("log"):
+                    log.train(step, metrics, pace.wait_seconds)
             results = {}
             if evaluate_every.is_due(step):
                 params = state.params if state.ema_params is None else state.ema_params
@@ -156,7 +159,8 @@ def train(config, workdir: pathlib.Path) -> int:
             if save_every.is_due(step) or stopping or (results and config.checkpoint.best_metric):
                 log.flush()  # the lines of a step are on disk before its checkpoint
                 log.raise_if_diverged(step, *strategy.fetch((state.skipped_in_row, state.nonfinite_leaf)))
-                checkpoints.save(step, strategy.snapshot(state), run.info, results)
+                with jax.profiler.TraceAnnotation("save"):
+                    checkpoints.save(step, strategy.snapshot(state), run.info, results)
         log.flush()
         checkpoints.wait()
         if stopping:

@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 from vit_jax.errors import InputError
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.projection import Projection
+from vit_jax.ops import platform
 
 ATTENTION = ("auto", "xla", "cudnn")
 """How `MultiHeadAttention` can compute: XLA's own code, cuDNN's fused kernel, or whichever suits."""
@@ -24,7 +26,7 @@ def is_for_cudnn(shape: tuple[int, ...], dtype: str) -> bool:
     size = shape[-1]
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or size % 8 or size > 128:
         return False
-    return jax.default_backend() == "gpu" and float(getattr(jax.local_devices()[0], "compute_capability", 0)) >= 8
+    return platform.target() == "gpu" and float(getattr(jax.local_devices()[0], "compute_capability", 0)) >= 8
 
 
 def attention_weights(
@@ -139,37 +141,10 @@ class MultiHeadAttention(nn.Module):
         if self.attention == "cudnn" and not possible:
             raise InputError(
                 f"model.attention is 'cudnn', which needs an NVIDIA GPU since Ampere, bfloat16, a head size that is a "
-                f"multiple of 8 up to 128 and no attention_dropout; here: {jax.default_backend()}, {self.dtype}, "
+                f"multiple of 8 up to 128 and no attention_dropout; here: {platform.target()}, {self.dtype}, "
                 f"{shape[-1]}, {self.dropout}; valid: auto, xla"
             )
         return self.attention != "xla" and possible
-
-
-class Projection(nn.Module):
-    """A matrix product, plus a bias if `use_bias`, in `dtype`.
-
-    The kernel is seen as a matrix: on the CPU XLA is slower with a product that also
-    moves heads before tokens. On GPUs and TPUs both are one product, with the transposition in its layout.
-
-    shape: the kernel's shape; its first `num_inputs` axes, as one, are summed over.
-    """
-
-    shape: tuple[int, ...]
-    num_inputs: int
-    dtype: str = "float32"
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
-        """Projects x."""
-        axes = range(len(self.shape))
-        init = nn.initializers.xavier_uniform(in_axis=axes[: self.num_inputs], out_axis=axes[self.num_inputs :])
-        kernel = self.param("kernel", init, self.shape)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(x.shape[-1], -1)
-        if not self.use_bias:
-            return y
-        bias = self.param("bias", nn.initializers.zeros, self.shape[self.num_inputs :])
-        return y + bias.astype(self.dtype).reshape(-1)
 
 
 class AttentionPooling(nn.Module):

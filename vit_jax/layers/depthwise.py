@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
 from vit_jax.layers.mlp import GELU
+from vit_jax.layers.projection import Projection
 
 ACTIVATIONS = GELU | {"relu": jax.nn.relu, "silu": jax.nn.silu}
 """What a `DepthwiseMlp` can have between its layers."""
@@ -89,18 +90,14 @@ class DepthwiseMlp(nn.Module):
         """Maps `[B, h, w, D]`, or without the convolution any `[B, ..., D]`, to the same shape in `dtype`."""
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation {self.activation!r} is unknown; valid: {', '.join(ACTIVATIONS)}")
-        init = {
-            "kernel_init": nn.initializers.xavier_uniform(),
-            "bias_init": nn.initializers.normal(1e-6),
-            "dtype": self.dtype,
-        }
         dim = x.shape[-1]
-        x = nn.Dense(self.mlp_dim, name="fc1", **init)(x)
+        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6)}
+        x = Projection((dim, self.mlp_dim), name="fc1", **options)(x)
         if self.extra_relu:
             x = jax.nn.relu(x)
         if self.depthwise:
             x = DepthwiseConv(self.dtype, name="dwconv")(x)
         x = ACTIVATIONS[self.activation](x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(dim, name="fc2", **init)(x)
+        x = Projection((self.mlp_dim, dim), name="fc2", **options)(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
+from vit_jax.layers.projection import Projection
 
 
 def _exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -46,13 +47,9 @@ class Mlp(nn.Module):
         """Maps `[B, N, D]` to `[B, N, D]` in `dtype`."""
         if self.gelu not in GELU:
             raise InputError(f"gelu {self.gelu!r} is unknown; valid: {', '.join(GELU)}")
-        init = {
-            "kernel_init": nn.initializers.xavier_uniform(),
-            "bias_init": nn.initializers.normal(1e-6),
-            "dtype": self.dtype,
-        }
         dim = x.shape[-1]
-        x = GELU[self.gelu](nn.Dense(self.mlp_dim, name="fc1", **init)(x))
+        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6)}
+        x = GELU[self.gelu](Projection((dim, self.mlp_dim), name="fc1", **options)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(dim, name="fc2", **init)(x)
+        x = Projection((self.mlp_dim, dim), name="fc2", **options)(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)

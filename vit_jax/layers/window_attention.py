@@ -9,8 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import Projection
 from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.projection import Projection
 from vit_jax.ops import windows
 from vit_jax.ops.windows import Size
 

@@ -27,7 +27,8 @@ class Pace:
     def next_batch(self) -> Batch:
         """The next batch, as soon as it is there."""
         start = time.perf_counter()
-        batch = next(self._batches)
+        with jax.profiler.TraceAnnotation("wait for the batch"):
+            batch = next(self._batches)
         # While a step is still under way nothing is lost by waiting.
         if not self._under_way or all(x.is_ready() for x in jax.tree.leaves(self._under_way[-1])):
             self.wait_seconds += time.perf_counter() - start
@@ -37,4 +38,5 @@ class Pace:
         """Takes what the newest step returns, and waits for the oldest if too many are under way."""
         self._under_way.append(result)
         if len(self._under_way) > self._steps_ahead:
-            jax.block_until_ready(self._under_way.popleft())
+            with jax.profiler.TraceAnnotation("wait for an earlier step"):
+                jax.block_until_ready(self._under_way.popleft())

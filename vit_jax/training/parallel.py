@@ -4,8 +4,9 @@ A strategy makes and places the state, places the batches, compiles steps and ha
 else in the project knows how many devices there are.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import jax
@@ -15,6 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.ops import platform
 from vit_jax.ops.batch_axes import BATCH_AXES
 from vit_jax.training import sharding
 from vit_jax.types import Batch, Params, TrainState
@@ -201,9 +203,12 @@ class PmapAhead:
     def compile_train_step(self, train_step: Callable) -> Any:
         """`jax.jit` of `jax.shard_map` with the state donated."""
         whole, sliced = PartitionSpec(), PartitionSpec(self.axis_name)
-        step = jax.shard_map(
-            train_step, mesh=self.mesh, in_specs=(whole, sliced), out_specs=(whole, whole), check_vma=False
-        )
+
+        def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+            with platform.compiling_for(self.mesh.devices.flat[0].platform):
+                return train_step(state, batch)
+
+        step = jax.shard_map(step, mesh=self.mesh, in_specs=(whole, sliced), out_specs=(whole, whole), check_vma=False)
         return jax.jit(step, donate_argnums=0)
 
 
@@ -245,7 +250,7 @@ class Mesh:
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._min_size = min_size
-        self._on_cpu = devices[0].platform == "cpu"
+        self._platform = devices[0].platform
         self._finished = _finished(devices[0], self.num_devices)
 
     def state_sharding(self, state: Any) -> Any:
@@ -282,7 +287,7 @@ class Mesh:
         """`jax.jit` with the state donated."""
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for `batch_axes.keep_cut`
+            with self._in_scope():
                 state, metrics = train_step(state, batch)
             # The new state lies as the old one did, so that the same program takes it again.
             return jax.lax.with_sharding_constraint(state, self.state_sharding(state)), metrics
@@ -293,7 +298,7 @@ class Mesh:
         """`jax.jit`, nothing donated; every device gets all of the sums and rows."""
 
         def step(params: Params, batch: Batch) -> tuple[dict, dict]:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            with self._in_scope():
                 return eval_step(params, batch)
 
         return self._finished(jax.jit(step, out_shardings=self._replicated))
@@ -313,7 +318,13 @@ class Mesh:
         """The sharded arrays themselves, of which every process saves its own."""
         # Orbax brings them to the host before it returns, except on the CPU, where it saves from the very memory that
         # the next step, to which the state is donated, writes.
-        return jax.tree.map(jnp.copy, state) if self._on_cpu else state
+        return jax.tree.map(jnp.copy, state) if self._platform == "cpu" else state
+
+    @contextlib.contextmanager
+    def _in_scope(self) -> Iterator[None]:
+        """The mesh, for `batch_axes.keep_cut`, and its devices' kind: they need not be there."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh), platform.compiling_for(self._platform):
+            yield
 
 
 def _finished(device: Any, num_devices: int) -> Callable[[Any], Callable]:

@@ -32,7 +32,9 @@ class Profile:
         """Starts or ends the trace if it is time, once the devices have computed the step's result."""
         if step == self._start < self._end:
             jax.block_until_ready(result)
-            jax.profiler.start_trace(self._directory, create_perfetto_trace=True)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # every call of a Python function takes longer than a small step does
+            jax.profiler.start_trace(self._directory, create_perfetto_trace=True, profiler_options=options)
             self._is_on = True
         elif step == self._end and self._is_on:
             jax.block_until_ready(result)
