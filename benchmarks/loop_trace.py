@@ -84,12 +84,13 @@ def draw(spans: dict[str, list[tuple[float, float]]], out: pathlib.Path) -> None
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(10, 3.2), layout="constrained")
-    rows = {"device: steps": DEVICE, **{f"host: {name}": name for name in HOST}}
+    rows = {"device: steps": DEVICE, "host: hand a step over": "train"}
+    rows |= {f"host: {name}": name for name in HOST if name != "train"}
     for row, name in enumerate(rows.values()):
         for number, (start, end) in enumerate(spans[name]):
             shade = "C0" if name == DEVICE and number % 2 else "C9" if name == DEVICE else "C1"
             axes.barh(row, max(end - start, 4), left=start, height=0.7, color=shade)
-            if name in (DEVICE, "train"):
+            if name == DEVICE:
                 step = number + CONFIG["profile.start_step"] + 1
                 axes.text((start + end) / 2, row, str(step), ha="center", va="center", fontsize=7)
     axes.set_yticks(range(len(rows)), list(rows))

@@ -1,0 +1,121 @@
+"""The matrix products of a training step of ViT-S/16, batch 16, float32, on the CPU, one by one: XLA and PyTorch.
+
+    python benchmarks/products_cpu.py [--rounds 5] [--torch-python PATH]
+
+A bound for both: what `vit_cpu.py` measures above the sum of a side's products is everything else that it does. Each
+side is a process of its own, and they take turns; XLA has the malloc settings of `vit-jax`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+from vit_cpu import ROOT, ask, torch_python
+
+TOKENS, DIM, MLP, HEADS, DEPTH = (16, 197), 384, 1536, 6, 12
+ROWS = TOKENS[0] * TOKENS[1]
+
+# name -> (how many a block, the product, the shapes of its operands). A kernel is [inputs, outputs].
+PRODUCTS = {}
+for name, times, inputs, outputs in (("projections", 4, DIM, DIM), ("fc1", 1, DIM, MLP), ("fc2", 1, MLP, DIM)):
+    x, kernel, y = (ROWS, inputs), (inputs, outputs), (ROWS, outputs)
+    PRODUCTS |= {
+        f"{name}, forward": (times, "ni,io->no", x, kernel),
+        f"{name}, gradient of tokens": (times, "no,io->ni", y, kernel),
+        f"{name}, gradient of kernel": (times, "ni,no->io", x, y),
+    }
+QUERY, WEIGHTS = (TOKENS[0] * HEADS, TOKENS[1], DIM // HEADS), (TOKENS[0] * HEADS, TOKENS[1], TOKENS[1])
+PRODUCTS |= {
+    "attention, query by key and its like": (2, "bnd,bmd->bnm", QUERY, QUERY),
+    "attention, weights by value and its like": (2, "bnm,bmd->bnd", WEIGHTS, QUERY),
+    "attention, transposed weights": (2, "bnm,bnd->bmd", WEIGHTS, QUERY),
+}
+
+
+def xla():
+    """Name -> a function that computes the product."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from vit_jax.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    rng = np.random.default_rng(0)
+
+    def product(formula, *shapes):
+        operands = [jnp.asarray(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
+        compiled = jax.jit(lambda a, b: jnp.einsum(formula, a, b)).lower(*operands).compile()
+        return lambda: jax.block_until_ready(compiled(*operands))
+
+    return {name: product(*row[1:]) for name, row in PRODUCTS.items()}
+
+
+def pytorch():
+    """The same."""
+    import torch
+
+    def product(formula, *shapes):
+        operands = [torch.randn(*shape) for shape in shapes]
+        return lambda: torch.einsum(formula, *operands)
+
+    return {name: product(*row[1:]) for name, row in PRODUCTS.items()}
+
+
+SIDES = {"xla": xla, "pytorch": pytorch}
+
+
+def work(side: str) -> None:
+    """Waits for the name of a product on standard input, computes it a few times and says how many seconds one took."""
+    products = SIDES[side]()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        function = products[line.strip()]
+        function()
+        start = time.perf_counter()
+        for _ in range(5):
+            function()
+        print((time.perf_counter() - start) / 5, flush=True)
+
+
+def main() -> None:
+    """Starts both, asks them in turn, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-python", help="a Python that has torch")
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker)
+        return
+    processes = {}
+    for side in SIDES:
+        python = sys.executable if side == "xla" else args.torch_python or torch_python()
+        command = [python, __file__, "--worker", side]
+        pipe = subprocess.PIPE
+        processes[side] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        ask(processes[side])
+    seconds = {side: {name: [] for name in PRODUCTS} for side in SIDES}
+    for _ in range(args.rounds):
+        for name in PRODUCTS:
+            for side, process in processes.items():
+                seconds[side][name].append(float(ask(process, name)))
+    print("| product | in a step | XLA, ms | PyTorch, ms |\n|---|--:|--:|--:|")
+    totals = dict.fromkeys(SIDES, 0.0)
+    for name, (times, *_) in PRODUCTS.items():
+        medians = {side: 1e3 * statistics.median(seconds[side][name]) for side in SIDES}
+        print(f"| {name} | {DEPTH * times} | {medians['xla']:.1f} | {medians['pytorch']:.1f} |")
+        for side in SIDES:
+            totals[side] += DEPTH * times * medians[side]
+    print(f"| all | | {totals['xla']:,.0f} | {totals['pytorch']:,.0f} |")
+    print(json.dumps(seconds), file=sys.stderr)
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
