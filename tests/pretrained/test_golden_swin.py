@@ -83,6 +83,16 @@ def test_what_is_written_is_what_was_read(golden, name, tmp_path):
         assert {key: old[key] for key in kept} == {key: new[key] for key in kept}
 
 
+@pytest.mark.parametrize("name", ["timm_swin", "timm_swinv2"])
+def test_windows_that_stay_for_images_of_any_size_are_written_so(changed, name, tmp_path):
+    copy = changed(name)
+    copy.config["model_args"]["strict_img_size"] = False
+    classifier = vit_jax.load(copy.save())
+    assert classifier.model.encoder.shift_size is not None
+    vit_jax.save(classifier, tmp_path / "out", to="timm")
+    assert vit_jax.load(tmp_path / "out").model == classifier.model
+
+
 @pytest.mark.parametrize("name", ["hf_swin", "timm_swin"])
 def test_one_librarys_model_in_the_others_format_answers_alike(golden, name, tmp_path):
     """Where both place the windows alike, which they do at the image size of these."""
@@ -168,6 +178,8 @@ def test_a_table_of_biases_for_another_window_is_resized_and_reported():
         ("hf_swin", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported; valid: gelu"),
         ("hf_swin", {"architectures": ["SwinBackbone"]}, "'SwinBackbone' is not supported; valid: SwinModel, Swin"),
         ("hf_swinv2", {"use_absolute_embeddings": True}, "use_absolute_embeddings is not supported in swinv2"),
+        ("hf_swin", {"window_size": [4, 2]}, r"window_size \[4, 2\] is not supported; valid: one number"),
+        ("hf_swinv2", {"window_size": "4"}, "window_size is '4'; valid: one number"),
         ("hf_swin", {"window_size": 5}, "does not fit the model's encoder/block_0/attention/bias_table"),
         ("timm_swin", {"global_pool": "max"}, "global_pool 'max' is not supported; valid: 'avg'"),
         ("timm_swin", {"architecture": "swinv2_cr_tiny_224"}, "architecture 'swinv2_cr_tiny_224' is not supported"),

@@ -16,8 +16,11 @@ from vit_jax.pretrained.swin_names import BUFFERS, block_names, model_info, tabl
 
 MODEL_TYPES = {1: "swin", 2: "swinv2"}
 """Version -> model_type, which is also what the tensors of a model with a head begin with."""
-HEADS = {"SwinModel": (), "SwinForImageClassification": HEAD, "Swinv2Model": (), "Swinv2ForImageClassification": HEAD}
-"""Architecture -> the names of its heads."""
+ARCHITECTURES = {
+    1: ("SwinModel", "SwinForImageClassification"),
+    2: ("Swinv2Model", "Swinv2ForImageClassification"),
+}
+"""Version -> the models there are, without a head and with one."""
 EMBED_NORM_EPS = 1e-5
 """Epsilon of the LayerNorms in the patch embedding and the mergings, which layer_norm_eps does not reach."""
 MASK_VALUE = {1: -100.0, 2: -200.0}
@@ -83,7 +86,7 @@ def describe(files: Files) -> Description:
     version = version_of(config["model_type"])
     start = f"{MODEL_TYPES[version]}."
     prefix = start if any(name.startswith(start) for name in files.tensors) else ""
-    head = HEADS[_architecture(files, version)]
+    head = HEAD if _has_head(files, version) else ()
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     channels = config["num_channels"]
     options = _options(files.name, config, version, image_size)
@@ -153,8 +156,9 @@ def _options(name: str, config: dict[str, Any], version: int, image_size: tuple[
         "embed_norm_eps": EMBED_NORM_EPS,
         "mask_value": MASK_VALUE[version],
     }
-    window = config["window_size"]
-    window = window[0] if isinstance(window, list | tuple) else window
+    window, columns = pair(config["window_size"], f"{name}: window_size")
+    if window != columns:
+        raise InputError(f"{name}: window_size {config['window_size']!r} is not supported; valid: one number")
     if version == 1:
         options["window_size"] = ((window, window),) * stages
     else:
@@ -190,13 +194,10 @@ def fixed_windows(window: int, grid: tuple[int, int], stages: int) -> dict[str, 
     }
 
 
-def _architecture(files: Files, version: int) -> str:
-    """The config's, or, if it names none, the one whose head the tensors have."""
+def _has_head(files: Files, version: int) -> bool:
+    """Whether the architecture has one; where config.json names none, whether the tensors do."""
     assert files.config is not None, files.name
-    bare, with_head = list(HEADS)[2 * version - 2 : 2 * version]
-    named = files.config.get("architectures")
-    if named and named[0] not in (bare, with_head):
-        raise InputError(f"{files.name}: architecture {named[0]!r} is not supported; valid: {bare}, {with_head}")
-    if named:
-        return named[0]
-    return with_head if HEAD[0].tensor in files.tensors else bare
+    named, valid = files.config.get("architectures"), ARCHITECTURES[version]
+    if named and named[0] not in valid:
+        raise InputError(f"{files.name}: architecture {named[0]!r} is not supported; valid: {', '.join(valid)}")
+    return named[0] == valid[1] if named else HEAD[0].tensor in files.tensors

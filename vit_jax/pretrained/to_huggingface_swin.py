@@ -9,7 +9,14 @@ from typing import Any
 from vit_jax.models.swin import Swin
 from vit_jax.pretrained import files, names
 from vit_jax.pretrained.huggingface import HEAD
-from vit_jax.pretrained.huggingface_swin import EMBED_NORM_EPS, HEADS, MASK_VALUE, MODEL_TYPES, fixed_windows, names_of
+from vit_jax.pretrained.huggingface_swin import (
+    ARCHITECTURES,
+    EMBED_NORM_EPS,
+    MASK_VALUE,
+    MODEL_TYPES,
+    fixed_windows,
+    names_of,
+)
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
 from vit_jax.pretrained.to_huggingface import HIDDEN_ACT, labels, processor, side_or_sides, unheld_data
 
@@ -39,8 +46,9 @@ def unheld(model: Outgoing) -> list[Unheld]:
 def write(model: Outgoing, folder: pathlib.Path) -> str:
     """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     encoder = model.encoder
-    architecture = list(HEADS)[2 * encoder.version - 2 + (model.task is not None)]
-    prefix = f"{MODEL_TYPES[encoder.version]}." if HEADS[architecture] else ""
+    has_head = model.task is not None
+    architecture = ARCHITECTURES[encoder.version][int(has_head)]
+    prefix = f"{MODEL_TYPES[encoder.version]}." if has_head else ""
     rows = names_of(encoder.depths, encoder.window_size, prefix, (0, 0)) + list(HEAD)
     kind = {"architectures": [architecture], "model_type": MODEL_TYPES[encoder.version]}
     files.write_json(folder / "config.json", kind | _config(model))

@@ -80,6 +80,7 @@ def _model_args(model: Outgoing) -> dict[str, Any]:
         "num_heads": list(encoder.num_heads),
         "window_size": [list(window) for window in encoder.window_size],
         "always_partition": bool(_always_partition(encoder, model.preprocessing.image_size)),
+        "strict_img_size": encoder.shift_size is None,  # if not, the windows stay as they are for images of any size
         "mlp_ratio": encoder.mlp_ratio,
         "qkv_bias": encoder.qkv_bias,
     }
