@@ -123,6 +123,9 @@ def test_the_number_of_heads_is_of_the_arrays_or_given_or_the_variants(arrays, t
 def test_other_npz_files_are_refused(arrays, tmp_path):
     with pytest.raises(vit_jax.InputError, match=r"r.npz: tensor 'conv_root/kernel' has shape \[3\]; valid: 4 axes"):
         vit_jax.load(saved(tmp_path, arrays() | {"conv_root/kernel": np.zeros(3)}, "r.npz"))
+    for name in ("head/kernel", "pre_logits/kernel"):
+        with pytest.raises(vit_jax.InputError, match=rf"h.npz: tensor '{name}' has shape \[3\]; valid: 2 axes"):
+            vit_jax.load(saved(tmp_path, arrays() | {name: np.zeros(3, np.float32)}, "h.npz"))
     with pytest.raises(vit_jax.InputError, match=r"o.npz has no tensor 'embedding/kernel'"):
         vit_jax.load(saved(tmp_path, {"x": np.zeros(3)}, "o.npz"))
     with pytest.raises(vit_jax.InputError, match=r"p.npz cannot be read as .npz without pickles: it holds pickled"):

@@ -84,6 +84,12 @@ def in_proportion(before: tuple[int, int], old: tuple[int, int], new: tuple[int,
     return height, width
 
 
+def mlp_ratio(mlp_dim: int, dim: int) -> float:
+    """The quotient, or a little more where its product with `dim`, rounded down, would be one less than `mlp_dim`."""
+    ratio = mlp_dim / dim
+    return ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim
+
+
 def block_count(tensors: Iterable[str], start: str) -> int:
     """How many blocks there are among tensors called `{start}<number>` and then a dot or slash."""
     numbers = {name[len(start) :].replace("/", ".").partition(".")[0] for name in tensors if name.startswith(start)}

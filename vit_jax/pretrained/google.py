@@ -110,12 +110,12 @@ def describe_transformer(
         "pooling": "token" if prefix else "gap",
     }
     if "pre_logits/kernel" in tensors:
-        options["representation_size"] = tensors["pre_logits/kernel"].shape[1]
+        options["representation_size"] = shape_of(files, "pre_logits/kernel", 2)[1]
     has_head = "head/kernel" in tensors
     return Description(
         model=model(options),
         task={} if has_head else None,
-        class_names=numbered_classes(tensors["head/kernel"].shape[1]) if has_head else (),
+        class_names=numbered_classes(shape_of(files, "head/kernel", 2)[1]) if has_head else (),
         preprocessing=preprocessing_of((grid[0] * cell[0], grid[1] * cell[1]), channels),
         names=[*expand(NAMES, depth, grid=grid), *more_names],
     )

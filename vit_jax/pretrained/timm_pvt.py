@@ -6,7 +6,7 @@ Source: timm 1.0's models/pvt_v2.py.
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import Description, block_count, pair, shape_of
+from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.names import Name
 from vit_jax.pretrained.pvt_names import expand_stages, pvt
@@ -133,11 +133,3 @@ def patch_sizes(stages: int) -> tuple[int, ...]:
 def strides(stages: int) -> tuple[int, ...]:
     """How far apart the patches of so many stages are."""
     return (4, *[2] * (stages - 1))
-
-
-def mlp_ratio(mlp_dim: int, dim: int) -> float:
-    """The quotient, or a little more where the product, rounded down, would be one less."""
-    ratio = mlp_dim / dim
-    if ratio.is_integer():
-        return int(ratio)
-    return ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim

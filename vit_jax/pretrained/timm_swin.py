@@ -12,7 +12,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.ops import windows as windows_
-from vit_jax.pretrained.description import Description, block_count, pair, shape_of
+from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.names import Name
 from vit_jax.pretrained.swin_names import BUFFERS, block_names, model_info, table_grids, version_of
@@ -167,7 +167,7 @@ def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, A
     table, axis = ("relative_position_bias_table", 1) if version == 1 else ("logit_scale", 0)
     num_heads = tuple(shape_of(files, f"{block}.attn.{table}", 2 if version == 1 else 3)[axis] for block in first)
     hidden = [shape_of(files, f"{block}.mlp.fc1.weight", 2)[0] for block in first]
-    ratios = arguments.get("mlp_ratio", hidden[0] / embed_dim)
+    ratios = arguments.get("mlp_ratio", mlp_ratio(hidden[0], embed_dim))
     ratios = list(ratios) if isinstance(ratios, list | tuple) else [ratios] * stages
     dims = [embed_dim * 2**stage for stage in range(stages)]
     if len(set(ratios)) > 1 or [int(dim * ratio) for dim, ratio in zip(dims, ratios, strict=True)] != hidden:

@@ -8,9 +8,10 @@ import numpy as np
 from vit_jax.layers.tokens_to_token import split_grids
 from vit_jax.models.t2t import VARIANTS, sinusoid
 from vit_jax.pretrained import files, names
+from vit_jax.pretrained.description import mlp_ratio
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
 from vit_jax.pretrained.t2t import ARCHITECTURES, NAMES
-from vit_jax.pretrained.to_timm import data_of, mlp_ratio, unheld_data
+from vit_jax.pretrained.to_timm import data_of, unheld_data
 
 _VALID = {"gelu": ("exact",), "norm_eps": (1e-5,)}
 _STRIDE = 16

@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.pretrained import files, names
+from vit_jax.pretrained.description import mlp_ratio
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside, outside_cut
 from vit_jax.pretrained.timm import GELU, NAMES, OPTIONS, POOLING
 from vit_jax.pretrained.vit_positions import with_table
@@ -103,12 +104,6 @@ def _model_args(model: Outgoing) -> dict[str, Any]:
         "fc_norm": encoder.final_norm == "pooled",
         "act_layer": _ACT_LAYER[encoder.gelu],
     }
-
-
-def mlp_ratio(mlp_dim: int, hidden_dim: int) -> float:
-    """The quotient, or a little more where timm, which rounds the product down, would get one less."""
-    ratio = mlp_dim / hidden_dim
-    return ratio if int(hidden_dim * ratio) == mlp_dim else (mlp_dim + 0.5) / hidden_dim
 
 
 def data_of(preprocessing: Preprocessing) -> dict[str, Any]:
