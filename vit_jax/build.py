@@ -28,7 +28,7 @@ from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
 from vit_jax.training.teacher import Teacher
-from vit_jax.types import Batch, Prepare, Task
+from vit_jax.types import Batch, Prepare, Task, TaughtTask, encoder_of
 from vit_jax.version import __version__
 from vit_jax.warm_start import WarmStart, keeps_head, open_teacher, open_trained, teacher_params, warm_start
 
@@ -186,12 +186,12 @@ def _step(
         raise InputError(f"{source.name} has several labels an image; valid: a task.loss_type of 'sigmoid'")
     total_steps = _total_steps(config, len(source))
     teacher, teacher_info = _teacher(config, task, preprocessing, source.class_names, saved_info)
-    if teacher is not None:
-        info |= {"task": getattr(task, "inference")(), "teacher": teacher_info}  # noqa: B009
+    if isinstance(task, TaughtTask):
+        info |= {"task": task.inference(), "teacher": teacher_info}
     return Step(
         model=model,
         task=task,
-        optimizer=_optimizer(config.optimizer, total_steps, getattr(model, "encoder")),  # noqa: B009
+        optimizer=_optimizer(config.optimizer, total_steps, encoder_of(model)),
         prepare=build_data.train_prepare(config.data, preprocessing, num_classes=len(source.class_names)),
         example=loader.blank_batch(preprocessing, source, 1),
         total_steps=total_steps,
@@ -396,7 +396,7 @@ def _teacher(
         InputError: one that is missing, not needed, cannot be used, or is another than the run began with.
     """
     section = config.task
-    if not hasattr(task, "inference"):
+    if not isinstance(task, TaughtTask):
         if section.teacher is not None:
             raise InputError(f"task.teacher is {section.teacher!r}, but task.name is {section.name!r}, which has none")
         return None, None
@@ -453,12 +453,13 @@ def _optimizer(options, total_steps: int, encoder: Any) -> optimizer.Optimizer:
         options.name,
         schedule=learning_rate,
         freeze=(*options.freeze, *(("^encoder/",) if options.freeze_encoder else ())),
-        layers=_layers(encoder),
+        layers=layers_of(encoder),
         **{name: options[name] for name in names},
     )
 
 
-def _layers(encoder: Any) -> optimizer.Layers | None:
+def layers_of(encoder: Any) -> optimizer.Layers | None:
+    """The order of a model's parameters, its head after the encoder; None for an encoder that tells no layers apart."""
     if not hasattr(encoder, "layer_number"):
         return None
 

@@ -1,7 +1,7 @@
 """The data that travels between the parts: a batch, an encoder's features, the training state."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -28,13 +28,11 @@ teacher_logits: `[B, num_classes]` float32, what a teacher says of the images; o
 class Task(Protocol):
     """A learning problem: a frozen dataclass in a file of `vit_jax/tasks`, which names it `create`.
 
-    One that needs a teacher says so by a second method, `inference() -> {"name": ..., "options": {...}}`: the task that
-    the checkpoint names, whose model has the same parameters. Its batches have `teacher_logits` in training, and only
-    then.
+    One that needs a teacher is a `TaughtTask`.
     """
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head: a module from images `[B, H, W, C]` to outputs."""
+        """Adds the head: a module from images `[B, H, W, C]` to outputs, which has the encoder as `encoder`."""
         ...
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
@@ -44,6 +42,20 @@ class Task(Protocol):
     def metrics(self, outputs: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Name -> (sum, count) over the unmasked examples, both `[]` float32."""
         ...
+
+
+@runtime_checkable
+class TaughtTask(Task, Protocol):
+    """A task that learns from a teacher: its batches have `teacher_logits` in training, and only then."""
+
+    def inference(self) -> dict[str, Any]:
+        """`name` and `options` of the task that a checkpoint names, whose model has the same parameters."""
+        ...
+
+
+def encoder_of(model: Any) -> Any:
+    """The encoder within what `Task.wrap` gives."""
+    return model.encoder
 
 
 class Prepare(Protocol):

@@ -218,17 +218,18 @@ class _Trial:
         import jax
 
         from vit_jax.training import plan
+        from vit_jax.types import encoder_of
 
         params = self.strategy.abstract_state(self.make_state).params
         _, frozen = self.step.optimizer.split(params)
         if jax.tree.leaves(frozen):
             return None
         shape, teacher = self.step.example["image"].shape[1:], self.step.teacher
-        flops = plan.matrix_flops(self.step.model.encoder, params, shape)
+        flops = plan.matrix_flops(encoder_of(self.step.model), params, shape)
         taught: int | None = 0
         if teacher is not None:
             shape = (*teacher.preprocessing.image_size, teacher.preprocessing.channels)
-            taught = plan.matrix_flops(getattr(teacher.model, "encoder"), teacher.shapes(), shape)  # noqa: B009
+            taught = plan.matrix_flops(encoder_of(teacher.model), teacher.shapes(), shape)
         if flops is None or taught is None:
             return None
         return (3 * flops + taught) * batch_size / self.strategy.num_devices

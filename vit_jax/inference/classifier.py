@@ -19,7 +19,7 @@ from vit_jax.inference.attention_maps import attention_of
 from vit_jax.pretrained import load as pretrained
 from vit_jax.pretrained.report import Report, matches, zero_heads
 from vit_jax.training import checkpoint
-from vit_jax.types import Features, Params
+from vit_jax.types import Features, Params, encoder_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Classifier:
     @property
     def encoder(self) -> Any:
         """The model without its head."""
-        return self.model if self.task is None else getattr(self.model, "encoder")  # noqa: B009
+        return self.model if self.task is None else encoder_of(self.model)
 
     @property
     def _encoder_params(self) -> Params:
