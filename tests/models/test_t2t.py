@@ -1,5 +1,7 @@
 """T2T-ViT: published sizes, the authors' answers, any image size, features that stay fixed, refusals."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -107,6 +109,16 @@ def test_performer_attention_is_the_formula_and_nears_softmax():
 
     weights = np.exp(query[0] @ key[0].T)
     np.testing.assert_allclose(mixed[0], weights / weights.sum(axis=1, keepdims=True) @ value[0], atol=0.05)
+
+
+def test_performer_attention_keeps_all_digits_of_its_products():
+    """On accelerators too, which otherwise round what goes into float32 products."""
+    query, features = jnp.zeros((1, 6, 4), jnp.bfloat16), jnp.zeros((3, 4))
+    lowered = jax.jit(jax.grad(lambda x: performer_attention(x, x, x, features).sum().astype(jnp.float32))).lower(query)
+    products = re.findall(r"stablehlo.dot_general.*", lowered.as_text())
+    assert len(products) >= 5 + 5
+    for product in products:
+        assert "precision = [HIGHEST, HIGHEST]" in product and "bf16" not in product, product
 
 
 @pytest.mark.parametrize(("name", "decay"), [("adamw", 0.1), ("sgd", 0.1), ("muon", 0.1)])

@@ -34,15 +34,19 @@ class PatchEmbed(nn.Module):
         """
         channels = images.shape[-1]
         if self.has_variable("params", "kernel"):
-            have = self.get_variable("params", "kernel").shape[2]
-            if have != channels:
-                raise InputError(f"the images have {channels} channels, but the model was made for {have}")
+            check_channels(channels, self.get_variable("params", "kernel").shape[2])
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.patch_size, channels, self.hidden_dim))
         x = patches.extract_patches(images.astype(self.dtype), self.patch_size)
         x = x @ kernel.reshape(-1, self.hidden_dim).astype(self.dtype)
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.hidden_dim,)).astype(self.dtype)
         return x
+
+
+def check_channels(channels: int, made_for: int) -> None:
+    """Raises InputError for images of other channels than those that a model has parameters for."""
+    if channels != made_for:
+        raise InputError(f"the images have {channels} channels, but the model was made for {made_for}")
 
 
 class PositionEmbedding(nn.Module):

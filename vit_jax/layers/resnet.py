@@ -9,8 +9,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.errors import InputError
 from vit_jax.layers.norm import GroupNorm
+from vit_jax.layers.patch_embed import check_channels
 
 EXPANSION = 4
 """How many times as wide a residual unit's output is as its 3x3 convolution."""
@@ -26,6 +26,11 @@ def stage_grids(image_size: tuple[int, int], num_stages: int) -> list[tuple[int,
     for stage in range(num_stages):
         grids.append(halved(grids[-1]) if stage > 0 else grids[-1])
     return grids
+
+
+def total_stride(num_stages: int) -> int:
+    """Side in pixels of what becomes one cell of the output."""
+    return 4 * 2 ** max(num_stages - 1, 0)
 
 
 def halved(size: tuple[int, int]) -> tuple[int, int]:
@@ -53,7 +58,8 @@ class ResNet(nn.Module):
         Raises:
             InputError: images of other channels than those the model was made for.
         """
-        self._check_channels(images.shape[-1])
+        if self.has_variable("params", "conv_root"):
+            check_channels(images.shape[-1], self.get_variable("params", "conv_root")["kernel"].shape[2])
         x = StdConv(self.width, 7, 2, self.dtype, name="conv_root")(images)
         x = nn.relu(GroupNorm(name="gn_root")(x)).astype(self.dtype)
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
@@ -62,12 +68,6 @@ class ResNet(nn.Module):
                 stride = 2 if i > 0 and j == 0 else 1
                 x = ResidualUnit(self.width * 2**i, stride, self.dtype, name=f"stage{i + 1}_unit{j + 1}")(x)
         return x
-
-    def _check_channels(self, channels: int) -> None:
-        if self.has_variable("params", "conv_root"):
-            have = self.get_variable("params", "conv_root")["kernel"].shape[2]
-            if have != channels:
-                raise InputError(f"the images have {channels} channels, but the model was made for {have}")
 
 
 class ResidualUnit(nn.Module):

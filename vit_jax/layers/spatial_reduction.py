@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from vit_jax.errors import InputError
 from vit_jax.layers.mlp import GELU
 from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.patch_embed import check_channels
 
 LINEAR_GRID = (7, 7)
 """What linear attention pools keys and values to."""
@@ -38,9 +39,7 @@ class Convolution(nn.Module):
         """
         channels = x.shape[-1]
         if self.has_variable("params", "kernel"):
-            have = self.get_variable("params", "kernel").shape[2]
-            if have != channels:
-                raise InputError(f"the images have {channels} channels, but the model was made for {have}")
+            check_channels(channels, self.get_variable("params", "kernel").shape[2])
         if min(windows(x.shape[1:3], self.size, self.stride, self.padding)) < 1:
             raise InputError(
                 f"the images are too small: {self.name} takes windows of {self.size}x{self.size} from a map of "

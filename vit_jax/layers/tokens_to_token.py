@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.errors import InputError
 from vit_jax.layers.attention import attention_weights
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.norm import LayerNorm
+from vit_jax.layers.patch_embed import check_channels
 from vit_jax.ops.patches import unfold, unfold_grid
 
 TOKENS_TYPES = ("performer", "transformer")
@@ -62,7 +62,9 @@ class TokensToToken(nn.Module):
         Raises:
             InputError: the image is smaller than a patch, or it has other channels than those the model was made for.
         """
-        self._check_channels(images.shape[-1])
+        if self.has_variable("params", "layer1"):
+            width = self.get_variable("params", "layer1")["norm1"]["scale"].shape[0]
+            check_channels(images.shape[-1], width // SPLITS[0][0] ** 2)
         x = images.astype(self.dtype)
         for i, (side, stride, padding) in enumerate(SPLITS):
             if i > 0:
@@ -73,12 +75,6 @@ class TokensToToken(nn.Module):
             x = unfold(x, side, stride=stride, padding=padding)
         init = nn.initializers.xavier_uniform()
         return nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=init, name="project")(x)
-
-    def _check_channels(self, channels: int) -> None:
-        if self.has_variable("params", "layer1"):
-            have = self.get_variable("params", "layer1")["norm1"]["scale"].shape[0] // SPLITS[0][0] ** 2
-            if have != channels:
-                raise InputError(f"the images have {channels} channels, but the model was made for {have}")
 
 
 class TokenTransformer(nn.Module):
@@ -152,17 +148,19 @@ def performer_attention(
         features: `[R, d]` float32, the random features.
 
     Returns:
-        `[B, N, d]` in the value's dtype; all is computed in float32, as a softmax is.
+        `[B, N, d]` in the value's dtype; all is computed in float32, as a softmax is, its products with all
+        of float32's digits, which accelerators keep only if told: an exponent's rounding becomes a relative error.
 
     Source: Choromanski et al. 2020 (arXiv:2009.14794), lemma 1, with positive orthogonal features; the scale of
     the products is 1 and 1e-8 is added to the denominator, as in the T2T authors' models/token_performer.py.
     """
     mapped_query, mapped_key = (_mapped(x.astype(jnp.float32), features) for x in (query, key))
-    sums = jnp.einsum("bmr,bmd->brd", mapped_key, value.astype(jnp.float32))
-    total = mapped_query @ mapped_key.sum(axis=1)[:, :, None]  # [b, n, 1]
-    return (mapped_query @ sums / (total + _EPSILON)).astype(value.dtype)
+    sums = jnp.einsum("bmr,bmd->brd", mapped_key, value.astype(jnp.float32), precision="highest")
+    total = jnp.matmul(mapped_query, mapped_key.sum(axis=1)[:, :, None], precision="highest")  # [b, n, 1]
+    mixed = jnp.matmul(mapped_query, sums, precision="highest")
+    return (mixed / (total + _EPSILON)).astype(value.dtype)
 
 
 def _mapped(x: Float[Array, "b n d"], features: Float[Array, "r d"]) -> Float[Array, "b n r"]:
-    exponent = x @ features.T - jnp.square(x).sum(axis=-1, keepdims=True) / 2
+    exponent = jnp.matmul(x, features.T, precision="highest") - jnp.square(x).sum(axis=-1, keepdims=True) / 2
     return jnp.exp(exponent) / math.sqrt(features.shape[0])

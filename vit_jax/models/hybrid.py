@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vit_jax import options
 from vit_jax.errors import InputError
-from vit_jax.layers.resnet import EXPANSION, ResNet, stage_grids
+from vit_jax.layers.resnet import EXPANSION, ResNet, stage_grids, total_stride
 from vit_jax.models import vit
 
 
@@ -56,7 +56,7 @@ class Hybrid(vit.ViT):
     @property
     def stride(self) -> int:
         """Side in pixels of what becomes one cell of the ResNet's output."""
-        return 4 * 2 ** max(len(self.resnet_stages) - 1, 0)
+        return total_stride(len(self.resnet_stages))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches in an image of this height and width.

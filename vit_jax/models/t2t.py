@@ -20,7 +20,7 @@ from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
-from vit_jax.models.vit import EncoderBlock
+from vit_jax.models.vit import EncoderBlock, block_macs, stack_layer_number
 from vit_jax.ops import posemb
 from vit_jax.types import Features
 
@@ -105,10 +105,7 @@ class T2TViT(nn.Module):
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
         """
-        name = path.partition("/")[0]
-        if name.startswith("block_"):
-            return int(name.removeprefix("block_")) + 1
-        return self.depth + 1 if name == "norm" else 0
+        return stack_layer_number(path, self.depth, after=("norm",))
 
     def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
@@ -122,9 +119,7 @@ class T2TViT(nn.Module):
             macs += count * self.token_dim * (3 * width + 3 * self.token_dim) + self._mixing(count)
             width = self.token_dim
         macs += rows * columns * width * SPLITS[-1][0] ** 2 * self.hidden_dim
-        tokens, dim = rows * columns + 1, self.hidden_dim
-        block = tokens * dim * (4 * dim + 2 * self.mlp_dim) + 2 * tokens**2 * dim
-        return 2 * (macs + self.depth * block)
+        return 2 * (macs + self.depth * block_macs(rows * columns + 1, self.hidden_dim, self.mlp_dim))
 
     def _mixing(self, tokens: int) -> int:
         """Multiply-adds of the attention of a layer of the tokens-to-token module, without its projections."""

@@ -7,6 +7,7 @@ from Touvron et al. 2020 (arXiv:2012.12877) and Zhai et al. 2021 (arXiv:2106.045
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -99,6 +100,25 @@ class EncoderBlock(nn.Module):
         return y * self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],)).astype(y.dtype)
 
 
+def block_macs(tokens: int, dim: int, mlp_dim: int) -> int:
+    """Multiply-adds of an `EncoderBlock`'s matrix products for one sequence."""
+    return tokens * dim * (4 * dim + 2 * mlp_dim) + 2 * tokens**2 * dim
+
+
+def stack_layer_number(path: str, depth: int, *, after: Collection[str]) -> int:
+    """The `layer_number` of a parameter in an encoder with one stack of blocks.
+
+    Args:
+        path: within the encoder, `block_0/mlp/fc1/kernel`.
+        depth: how many blocks there are.
+        after: what the path of a parameter after them starts with.
+    """
+    name = path.partition("/")[0]
+    if name.startswith("block_"):
+        return int(name.removeprefix("block_")) + 1
+    return depth + 1 if name in after else 0
+
+
 class ViT(nn.Module):
     """The encoder: images to `Features`. `create` makes one by name.
 
@@ -176,10 +196,7 @@ class ViT(nn.Module):
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
         """
-        name = path.partition("/")[0]
-        if name.startswith("block_"):
-            return int(name.removeprefix("block_")) + 1
-        return self.depth + 1 if name in ("norm", "fc_norm", "pool", "pre_logits") else 0
+        return stack_layer_number(path, self.depth, after=("norm", "fc_norm", "pool", "pre_logits"))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches in an image of this height and width.
@@ -196,10 +213,10 @@ class ViT(nn.Module):
         """
         patches = math.prod(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
         tokens, dim = patches + self.num_prefix_tokens, self.hidden_dim
-        block = tokens * dim * (4 * dim + 2 * self.mlp_dim) + 2 * tokens**2 * dim
         stem = patches * math.prod(self.patch_size) * channels * dim
         pool = 2 * (tokens + 1) * dim**2 + 2 * tokens * dim + 2 * dim * self.mlp_dim if self.pooling == "map" else 0
-        return 2 * (stem + self.depth * block + pool + dim * (self.representation_size or 0))
+        blocks = self.depth * block_macs(tokens, dim, self.mlp_dim)
+        return 2 * (stem + blocks + pool + dim * (self.representation_size or 0))
 
     def setup(self) -> None:
         """Makes the layers."""

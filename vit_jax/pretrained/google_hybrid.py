@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from vit_jax.layers.resnet import total_stride
 from vit_jax.models import vit
 from vit_jax.models.hybrid import VARIANTS
 from vit_jax.pretrained.description import SIZES, Description, shape_of
@@ -47,14 +48,15 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     stages = _stages(files)
     rows, columns, _, _ = shape_of(files, "embedding/kernel", 4)
 
+    cell = total_stride(len(stages))
+
     def model(options: dict[str, Any]) -> dict[str, Any]:
         return _model(options | {"resnet_stages": stages, "resnet_width": width})
 
-    factor = 4 * 2 ** max(len(stages) - 1, 0)  # the side in pixels that becomes one cell of the ResNet's output
     return describe_transformer(
         files,
         model=model,
-        cell=(rows * factor, columns * factor),
+        cell=(rows * cell, columns * cell),
         channels=channels,
         more_names=resnet_names(stages),
         num_heads=num_heads,
