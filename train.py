@@ -39,7 +39,7 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.training.profile import Profile
     from vit_jax.training.schedule import Every
     from vit_jax.training.signals import StopSignals
-    from vit_jax.training.step import check_accumulate_steps, make_eval_step, make_init, make_train_step
+    from vit_jax.training.step import check_accumulate_steps, make_eval_step
 
     # Build.
     strategy = parallel.create(**config.parallel)
@@ -47,20 +47,8 @@ def train(config, workdir: pathlib.Path) -> int:
     parallel.check_batch_size(config.batch_size, strategy)
     check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_slices=strategy.num_slices)
     run = build.experiment(config, saved_info=last_info(workdir / "checkpoints"))
-    parts = (run.model, run.task, run.optimizer)
-    init = make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0, teacher=run.teacher)
-    train_step = strategy.compile_train_step(
-        make_train_step(
-            *parts,
-            prepare=run.prepare,
-            ema_decay=config.ema_decay,
-            accumulate_steps=config.accumulate_steps,
-            log_every_steps=config.log_every_steps,
-            max_skipped_steps=config.max_skipped_steps,
-            axis_name=strategy.axis_name,
-            teacher=run.teacher,
-        )
-    )
+    init, train_step = build.init_and_train_step(config, run, axis_name=strategy.axis_name)
+    train_step = strategy.compile_train_step(train_step)
     eval_step = strategy.compile_eval_step(
         make_eval_step(
             run.model,

@@ -16,7 +16,7 @@ import train
 from configs import common
 from vit_jax import build
 from vit_jax.data.loader import Share
-from vit_jax.training.step import make_eval_step, make_init, make_train_step
+from vit_jax.training.step import make_eval_step
 
 
 def two_classes(folder):
@@ -62,15 +62,10 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
 
 def trace_a_step(config):
     run = build.experiment(config)
-    parts = (run.model, run.task, run.optimizer)
+    init, train_step = build.init_and_train_step(config, run, axis_name=None)
     batch = next(run.train_loader.train_batches(Share(8), seed=0, start_step=0, total_steps=1))
-    state = jax.eval_shape(
-        lambda: make_init(*parts, prepare=run.prepare, ema=config.ema_decay > 0, teacher=run.teacher)(
-            config.seed, run.example
-        )
-    )
-    step = make_train_step(*parts, prepare=run.prepare, accumulate_steps=config.accumulate_steps, teacher=run.teacher)
-    new_state, metrics = jax.eval_shape(step, state, batch)
+    state = jax.eval_shape(lambda: init(config.seed, run.example))
+    new_state, metrics = jax.eval_shape(train_step, state, batch)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     assert metrics["loss"][0].shape == ()
     # Evaluation's step has what it needs.

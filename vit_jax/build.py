@@ -8,7 +8,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -27,6 +27,7 @@ from vit_jax.ops import augment
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
+from vit_jax.training.step import make_init, make_train_step
 from vit_jax.training.teacher import Teacher
 from vit_jax.types import Batch, Prepare, Task, TaughtTask, encoder_of
 from vit_jax.version import __version__
@@ -75,6 +76,29 @@ class Experiment(Step):
     eval_loaders: dict[str, loader.Loader]
     evaluators: Evaluators
     warm_start: WarmStart | None
+
+
+def init_and_train_step(config, step: Step, *, axis_name: str | None) -> tuple[Callable, Callable]:
+    """`init(seed, batch) -> TrainState` and `train_step(state, batch) -> (state, metrics)`, not compiled.
+
+    What train.py runs and `vit-jax plan` compiles.
+
+    Args:
+        config: the one that `step` was built from.
+        step: its parts.
+        axis_name: the device axis that the strategy reduces over; None where the compiler sees the whole batch.
+    """
+    parts = (step.model, step.task, step.optimizer)
+    common = {"prepare": step.prepare, "teacher": step.teacher}
+    return make_init(*parts, **common, ema=config.ema_decay > 0), make_train_step(
+        *parts,
+        **common,
+        ema_decay=config.ema_decay,
+        accumulate_steps=config.accumulate_steps,
+        log_every_steps=config.log_every_steps,
+        max_skipped_steps=config.max_skipped_steps,
+        axis_name=axis_name,
+    )
 
 
 def experiment(config, *, saved_info: dict[str, Any] | None = None) -> Experiment:

@@ -128,27 +128,17 @@ class _Trial:
     """A config's train step, compiled for one batch size after another."""
 
     def __init__(self, config: Any, step: Any, strategy: Any, available: int | None, *, asks_for_memory: bool) -> None:
+        from vit_jax import build
         from vit_jax.training import parallel
-        from vit_jax.training.step import check_accumulate_steps, make_init, make_train_step
+        from vit_jax.training.step import check_accumulate_steps
 
         parallel.check_batch_size(config.batch_size, strategy)
         check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_slices=strategy.num_slices)
         self.config, self.step, self.strategy = config, step, strategy
         self.available, self.asks_for_memory = available, asks_for_memory
         self.found: dict[int, Any] = {}
-        parts = (step.model, step.task, step.optimizer)
-        init = make_init(*parts, prepare=step.prepare, ema=config.ema_decay > 0, teacher=step.teacher)
+        init, self.train_step = build.init_and_train_step(config, step, axis_name=strategy.axis_name)
         self.make_state = functools.partial(init, config.seed, step.example)
-        self.train_step = make_train_step(
-            *parts,
-            prepare=step.prepare,
-            ema_decay=config.ema_decay,
-            accumulate_steps=config.accumulate_steps,
-            log_every_steps=config.log_every_steps,
-            max_skipped_steps=config.max_skipped_steps,
-            axis_name=strategy.axis_name,
-            teacher=step.teacher,
-        )
 
     def compile(self, batch_size: int) -> Any:
         """Compiles the step for a batch size, with a line of progress."""
