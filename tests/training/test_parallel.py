@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from vit_jax.errors import InputError
-from vit_jax.models import vit
+from vit_jax.models import swin, vit
 from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
 from vit_jax.ops.mixing import Mixing
@@ -51,11 +51,11 @@ LAYOUTS = {
 class Training:
     """A tiny model with everything that is random switched on, ready to be trained by a strategy."""
 
-    def __init__(self, strategy, *, num_heads=2, **options):
+    def __init__(self, strategy, *, num_heads=2, encoder=None, **options):
         self.strategy = strategy
         task = Classification(3)
         sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 16, "num_heads": num_heads}
-        encoder = vit.create("Ti/2", **sizes | options)
+        encoder = encoder or vit.create("Ti/2", **sizes | options)
         # Without the keys' bias, whose gradient is zero but for rounding, which Adam would scale up to whole steps.
         optimizer = optimizers.create(
             "adamw", schedule=lambda step: 0.01, weight_decay=0.1, clip_norm=1.0, freeze=("key/bias",)
@@ -104,6 +104,15 @@ def test_dropout_under_mesh_does_not_depend_on_the_devices():
     states = []
     for strategy in (mesh(1), mesh(4, data=2, fsdp=2)):
         run = Training(strategy, dropout=0.5)
+        states.append(strategy.fetch(run.run(run.new_state(), BATCHES[:5])))
+    assert_agree(*states)
+
+
+def test_a_loop_of_shifted_windows_trains_alike_in_parts():
+    sizes = {"embed_dim": 8, "depths": (2,), "num_heads": (2,), "mlp_ratio": 2.0, "patch_size": 1}
+    states = []
+    for strategy, options in ((mesh(1), {}), (mesh(8, data=2, fsdp=2, tensor=2), {"scan": True, "remat": "full"})):
+        run = Training(strategy, encoder=swin.create("T/2", **sizes, **options))
         states.append(strategy.fetch(run.run(run.new_state(), BATCHES[:5])))
     assert_agree(*states)
 

@@ -66,6 +66,8 @@ class T2TViT(nn.Module):
     gelu: of the backbone, `exact` (the authors'), `tanh` or `quick`.
     norm_eps: LayerNorm's epsilon.
     dtype, attention, remat, scan: as in `ViT`; they are the backbone's, but for `dtype`.
+
+    Kernels start Xavier-uniform as everywhere in this library; the authors' are truncated normal with deviation 0.02.
     """
 
     tokens_type: str
