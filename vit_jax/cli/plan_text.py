@@ -1,6 +1,9 @@
 """The plan as a table."""
 
+import math
 from typing import Any
+
+from vit_jax.training.plan import unit
 
 _MEMORY = {
     "parameters": "parameters",
@@ -35,7 +38,7 @@ def _head(result: dict[str, Any]) -> str:
     published = result["published_memory_bytes"]
     memory = f", {published / 2**30:.0f} GiB" if published else ""
     if result["available_memory_bytes"]:
-        memory += f", of which programs have {_gib(result['available_memory_bytes'])}"
+        memory += f", of which programs have {_size(result['available_memory_bytes'])}"
     return (
         f"{result['model']}, {result['dtype']}, {height} x {width} x {channels}, {result['num_classes']:,} classes\n"
         f"{result['devices']} x {result['device_kind']}{topology}{memory}\n"
@@ -45,14 +48,15 @@ def _head(result: dict[str, Any]) -> str:
 
 
 def _memory(result: dict[str, Any]) -> str:
+    total = result["memory"]["total"]
     rows = [(label, result["memory"][key]) for key, label in _MEMORY.items()]
-    lines = [f"  {label:<40}{_gib(size):>14}" for label, size in rows if size]
+    lines = [f"  {label:<40}{_size(size, total):>14}" for label, size in rows if size]
     room = result["room_bytes"]
     verdict = ""
     if room is not None and result["fits"]:
-        verdict = f", fits: {_gib(max(room, 0))} left"
+        verdict = f", fits: {_size(max(room, 0))} left"
     elif room is not None:
-        verdict = f", does not fit: {_gib(-room)} missing"
+        verdict = f", does not fit: {_size(-room)} missing"
     return "\n".join([f"\nmemory of a device{verdict}", *lines])
 
 
@@ -68,13 +72,13 @@ def _work(result: dict[str, Any]) -> str:
     work = result["work"]
     lines = [f"\nwork of a device in a step of {work['batch_size']:,} images"]
     if work["formula_flops"]:
-        lines.append(f"  {'FLOPs by formula':<40}{_unit(work['formula_flops'], 'FLOP'):>14}")
-    lines.append(f"  {'FLOPs as XLA counts':<40}{_unit(work['xla_flops'], 'FLOP'):>14}")
-    lines.append(f"  {'read and written in main memory':<40}{_unit(work['memory_bytes'], 'B'):>14}")
-    lines.append(f"  {'the same as XLA counts, on-chip too':<40}{_unit(work['xla_bytes'], 'B'):>14}")
+        lines.append(f"  {'FLOPs by formula':<40}{unit(work['formula_flops'], 'FLOP'):>14}")
+    lines.append(f"  {'FLOPs as XLA counts':<40}{unit(work['xla_flops'], 'FLOP'):>14}")
+    lines.append(f"  {'read and written in main memory':<40}{unit(work['memory_bytes'], 'B'):>14}")
+    lines.append(f"  {'the same as XLA counts, on-chip too':<40}{unit(work['xla_bytes'], 'B'):>14}")
     for kind, each in work["collectives"].items():
-        label = f"{kind}, {each['count']:,.0f} of {_unit(each['bytes'], 'B')}"
-        lines.append(f"  {label:<40}{_unit(each['sent_bytes'], 'B'):>14} sent")
+        label = f"{kind}, {each['count']:,.0f} of {unit(each['bytes'], 'B')}"
+        lines.append(f"  {label:<40}{unit(each['sent_bytes'], 'B'):>14} sent")
     return "\n".join(lines)
 
 
@@ -82,31 +86,17 @@ def _bounds(result: dict[str, Any]) -> str:
     work = result["work"]
     lines = [f"\nleast time of a step; rates: {result['rates']['origin']}"]
     for bound in work["bounds"]:
-        time = "unknown" if bound["seconds"] is None else _unit(bound["seconds"], "s")
+        time = "unknown" if bound["seconds"] is None else unit(bound["seconds"], "s")
         lines.append(f"  {bound['name']:<12}{time:>12}  {bound['because']}")
     if work["images_per_second"]:
         lines.append(
-            f"  bound by {work['bound_by']} if all three go on at once: {_unit(work['step_seconds'], 's')} a step, "
+            f"  bound by {work['bound_by']} if all three go on at once: {unit(work['step_seconds'], 's')} a step, "
             f"at most {work['images_per_second']:,.0f} images/s"
         )
     return "\n".join(lines)
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:,.3f} GiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
-
-
-def _unit(value: float, symbol: str) -> str:
-    for factor, prefix in (
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1, ""),
-        (1e-3, "m"),
-        (1e-6, "u"),
-    ):
-        if abs(value) >= factor:
-            return f"{value / factor:,.4g} {prefix}{symbol}"
-    return f"0 {symbol}"
+def _size(size: float, total: float = math.inf) -> str:
+    """In GiB, or in MiB if all of what it is a part of is less than one; what is little in either, in KiB."""
+    factor, name = (2**30, "GiB") if total >= 2**30 else (2**20, "MiB")
+    return f"{size / factor:,.3f} {name}" if size >= 0.001 * factor else f"{size / 2**10:,.1f} KiB"

@@ -216,19 +216,36 @@ def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates
         rates: of one device.
     """
     rows = (
-        ("arithmetic", flops, rates.flops, 1e12, "TFLOP"),
-        ("memory", memory_bytes, rates.memory, 1e9, "GB"),
-        ("network", sent_bytes, rates.network, 1e9, "GB"),
+        ("arithmetic", flops, rates.flops, "FLOP"),
+        ("memory", memory_bytes, rates.memory, "B"),
+        ("network", sent_bytes, rates.network, "B"),
     )
     found = []
-    for name, amount, rate, unit, symbol in rows:
+    for name, amount, rate, symbol in rows:
         if amount == 0:
             found.append(Bound(name, 0.0, "nothing"))
         elif rate is None:
-            found.append(Bound(name, None, f"{amount / unit:,.4g} {symbol}, at a rate that is not published"))
+            found.append(Bound(name, None, f"{unit(amount, symbol)}, at a rate that is not published"))
         else:
-            found.append(Bound(name, amount / rate, f"{amount / unit:,.4g} {symbol} at {rate / unit:,.4g} {symbol}/s"))
+            found.append(Bound(name, amount / rate, f"{unit(amount, symbol)} at {unit(rate, symbol)}/s"))
     return found
+
+
+def unit(value: float, symbol: str) -> str:
+    """Four digits of a value with the prefix that suits it: `unit(5.9e12, "FLOP")` is `5.9 TFLOP`."""
+    for factor, prefix in (
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1, ""),
+        (1e-3, "m"),
+        (1e-6, "u"),
+    ):
+        if abs(value) >= factor:
+            return f"{value / factor:,.4g} {prefix}{symbol}"
+    return f"0 {symbol}"
 
 
 def largest(tried: dict[int, tuple[bool, int]], fits: Callable[[int], tuple[bool, int]], *, limit: int) -> int:
