@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from vit_jax.cli import plan_text
 from vit_jax.cli.main import main
 from vit_jax.data import sources
 from vit_jax.training import hardware, parallel, plan, topology
@@ -50,6 +51,27 @@ def test_pmap_on_this_machine(capsys):
     assert arithmetic["seconds"] == pytest.approx(flops / result["rates"]["flops"])
     assert memory_bound["seconds"] is None is network["seconds"] and "not published" in network["because"]
     assert result["largest_batch_size"] == 96 and [one["batch_size"] for one in result["tried"]] == [48, 96]
+
+
+def test_whether_it_fits_is_unknown_where_the_device_does_not_tell_its_memory(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "available_memory", lambda device: None)
+    result, err = run(capsys, "--config.batch_size=48")
+    assert result["fits"] is None is result["room_bytes"] is result["largest_batch_size"]
+    assert [one["fits"] for one in result["tried"]] == [None] and "whether it fits is unknown" in err
+    lines = plan_text.table(result).splitlines()
+    assert "memory of a device, which does not tell how much it has: whether this fits is unknown" in lines
+    assert "largest batch that fits: not known, since the devices do not tell their memory" in lines
+
+
+def test_a_collective_among_a_part_of_the_chips_is_noted(capsys, monkeypatch):
+    rates = hardware.Rates(1e12, 1e9, 1e9, "made up")
+    monkeypatch.setattr(hardware, "rates_of", lambda devices: rates)
+    mesh = ["strategy=mesh", "fsdp=2", "fsdp_min_size=0"]
+    options = ("--max-compilations=1", "--config.batch_size=48")
+    result, _ = run(capsys, *options, *(f"--config.parallel.{key}" for key in mesh))
+    assert any("among a part of the devices (here 2 of 8) may run along one side" in note for note in result["notes"])
+    result, _ = run(capsys, *options)  # all eight together
+    assert not any("torus" in note for note in result["notes"])
 
 
 def test_mesh_cuts_the_state_and_gathers_it(capsys):

@@ -93,7 +93,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         ],
         "work": None if shown is None else trial.work(shown, rates),
         "rates": dataclasses.asdict(rates),
-        "notes": trial.notes(asked, shown),
+        "notes": trial.notes(asked, shown, sends=rates.network is not None),
     }
 
 
@@ -155,7 +155,7 @@ class _Trial:
             available=self.available,
             asks_for_memory=self.asks_for_memory,
         )
-        verdict = "fits" if one.fits else "does not fit"
+        verdict = {True: "fits", False: "does not fit", None: "whether it fits is unknown"}[one.fits]
         say(f"{verdict}: {one.memory.total / 2**30:.2f} GiB a device ({time.perf_counter() - start:.0f} s)")
         self.found[batch_size] = one
         return one
@@ -169,7 +169,7 @@ class _Trial:
             return None
 
         def room(one: Any) -> tuple[bool, int]:
-            return one.fits, available - one.memory.total
+            return bool(one.fits), available - one.memory.total
 
         tried = {size // unit: room(one) for size, one in self.found.items()}
         return unit * plan.largest(tried, lambda n: room(self.compile(n * unit)), limit=max_compilations)
@@ -224,8 +224,8 @@ class _Trial:
             return None
         return (3 * flops + taught) * batch_size / self.strategy.num_devices
 
-    def notes(self, asked: Any, shown: Any) -> list[str]:
-        """What has to be known to read the figures."""
+    def notes(self, asked: Any, shown: Any, *, sends: bool) -> list[str]:
+        """What has to be known to read the figures; `sends` is whether they have a rate of the network."""
         found = []
         if self.asks_for_memory and self.config.parallel.strategy == "pmap":
             found.append(
@@ -249,6 +249,13 @@ class _Trial:
             )
         if any(not each.times_known for each in shown.collectives):
             found.append("some collectives are in loops whose length the program does not show; they count once")
+        parts = [one.group_size for one in shown.collectives if 1 < one.group_size < self.strategy.num_devices]
+        if sends and parts:
+            found.append(
+                "the network's time takes all links of a chip to send at once; collectives among a part of the devices "
+                f"(here {min(parts)} of {self.strategy.num_devices}) may run along one side of the torus, over 2 of 4 "
+                "links (v5e, v6e) or of 6 (v4, v5p), and then take 2 or 3 times as long"
+            )
         formula = self._formula_flops(shown.batch_size)
         if formula is None:
             found.append("no FLOPs by formula: the model has none, or some parameters are frozen")

@@ -52,7 +52,7 @@ def _memory(result: dict[str, Any]) -> str:
     rows = [(label, result["memory"][key]) for key, label in _MEMORY.items()]
     lines = [f"  {label:<40}{_size(size, total):>14}" for label, size in rows if size]
     room = result["room_bytes"]
-    verdict = ""
+    verdict = ", which does not tell how much it has: whether this fits is unknown" if result["fits"] is None else ""
     if room is not None and result["fits"]:
         verdict = f", fits: {_size(max(room, 0))} left"
     elif room is not None:

@@ -52,7 +52,8 @@ class Compiled:
     """What the compiler says of a train step for a batch.
 
     batch_size: over all devices.
-    fits: whether the compiler found memory for it; where it does not ask (CPU, GPU), whether the sum is within it.
+    fits: whether the compiler found memory for it; where it does not ask (CPU, GPU), whether the sum is within it, None
+        if the device does not tell how much it has.
     flops, bytes_accessed: of one device's step as XLA counts them, loop bodies once and whatever memory it is; None
         where the compiler refused, as for the next two.
     memory_bytes: that one device's step reads and writes in its main memory; see `traffic.memory_bytes`.
@@ -60,7 +61,7 @@ class Compiled:
     """
 
     batch_size: int
-    fits: bool
+    fits: bool | None
     memory: Memory
     flops: float | None = None
     bytes_accessed: float | None = None
@@ -125,9 +126,10 @@ def compile_step(
         return Compiled(batch_size, False, memory)
     cost, text = program.cost_analysis(), program.as_text()
     memory = _memory(sizes, program.memory_analysis())
+    fits = True if asks_for_memory else None if available is None else memory.total <= available
     return Compiled(
         batch_size,
-        available is None or memory.total <= available or asks_for_memory,
+        fits,
         memory,
         flops=float(cost.get("flops", math.nan)),
         bytes_accessed=float(cost.get("bytes accessed", math.nan)),
