@@ -26,3 +26,14 @@ def test_a_failure_leaves_what_was_there(tmp_path):
             make(part)
             raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and file.read_text() == "old"
+
+
+def test_an_error_that_names_no_file_names_this_one(tmp_path):
+    with pytest.raises(OSError, match=r"file\.txt") as caught, writing(tmp_path / "file.txt"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file.txt")
+    with pytest.raises(OSError, match="other"), writing(tmp_path / "file.txt"):
+        raise OSError(28, "No space left on device", "other")
+    with pytest.raises(OSError, match="No space left") as caught, writing(tmp_path / "file.txt"):
+        raise RuntimeError("write() failed: No space left on device; at byte 36864")
+    assert caught.value.filename == str(tmp_path / "file.txt")

@@ -174,12 +174,14 @@ def test_another_optimizer_is_refused_by_name(trained, tmp_path):
         ),
     ],
 )
-def test_a_bad_config_file_is_one_line(tmp_path, text, message):
+def test_a_bad_config_file_is_one_line(tmp_path, monkeypatch, text, message):
     from vit_jax.cli import flags
 
     (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(InputError, match=message):
-        flags._check_file(tmp_path / "mine.py", ROOT)
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, pathlib.Path()):
+        with pytest.raises(InputError, match=message):
+            flags._check_file(folder / "mine.py", ROOT)
 
 
 WITH_ARGUMENT = """
@@ -290,6 +292,8 @@ BAD = [
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
     (["--config.model.patch_size=8"], "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
     (["--config.seed=x"], "--config.seed=x"),
+    (["--config=tests"], "config file tests is no Python file; valid here: configs/cifar10.py"),
+    (["--config="], "config file '' does not exist; valid here: configs/cifar10.py"),
     (["--confg=x"], "confg"),
     (["stray"], "stray"),
     (["--config=configs/common.py"], "configs/common.py is what configs start from"),
@@ -319,6 +323,12 @@ BAD_CONFIGS = [
     ({"num_steps": 0}, "gives 0 steps"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0"),
     ({"seed": -1}, "seed is -1"),
+    ({"seed": 2**63}, "seed is 9223372036854775808; valid: 0 or more, below 2"),
+    ({"num_epochs": float("nan")}, "num_epochs is nan; valid: a finite number above 0"),
+    ({"checkpoint__every_steps": -1}, "checkpoint.every_steps is -1; valid: 0 or more"),
+    ({"evaluation__every_steps": -1}, "evaluation.every_steps is -1; valid: 0 or more"),
+    ({"data__mean": ("(nan,)",)}, "data.mean is .*; valid: 1 numbers"),
+    ({"data__std": (float("inf"),)}, "data.std is .inf,.; valid: 1 numbers"),
     ({"max_skipped_steps": 0}, "max_skipped_steps is 0"),
     ({"accumulate_steps": 4}, "accumulate_steps is 4, which .* the 6 examples of each device; valid: 1, 2, 3, 6$"),
     ({"accumulate_steps": 0}, "accumulate_steps is 0"),

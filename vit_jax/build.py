@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -177,10 +178,17 @@ def _check_values(config) -> None:
         value = (config[section] if section else config)[name]
         if value < 1:
             raise InputError(f"{key} is {value}; valid: 1 or more")
-    if config.data.num_workers < 0:
-        raise InputError(f"data.num_workers is {config.data.num_workers}; valid: 0 or more")
-    if config.seed < 0:
-        raise InputError(f"seed is {config.seed}; valid: 0 or more")
+    for key, value in (
+        ("data.num_workers", config.data.num_workers),
+        ("checkpoint.every_steps", config.checkpoint.every_steps),
+        ("evaluation.every_steps", config.evaluation.every_steps),
+    ):
+        if value < 0:
+            raise InputError(f"{key} is {value}; valid: 0 or more")
+    if not 0 <= config.seed < 2**63:
+        raise InputError(f"seed is {config.seed}; valid: 0 or more, below 2**63")
+    if not math.isfinite(config.num_epochs):
+        raise InputError(f"num_epochs is {config.num_epochs}; valid: a finite number above 0")
     if not 0.0 <= config.ema_decay < 1.0:
         raise InputError(f"ema_decay is {config.ema_decay}; valid: at least 0 (none) and less than 1")
 

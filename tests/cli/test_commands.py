@@ -95,6 +95,12 @@ def test_evaluate_another_split_as_a_table(trained, capsys):
         (["evaluate", "--model", "TRAINED", "--step", "7"], "no checkpoint of step '?7"),
         (["evaluate", "--model", "TRAINED", "--split", "tst"], "no split 'tst'"),
         (["evaluate", "--model", "TRAINED", "--batch-size", "0"], "--batch-size is 0"),
+        (["evaluate", "--model", "TRAINED", "--split", ""], "no split ''"),
+        (["evaluate", "--model", "TRAINED", "--metrics", "confusion", "--out", __file__], "exists already and is no f"),
+        (["evaluate", "--model", ""], "'' does not exist; valid: a work directory of train.py"),
+        (["predict", "--model", "", "x.png"], "the name of the model is empty; valid: a work directory"),
+        (["convert", "TRAINED", "", "--to", "timm"], "the name of the destination is empty; valid: a folder"),
+        (["plan", "--config", "/nowhere/configs/x.py"], "x.py does not exist; valid here: none, as there is no folder"),
         (["predict", "--model", "TRAINED"], "IMAGE"),
         (["train"], "'train'"),
         ([], "COMMAND"),
@@ -111,7 +117,11 @@ def test_bad_input_is_one_line_and_status_2(trained, capsys, arguments, message)
 def test_evaluate_without_a_config_names_the_file(trained, tmp_path, capsys):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     assert status("evaluate", "--model", tmp_path) == 2
-    assert "config.json" in capsys.readouterr().err
+    assert f"{tmp_path}/config.json does not exist, which names the dataset" in capsys.readouterr().err
+    for text, message in (("{", "is not valid JSON"), ("[]", "lacks 'data'"), ('{"data": {}}', "lacks 'evaluation'")):
+        (tmp_path / "config.json").write_text(text)
+        assert status("evaluate", "--model", tmp_path) == 2
+        assert f"{tmp_path}/config.json {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -45,6 +45,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     except Exception as error:
         if "RESOURCE_EXHAUSTED: Out of memory" in str(error):
             _end(program, f"{str(error).splitlines()[0]}; valid: a smaller model, image size or batch_size", 2)
+        if isinstance(error, FileExistsError) and error.filename:  # of a folder that is to be made
+            _end(program, f"{error.filename} exists already and is no folder", 2)
         if isinstance(error, OSError) and error.errno in _PATHS:
             _end(program, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
         match = _DISK_TEXT.search(str(error))
@@ -56,7 +58,7 @@ def one_line_errors(program: str) -> Iterator[None]:
             traceback.print_exc()
             os._exit(1)
         path = getattr(error, "filename", None) or _path_in(str(error))
-        _end(program, f"{match[0]}: {path}", 2, at_once=True)
+        _end(program, f"{match[0]}: {path}" if path else match[0], 2, at_once=True)
 
 
 @contextlib.contextmanager
@@ -101,6 +103,6 @@ def _end(program: str, message: str, status: int, *, at_once: bool = False) -> N
 
 
 def _path_in(text: str) -> str:
-    """The first absolute path in an error's text, or all of the text."""
+    """The first absolute path in an error's text; of one that has none all of it, if it says more than a number."""
     match = re.search(r"/[\w./+@~-]+", text)
-    return match[0] if match else text
+    return match[0] if match else re.sub(r"^\[Errno \d+\] .*$", "", text)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pathlib
 import signal
 from typing import Any
 
@@ -35,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
-    import pathlib
-
     import jax
     from ml_collections import ConfigDict
 
@@ -49,16 +48,14 @@ def run(args: argparse.Namespace) -> int:
     if hosts.joined():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from JAX, which would keep it for a checkpoint
     workdir = pathlib.Path(args.model).expanduser()
-    if not (workdir / "checkpoints").is_dir():
-        what = "holds no checkpoints of a run" if workdir.exists() else "does not exist"
-        raise InputError(f"{args.model} {what}; valid: a work directory of train.py, whose config names a dataset")
+    if not args.model or not (workdir / "checkpoints").is_dir():
+        what = "holds no checkpoints of a run" if args.model and workdir.exists() else "does not exist"
+        raise InputError(
+            f"{args.model or repr('')} {what}; valid: a work directory of train.py, whose config names a dataset"
+        )
+    config = _config(workdir / "config.json")
     classifier = load(workdir, step=int(args.step) if args.step.isdigit() else args.step)
-    file = workdir / "config.json"
-    try:
-        config: Any = ConfigDict(json.loads(file.read_text()))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    if args.split:
+    if args.split is not None:
         config.evaluation.splits = ConfigDict({args.split: args.split}, convert_dict=False)
     if args.metrics is not None:
         config.evaluation.metrics = tuple(filter(None, args.metrics.split(",")))
@@ -110,3 +107,25 @@ def run(args: argparse.Namespace) -> int:
         for key, value in results.items():
             print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
     return 0
+
+
+def _config(file: pathlib.Path) -> Any:
+    """The config of a run, as train.py wrote it.
+
+    Raises:
+        InputError: there is none, or it is no such config.
+    """
+    from ml_collections import ConfigDict
+
+    from vit_jax.errors import InputError
+
+    if not file.is_file():
+        raise InputError(f"{file} does not exist, which names the dataset; valid: a work directory of train.py")
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    for name in ("data", "evaluation", "parallel"):
+        if not isinstance(config, dict) or name not in config:
+            raise InputError(f"{file} lacks {name!r}; valid: as train.py wrote it")
+    return ConfigDict(config)

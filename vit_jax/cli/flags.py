@@ -39,8 +39,9 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         argv = [argv[0], f"--config={name}", *argv[1:]]
     path, *argument = name.split(":", 1)  # as config_flags does it
     file = pathlib.Path(path)
-    if not file.is_file():
-        raise InputError(f"config file {file} does not exist; valid here: {_configs(root)}")
+    if not file.is_file() or file.suffix != ".py":
+        what = "is no Python file" if file.exists() and path else "does not exist"
+        raise InputError(f"config file {path or repr(path)} {what}; valid here: {_configs(root)}")
     if file.resolve() == root / "configs" / "common.py":
         raise InputError(f"configs/common.py is what configs start from, none itself; valid: {_configs(root)}")
     _check_file(file, root, *argument)
@@ -114,7 +115,7 @@ examples:
 
 def _configs(root: pathlib.Path) -> str:
     names = sorted(p.stem for p in (root / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
-    return ", ".join(f"configs/{name}.py" for name in names)
+    return ", ".join(f"configs/{name}.py" for name in names) or "none, as there is no folder configs"
 
 
 def _config_file(arguments: list[str]) -> str | None:
@@ -193,9 +194,10 @@ def _check_argument(file: pathlib.Path, *argument: str) -> None:
 
 def _line_in(file: pathlib.Path, error: Exception) -> str:
     """Where in the file an error happened, in words; nothing if nowhere."""
+    path = str(file.absolute())  # as importlib has it
     if isinstance(error, SyntaxError) and error.filename is not None:
-        return f", line {error.lineno}{'' if error.filename == str(file) else f' of {error.filename}'}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        return f", line {error.lineno}{'' if error.filename == path else f' of {error.filename}'}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f", line {lines[-1]}" if lines else ""
 
 

@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.errors import InputError
     from vit_jax.inference.classifier import load
 
-    if args.top_k < 1 or args.batch_size < 1:
-        raise InputError("--top-k and --batch-size must be 1 or more")
+    for flag, value in {"--top-k": args.top_k, "--batch-size": args.batch_size}.items():
+        if value < 1:
+            raise InputError(f"{flag} is {value}; valid: 1 or more")
     limit = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
     classifier = load(args.model)
     failed = False

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # type: ignore[attr-defined]
 from tqdm import tqdm
 
+from vit_jax.atomic import named
 from vit_jax.errors import InputError
 
 
@@ -37,7 +38,8 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
         except BlockingIOError:
             raise InputError(f"another process is writing {incomplete}; valid: wait for it") from None
         try:
-            yield incomplete
+            with named(incomplete):
+                yield incomplete
         except InputError:
             shutil.rmtree(incomplete)
             with contextlib.suppress(OSError):  # the dataset's folder, unless it has other versions

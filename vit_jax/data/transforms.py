@@ -79,8 +79,9 @@ class Preprocessing:
         if self.crop_offset not in CROP_OFFSET:
             raise InputError(f"data.crop_offset is {self.crop_offset!r}; valid: {', '.join(CROP_OFFSET)}")
         for name in ("mean", "std"):
-            if len(getattr(self, name)) != self.channels:
-                raise InputError(f"data.{name} is {getattr(self, name)}; valid: {self.channels} numbers")
+            values = getattr(self, name)
+            if len(values) != self.channels or not all(isinstance(x, int | float) and math.isfinite(x) for x in values):
+                raise InputError(f"data.{name} is {values}; valid: {self.channels} numbers")
         if min(self.std) <= 0:
             raise InputError(f"data.std is {self.std}; valid: numbers above 0")
 

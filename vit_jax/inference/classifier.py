@@ -194,7 +194,7 @@ def load(
         InputError: no such source or step, nothing in it that can be read, or leaves not accounted for.
     """
     path = pathlib.Path(source).expanduser()
-    if path.is_dir() and (path / "checkpoints").is_dir():
+    if source != "" and (path / "checkpoints").is_dir():
         foreign = {"revision": revision, "image_size": image_size, "in_channels": in_channels, "num_heads": num_heads}
         given = [name for name, value in (foreign | {"allow": allow or None}).items() if value is not None]
         if given:

@@ -68,6 +68,8 @@ def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
     """
     if to not in FORMATS:
         raise InputError(f"unknown format {to!r}; valid: {', '.join(FORMATS)}")
+    if str(dest) == "":
+        raise InputError("the name of the destination is empty; valid: a folder, or for google a .npz file")
     path = pathlib.Path(dest).expanduser().absolute()
     if to != "google" and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return path

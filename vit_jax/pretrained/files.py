@@ -55,6 +55,8 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     Raises:
         InputError: nothing there, or nothing that is read here.
     """
+    if source == "":  # a path of which would be this folder
+        raise InputError(f"the name of the model is empty; valid: {VALID}")
     name, path = str(source), pathlib.Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
