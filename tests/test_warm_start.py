@@ -166,7 +166,7 @@ def test_what_is_frozen_stays_bit_for_bit(options, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init__source": "/nowhere"}, "/nowhere is no work directory"),
+        ({"init__source": "/nowhere"}, "/nowhere does not exist; / holds"),
         ({"init__step": "5"}, "init.step is 5, but .*hf_vit is no work directory"),
         ({"init__head": "old"}, "init.head is 'old'; valid: auto, keep, new"),
         ({"init__head": "keep"}, "has 7 classes and the data 10"),

@@ -24,7 +24,9 @@ finally:
 @pytest.mark.parametrize(("work", "output"), [(IN_IMPORT, ""), (IN_WORK, "cleared up\n")])
 def test_ctrl_c_is_one_line_whatever_it_comes_in(tmp_path, work, output):
     (tmp_path / "interrupted_here.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    lines = ["import signal", "from vit_jax.cli.errors import one_line_errors", "with one_line_errors('program'):"]
+    # As in a terminal: a shell has what it starts in the background ignore Ctrl-C.
+    lines = ["import signal", "signal.signal(signal.SIGINT, signal.default_int_handler)"]
+    lines += ["from vit_jax.cli.errors import one_line_errors", "with one_line_errors('program'):"]
     script = "\n".join([*lines, *(f"    {line}" for line in work.splitlines())])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     result = subprocess.run(
