@@ -1,4 +1,7 @@
-"""Two real processes as one run: the same training as one process, lost processes, SIGTERM, other numbers of them."""
+"""Two real processes as one run: the same training as one process, lost processes, SIGTERM, other numbers of them.
+
+Under `pmap` and under `mesh`.
+"""
 
 import contextlib
 import hashlib
@@ -11,12 +14,14 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, small_config
+from jax.experimental import multihost_utils
 
 import train
 from vit_jax.cli import hosts
@@ -27,22 +32,26 @@ WAIT_SECONDS = 600
 """No process of these tests outlives it."""
 
 CHANGES = {
+    "model__mlp_dim": 512,  # small arrays lie in an index that all processes read, not in files of their shards
     "model__drop_path": 0.0,  # drawn by device, and which examples a device sees depends on the processes
     "optimizer__name": "sgd",  # Adam makes whole steps of the rounding errors that are all of the key bias's gradient
     "optimizer__learning_rate": 0.1,
     "optimizer__schedule": "constant",
     "evaluation__splits__test": "test[:353]",  # a prime
 }
+MESH = {"parallel__strategy": "mesh", "parallel__fsdp_min_size": 0}
+FSDP = MESH | {"parallel__data": 1, "parallel__fsdp": -1}  # the state is cut over both processes
+TENSOR = MESH | {"parallel__data": 2, "parallel__tensor": 2}
 
 SCRIPT = """
-import os, pathlib, sys, time
+import json, os, pathlib, sys, time
 sys.path[:0] = [".", "tests"]
 environment = dict(os.environ)
 from conftest import small_config
 os.environ |= environment  # conftest has set its own
 import train
 from test_multihost import digest
-from vit_jax.cli import errors, hosts
+from vit_jax.cli import errors, hosts, main
 from vit_jax.data.loader import InMemory
 from vit_jax.training.checkpoint import Checkpoints
 
@@ -65,18 +74,29 @@ def noted_restore(self, *args, **options):
 InMemory._gather, Checkpoints.save, Checkpoints.restore = slow, noted_save, noted_restore
 with errors.one_line_errors("train.py"):
     hosts.join("train.py", "{coordinator}", 2, {process_id})
-    sys.exit(train.train(small_config(**{changes}), pathlib.Path("{workdir}")))
+    for workdir, changes in {runs}:
+        status = train.train(small_config(**changes), pathlib.Path(workdir))
+    if {evaluates}:
+        hosts.join = lambda *_: None  # has been done
+        status = main.main(["evaluate", "--json", "--model", workdir])
+    sys.exit(status)
 """
 
 
 def digest(params) -> str:
-    """The same for the same bytes."""
-    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(params))).hexdigest()[:16]
+    """The same for the same bytes, wherever they are."""
+    leaves = [
+        x if getattr(x, "is_fully_addressable", True) else multihost_utils.process_allgather(x, tiled=True)
+        for x in jax.tree.leaves(params)
+    ]
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()[:16]
 
 
 def saved_params(workdir: pathlib.Path, step: int):
+    item = workdir / "checkpoints" / str(step) / "params"
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(workdir / "checkpoints" / str(step) / "params")
+        leaves: Any = checkpointer.metadata(item).item_metadata
+        return checkpointer.restore(item, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), leaves.tree))
 
 
 def last_step(workdir: pathlib.Path) -> int:
@@ -84,12 +104,24 @@ def last_step(workdir: pathlib.Path) -> int:
 
 
 @contextlib.contextmanager
-def two_processes(workdir: pathlib.Path, *, pause: float = 0.0, **changes):
-    """Both processes at work, each with one device; what is left of them at the end is killed."""
+def two_processes(*runs: tuple[pathlib.Path, dict], devices: int = 1, pause: float = 0.0, evaluates: bool = False):
+    """Both processes at work; what is left of them at the end is killed.
+
+    Args:
+        runs: work directory and changes of the config, one after the other.
+        devices: of each process. With one, it ends at once if the other is lost; with more, after hosts.LOST_SECONDS.
+        pause: seconds before each batch.
+        evaluates: whether `vit-jax evaluate` follows, of the last.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    given = {"coordinator": coordinator, "workdir": workdir, "changes": CHANGES | changes, "pause": pause}
+    given = {
+        "coordinator": coordinator,
+        "runs": [(str(workdir), CHANGES | changes) for workdir, changes in runs],
+        "pause": pause,
+        "evaluates": evaluates,
+    }
     processes = []
     try:
         for process_id in range(2):
@@ -98,7 +130,7 @@ def two_processes(workdir: pathlib.Path, *, pause: float = 0.0, **changes):
                 subprocess.Popen(
                     [sys.executable, "-c", script],
                     cwd=ROOT,
-                    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+                    env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -127,8 +159,20 @@ def ends(process) -> tuple[int, str, str]:
     return process.returncode, re.sub(r"\[Gloo\].*\n", "", output), errors
 
 
+def lose(victim: int, workdir: pathlib.Path, changes: dict, *, from_step: int):
+    """Kills one of two processes that continue from that step, upon which the other ends."""
+    restored = f"restored {from_step} {digest(saved_params(workdir, from_step))}"
+    with two_processes((workdir, changes), pause=0.1) as processes:
+        wait_for_step(workdir, last_step(workdir) + 4, processes)
+        processes[victim].kill()
+        status, output, errors = ends(processes[1 - victim])
+    assert status == 1
+    assert output.splitlines()[0] == restored
+    assert errors.splitlines()[-1] == f"train.py: {hosts.LOST}", errors
+
+
 def train_alone(monkeypatch, workdir: pathlib.Path, **changes):
-    """The same run in this process, on two devices."""
+    """The same run in this process, under `pmap` on two devices."""
     with monkeypatch.context() as patch:
         patch.setattr(parallel, "create", lambda **_: parallel.Pmap(jax.devices()[:2]))
         assert train.train(small_config(**CHANGES | changes), workdir) == 0
@@ -144,33 +188,54 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 
 
 def test_two_processes_train_and_evaluate_as_one_does(tmp_path, monkeypatch):
-    options = {"evaluation__metrics": ("confusion", "calibration"), "evaluation__batch_size": 50}
-    with two_processes(tmp_path / "two", **options) as processes:
+    """Under `pmap` and under `mesh`; from trained parameters with a teacher, too, and `vit-jax evaluate` of that."""
+    source = str(tmp_path / "pmap")
+    plain = {"evaluation__metrics": ("confusion", "calibration"), "evaluation__batch_size": 50}
+    taught = plain | {"init__source": source, "task__name": "distillation", "task__teacher": source}
+    runs = [
+        (tmp_path / "pmap", plain),
+        (tmp_path / "fsdp", plain | FSDP),
+        (tmp_path / "taught", taught | FSDP | {"num_steps": 6}),
+        (tmp_path / "taught", taught | TENSOR),
+    ]
+    with two_processes(*runs, devices=2, evaluates=True) as processes:
         (status, output, errors), (other_status, other_output, other_errors) = map(ends, processes)
     assert (status, other_status) == (0, 0), errors + other_errors
-    assert "step 12/12" in errors and f"--model {tmp_path / 'two'}" in output
-    assert re.fullmatch(r"(saved .*\n)+", other_output) and "step" not in other_errors  # process 0 speaks for both
+    assert "step 12/12" in errors and f"--model {tmp_path / 'pmap'}" in output
+    assert re.fullmatch(r"((saved|restored) .*\n)+", other_output)  # process 0 speaks for both
+    assert "step" not in other_errors
+    written = [list((tmp_path / "fsdp/checkpoints/12/params").glob(f"ocdbt.process_{i}/d/*")) for i in range(2)]
+    assert all(written)
 
-    train_alone(monkeypatch, tmp_path / "one", **options)
-    assert_close(tmp_path / "one", tmp_path / "two", 12)
-    ones, twos = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
-    assert [line["step"] for line in twos] == [4, 6, 8, 12]
-    assert twos[-1]["test/examples"] == 353
-    for one, two in zip(ones, twos, strict=True):
-        assert two == pytest.approx(one, abs=1e-5)
-    tables = [tmp_path / run / "evaluation" / "step_12" / "test" / "confusion.csv" for run in ("one", "two")]
-    assert tables[0].read_text() == tables[1].read_text()
+    for name, changes in (("alone", plain), ("taught alone", taught)):
+        train_alone(monkeypatch, tmp_path / name, **changes)
+    lines = {name: read_metrics(tmp_path / name) for name in ("alone", "pmap", "fsdp", "taught alone", "taught")}
+    for alone, name in (("alone", "pmap"), ("alone", "fsdp"), ("taught alone", "taught")):
+        assert_close(tmp_path / alone, tmp_path / name, 12)
+        assert lines[name][-1] == pytest.approx(lines[alone][-1], abs=1e-5)
+        assert lines[name][-1]["test/examples"] == 353
+        tables = [tmp_path / run / "evaluation" / "step_12" / "test" / "confusion.csv" for run in (alone, name)]
+        assert tables[0].read_text() == tables[1].read_text()
+    for name in ("pmap", "fsdp"):
+        assert [line["step"] for line in lines[name]] == [4, 6, 8, 12]
+    figures = {key: value for key, value in lines["taught"][-1].items() if key.startswith("test/")}
+    evaluated = json.loads(output.splitlines()[-1])
+    assert [evaluated.pop(key) for key in ("model", "step")] == [str(tmp_path / "taught"), 12]
+    assert evaluated == pytest.approx(figures, abs=1e-5)
 
 
 def test_a_run_goes_on_through_sigterm_lost_processes_and_other_numbers_of_them(tmp_path, monkeypatch):
-    """One run: started by one process, continued by two and stopped, continued and each killed once, ended by one."""
+    """One run: started by one process, continued by two and stopped, continued and each killed once, ended by one.
+
+    It changes from `pmap` to `mesh` and back, and a file that only one of the processes reads breaks.
+    """
     workdir = tmp_path / "run"
     endless = {"num_steps": 5000, "checkpoint__every_steps": 4, "evaluation__every_steps": 5000}
     train_alone(monkeypatch, workdir, num_steps=4)
     started = digest(saved_params(workdir, 4))
 
     # SIGTERM to one of two.
-    with two_processes(workdir, pause=0.1, **endless) as processes:
+    with two_processes((workdir, endless), pause=0.1) as processes:
         wait_for_step(workdir, 8, processes)
         processes[1].send_signal(signal.SIGTERM)
         answers = [ends(process) for process in processes]
@@ -183,16 +248,12 @@ def test_a_run_goes_on_through_sigterm_lost_processes_and_other_numbers_of_them(
         assert output.splitlines()[-1] == last
 
     # Each of the two is lost; process 0 is also the one by which they know of each other.
-    for victim in (1, 0):
-        before = last_step(workdir)
-        restored = f"restored {before} {digest(saved_params(workdir, before))}"
-        with two_processes(workdir, pause=0.1, **endless) as processes:
-            wait_for_step(workdir, before + 4, processes)
-            processes[victim].kill()
-            status, output, errors = ends(processes[1 - victim])
-        assert status == 1
-        assert output.splitlines()[0] == restored
-        assert errors.splitlines()[-1] == f"train.py: {hosts.LOST}", errors
+    lose(1, workdir, endless | FSDP, from_step=stopped)
+    *_, before, newest = checkpoint.steps_in(workdir / "checkpoints")
+    for file in (workdir / "checkpoints" / str(newest) / "params" / "ocdbt.process_1" / "d").iterdir():
+        file.write_bytes(b"")  # none that process 0 reads
+    lose(0, workdir, endless | FSDP, from_step=before)
+    assert (workdir / "checkpoints" / f"unreadable-{newest}").is_dir()
 
     end = last_step(workdir) + 4
     train_alone(monkeypatch, workdir, num_steps=end)

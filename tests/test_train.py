@@ -318,7 +318,7 @@ BAD_CONFIGS = [
     ({"data__name": "digts"}, "unknown dataset 'digts'; nearest: digits"),
     ({"data__split": "tran"}, "no split 'tran'; valid: train, test"),
     ({"evaluation__splits__test": "tst"}, "no split 'tst'; valid: train, test"),
-    ({"batch_size": 44}, "batch_size 44 is not a multiple of the 8 devices; valid: 8, 16"),
+    ({"batch_size": 44}, "batch_size 44 is not a multiple of the 8 devices; valid: 40, 48"),
     ({"batch_size": 0}, "batch_size 0"),
     ({"num_steps": 0}, "gives 0 steps"),
     ({"ema_decay": 1.0}, "ema_decay is 1.0"),

@@ -1,5 +1,6 @@
 """Spreading over devices: all ways train alike and go on from one another; the state lies where the rule says."""
 
+import dataclasses
 import functools
 import re
 
@@ -191,7 +192,14 @@ def test_the_rule(path, shape, spec):
         (lambda: mesh(8, tensor=0), "parallel.tensor is 0; valid: 1 or more, or -1"),
         (lambda: parallel.create("pmap", fsdp=2), "'pmap' does not have; valid: -1, 1, 1, or parallel.strategy 'mesh'"),
         (lambda: parallel.create("ring"), "'ring'; valid: pmap, mesh"),
-        (lambda: parallel.check_batch_size(6, mesh(8, data=2, fsdp=2, tensor=2)), "the 4 slices .* valid: 4, 8, 12"),
+        (
+            lambda: parallel.check_batch_size(6, mesh(8, data=2, fsdp=2, tensor=2)),
+            "the 4 slices .* valid: 4, 8 and other",
+        ),
+        (
+            lambda: parallel.Mesh(tensor=8, devices=V5E_4X4),
+            "parallel.tensor is 8, which spans processes, .* valid: a size that divides the 4 devices of a process",
+        ),
         (lambda: abstract(mesh(3, tensor=3)), "parallel.tensor is 3, which does not divide the 2 attention heads of"),
         (lambda: abstract(mesh(3, tensor=3), num_heads=1), "does not divide the 1 attention heads"),
         (lambda: abstract(mesh(8, tensor=8), num_heads=8), None),
@@ -208,6 +216,31 @@ def test_sizes_that_do_not_fit_are_refused(make, message):
 def abstract(strategy, **options):
     run = Training(strategy, **options)
     return strategy.abstract_state(run.make_state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One of a TPU."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+V5E_4X4 = [Chip(4 * y + x, y // 2 * 2 + x // 2, (x, y, 0)) for y in range(4) for x in range(4)]
+"""Four hosts of 2x2 chips, as libtpu describes them."""
+
+
+@pytest.mark.parametrize(("data", "fsdp", "tensor"), [(4, 1, 4), (1, 4, 4), (2, 2, 4), (2, 4, 2), (8, 1, 2), (1, 8, 2)])
+def test_no_group_of_tensor_spans_processes(data, fsdp, tensor):
+    grid = parallel.Mesh(data, fsdp, tensor, devices=V5E_4X4).mesh.devices
+    assert grid.shape == (data, fsdp, tensor)
+    assert sorted(chip.id for chip in grid.flat) == list(range(16))
+    for group in grid.reshape(-1, tensor):
+        assert len({chip.process_index for chip in group}) == 1
 
 
 def test_minus_one_is_the_devices_left():

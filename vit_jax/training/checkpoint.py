@@ -142,15 +142,17 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint is of another model or from beyond the run's end, or none can be read.
         """
-        steps = steps_in(self._directory)
         broken: dict[int, str] = {}
-        for step in reversed(steps):
+        while (step := _newest(set(steps_in(self._directory)) - broken.keys())) is not None:
             try:
                 saved_info = read_info(self._directory, step)
                 differences = _differences(self._saved_leaves(step), _leaves(template))
                 state = None if differences else self._read(step, template)
             except Exception as error:  # whatever a truncated or missing file leads to
                 broken[step] = brief(error)
+            # Each process reads its own shards, and a file that is broken may be another's alone.
+            if failed := _processes_with(step in broken):
+                broken.setdefault(step, f"process {failed[0]} cannot read it")
                 continue
             if not (self._directory / str(step) / "rest").is_dir():
                 raise InputError(
@@ -204,9 +206,11 @@ class Checkpoints:
         return _described(trees)
 
     def _read(self, step: int, template: TrainState) -> TrainState:
-        with ocp.StandardCheckpointer() as checkpointer:
-            read = {
-                name: checkpointer.restore(self._directory / str(step) / name, jax.tree.map(_target, item))
+        # Not by a Checkpointer, which would wait for the other processes, of which one may have failed.
+        folder: Any = self._directory / str(step)
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            read: dict[str, Any] = {
+                name: handler.restore(folder / name, args=ocp.args.StandardRestore(jax.tree.map(_target, item)))
                 for name, item in _items(template).items()
             }
         return template.replace(**read["rest"], **{name: read.get(name) for name in _PARTS})
@@ -364,6 +368,21 @@ def _shapes(checkpointer: ocp.StandardCheckpointer, item: pathlib.Path) -> Any:
     if metadata is None:
         raise FileNotFoundError(f"{item.name} cannot be read")
     return metadata.tree
+
+
+def _newest(steps: Iterable[int]) -> int | None:
+    """The last of the steps, or None; what process 0 sees, since the others may see a folder later."""
+    step = max(steps, default=-1)
+    if jax.process_count() > 1:
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    return None if step < 0 else step
+
+
+def _processes_with(flag: bool) -> list[int]:
+    """The processes that call this with True; the same answer in all."""
+    if jax.process_count() == 1:
+        return [0] if flag else []
+    return np.flatnonzero(multihost_utils.process_allgather(np.array(flag))).tolist()
 
 
 def _wait_for_all_processes() -> None:

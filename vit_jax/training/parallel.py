@@ -239,13 +239,7 @@ class Mesh:
         """
         devices = jax.devices() if devices is None else devices
         sizes = _sizes({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
-        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
-        if any(len({device.process_index for device in group}) > 1 for group in grid.reshape(-1, sizes["tensor"])):
-            raise InputError(
-                f"parallel.tensor is {sizes['tensor']}, which spans processes, and they read different examples; "
-                "valid: a size that divides the devices of a process"
-            )
-        self.mesh = jax.sharding.Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+        self.mesh = jax.sharding.Mesh(_grid(sizes, devices), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
         self.num_devices, self.num_slices = len(devices), sizes["data"] * sizes["fsdp"]
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -350,6 +344,29 @@ def _sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
     return filled
 
 
+def _grid(sizes: dict[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices along the axes, `[data, fsdp, tensor]`, each group of `tensor` within a process.
+
+    As their network suits best, if that leaves the groups within processes. On TPUs it may not: in a `v5e:4x4` it makes
+    rows of 4 chips, and a host has 2x2 of them.
+    """
+    options: Any = {"devices": devices, "allow_split_physical_axes": True}
+    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), **options)
+    if all(len({device.process_index for device in group}) == 1 for group in grid.reshape(-1, sizes["tensor"])):
+        return grid
+    num_local = len(devices) // len({device.process_index for device in devices})
+    groups, rest = divmod(num_local, sizes["tensor"])
+    if rest:
+        raise InputError(
+            f"parallel.tensor is {sizes['tensor']}, which spans processes, and they read different examples; "
+            f"valid: a size that divides the {num_local} devices of a process"
+        )
+    fsdp = math.gcd(groups, sizes["fsdp"])
+    within = {"data": groups // fsdp, "fsdp": fsdp, "tensor": sizes["tensor"]}
+    across = tuple(size // within[name] for name, size in sizes.items())
+    return mesh_utils.create_hybrid_device_mesh(tuple(within.values()), across, process_is_granule=True, **options)
+
+
 def create(
     strategy: str,
     *,
@@ -389,7 +406,8 @@ def check_batch_size(batch_size: int, strategy: Strategy) -> None:
     slices = strategy.num_slices
     if batch_size < 1 or batch_size % slices:
         what = "devices" if slices == strategy.num_devices else "slices (parallel.data x fsdp)"
+        below = max(batch_size // slices, 1) * slices
         raise InputError(
             f"batch_size {batch_size} is not a multiple of the {slices} {what}; "
-            f"valid: {slices}, {2 * slices}, {3 * slices} and so on"
+            f"valid: {below}, {below + slices} and other multiples"
         )
