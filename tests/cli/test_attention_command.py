@@ -89,7 +89,7 @@ def test_the_others_are_drawn_when_a_file_is_bad(golden, colours, tmp_path, caps
         (["--layer", "-4"], "--layer is -4"),
         (["--head-fusion", "sum"], "head_fusion is 'sum'; valid: mean, max, min"),
         (["--residual", "2"], "residual is 2.0; valid: 0 to 1"),
-        (["--out", "FILE"], "exists: .*FILE"),
+        (["--out", "FILE"], "FILE exists already and is no folder"),
     ],
 )
 def test_bad_options_are_one_line_and_nothing_is_written(golden, tmp_path, capsys, options, message):
