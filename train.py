@@ -61,7 +61,7 @@ def train(config, workdir: pathlib.Path) -> int:
     log_every = Every(config.log_every_steps, run.total_steps)
     evaluate_every = Every(config.evaluation.every_steps, run.total_steps)
     save_every = Every(config.checkpoint.every_steps, run.total_steps)
-    profile = Profile(workdir / "profile", **config.profile)
+    profile = Profile(workdir / "profile", total_steps=run.total_steps, **config.profile)
 
     # Restore, or start anew.
     make_state = functools.partial(init, config.seed, run.example)
@@ -92,7 +92,9 @@ def train(config, workdir: pathlib.Path) -> int:
                 max_skipped_steps=config.max_skipped_steps,
             )
         )
-        log.print(workdir_files.opening_line(config, run, state.params, strategy.num_devices, workdir))
+        log.print(workdir_files.opening_line(config, run, state.params, strategy, workdir))
+        for note in strategy.notes(state.params):
+            log.print(note)
         for note in workdir_files.resume_notes(restored, changes, total_steps=run.total_steps):
             log.print(note)
         if run.warm_start is not None and restored is None:
@@ -125,7 +127,8 @@ def train(config, workdir: pathlib.Path) -> int:
             if step == start_step + 1:
                 jax.block_until_ready(metrics)
                 log.started(step, pace.wait_seconds, seconds_to_first_step=time.perf_counter() - STARTED)
-            profile.after(step, metrics)
+            if profile.after(step, metrics):
+                log.print(f"a trace of {config.profile.num_steps} steps is in {profile.directory}")
             if log_every.is_due(step):
                 with jax.profiler.TraceAnnotation("log"):
                     log.train(step, metrics, pace.wait_seconds)

@@ -282,3 +282,13 @@ def test_arrays_that_were_placed_are_not_written_to(layout):
     after = run.strategy.fetch(run.run(run.strategy.place_state(state), BATCHES[:2]))
     chex.assert_trees_all_equal(state, before)
     assert not np.array_equal(after.params["head"]["kernel"], after.ema_params["head"]["kernel"])
+
+
+def test_what_fsdp_cuts_nothing_of_is_said():
+    params = {"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}
+    whole = parallel.Mesh(1, 8, 1, min_size=49)
+    assert whole.layout == "data=1 x fsdp=8 x tensor=1" and parallel.Pmap().layout == ""
+    (note,) = whole.notes(params)
+    assert note.startswith("fsdp=8 cuts none of the parameters: each has fewer than parallel.fsdp_min_size=49 elements")
+    assert parallel.Mesh(1, 8, 1, min_size=48).notes(params) == [] == parallel.Pmap().notes(params)
+    assert parallel.Mesh(8, 1, 1, min_size=49).notes(params) == []

@@ -17,7 +17,7 @@ def run(directory, *, start_step, num_steps, total_steps):
         return x + 1
 
     x = jnp.zeros(())
-    with Profile(directory, start_step=start_step, num_steps=num_steps) as profile:
+    with Profile(directory, start_step=start_step, num_steps=num_steps, total_steps=total_steps) as profile:
         for step in range(1, total_steps + 1):
             x = traced_step(x)
             profile.after(step, x)
@@ -42,8 +42,13 @@ def test_no_trace_unless_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("start_step", "num_steps", "message"), [(0, 1, "start_step is 0"), (1, -1, "num_steps is -1")]
+    ("start_step", "num_steps", "message"),
+    [
+        (0, 1, "start_step is 0"),
+        (1, -1, "num_steps is -1"),
+        (5, 1, "start_step is 5, but the run has 5 steps; valid: 1 to 4"),
+    ],
 )
 def test_bad_values(tmp_path, start_step, num_steps, message):
     with pytest.raises(InputError, match=message):
-        Profile(tmp_path, start_step=start_step, num_steps=num_steps)
+        Profile(tmp_path, start_step=start_step, num_steps=num_steps, total_steps=5)

@@ -16,6 +16,7 @@ from typing import Any
 EXAMPLES = """examples:
   vit-jax plan --config=configs/digits.py
   vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5e:16x16
+  vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5e:16x16 --config.model.scan=true --max-compilations=1
   vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5p:4x4x4 --config.batch_size=8192 \\
       --config.parallel.strategy=mesh --config.parallel.fsdp=16"""
 
@@ -226,7 +227,7 @@ class _Trial:
 
     def notes(self, asked: Any, shown: Any, *, sends: bool) -> list[str]:
         """What has to be known to read the figures; `sends` is whether they have a rate of the network."""
-        found = []
+        found = self.strategy.notes(self.strategy.abstract_state(self.make_state).params)
         if self.asks_for_memory and self.config.parallel.strategy == "pmap":
             found.append(
                 "jax.pmap does not compile for devices that are not there: this is the same step under jax.shard_map "

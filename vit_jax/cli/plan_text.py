@@ -65,6 +65,8 @@ def _largest(result: dict[str, Any]) -> str:
     largest = result["largest_batch_size"]
     if largest is None:
         return "\nlargest batch that fits: not known, since the devices do not tell their memory"
+    if len(result["tried"]) == 1 and largest:
+        return f"\nlargest batch that fits: not searched for; {largest:,} fits"
     return f"\nlargest batch that fits: {f'{largest:,}' if largest else 'none found'} (tried: {tried})"
 
 

@@ -63,17 +63,19 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 
 
-def opening_line(config: Any, run: Any, params: Any, num_devices: int, workdir: pathlib.Path) -> str:
+def opening_line(config: Any, run: Any, params: Any, strategy: Any, workdir: pathlib.Path) -> str:
     """What is about to be trained, on what, and where it goes."""
     import jax
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    kind = jax.devices()[0].device_kind
+    devices = f"{strategy.num_devices} x {jax.devices()[0].device_kind}"
+    if strategy.layout:
+        devices += f" as {strategy.layout}"
     model, data = run.info["model"], config.data
     return (
         f"{model['name']} {model['variant']}, {count:,} parameters; {data.folder or data.name} {data.split}, "
         f"{len(run.train_loader):,} examples; "
-        f"{run.total_steps:,} steps of {config.batch_size} on {num_devices} x {kind}; {workdir}"
+        f"{run.total_steps:,} steps of {config.batch_size} on {devices}; {workdir}"
     )
 
 

@@ -42,6 +42,15 @@ class Strategy(Protocol):
         """Into how many slices a global batch is cut, which must divide it."""
         ...
 
+    @property
+    def layout(self) -> str:
+        """How the devices are arranged, in words; nothing if there is only one way."""
+        ...
+
+    def notes(self, params: Params) -> list[str]:
+        """What the user may not expect of how these parameters, real or abstract, are spread."""
+        ...
+
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """The shapes and types of what make_state gives; with shardings where a checkpoint is to be read sharded.
 
@@ -117,6 +126,12 @@ class Pmap:
         )
         self._finished = _finished(local[0], self.num_devices)
 
+    layout = ""
+
+    def notes(self, params: Params) -> list[str]:
+        """None: every device has all."""
+        return []
+
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Shapes and types alone: a checkpoint is read into NumPy arrays."""
         return jax.eval_shape(make_state)
@@ -188,6 +203,10 @@ class PmapAhead:
         self.num_devices = self.num_slices = len(devices)
         self.mesh = jax.sharding.Mesh(np.array(devices), (self.axis_name,), axis_types=(AxisType.Auto,))
 
+    def notes(self, params: Params) -> list[str]:
+        """None: every device has all."""
+        return []
+
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Shapes and types, every device having all."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -246,6 +265,22 @@ class Mesh:
         self._min_size = min_size
         self._platform = devices[0].platform
         self._finished = _finished(devices[0], self.num_devices)
+
+    @property
+    def layout(self) -> str:
+        """The sizes of the axes."""
+        return " x ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
+
+    def notes(self, params: Params) -> list[str]:
+        """Says so if fsdp cuts nothing."""
+        size = self.mesh.shape["fsdp"]
+        specs = [sharding.spec for sharding in jax.tree.leaves(self.state_sharding(params))]
+        if size == 1 or any("fsdp" in spec for spec in specs):
+            return []
+        return [
+            f"fsdp={size} cuts none of the parameters: each has fewer than parallel.fsdp_min_size={self._min_size:,} "
+            f"elements, or no dimension that {size} divides"
+        ]
 
     def state_sharding(self, state: Any) -> Any:
         """A tree of shardings for a state or parameters, real or abstract."""

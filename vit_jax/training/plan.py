@@ -125,7 +125,7 @@ def compile_step(
         memory = Memory(**sizes, padding=None, temporary=None, program=None, peak=None, total=needed[0])
         return Compiled(batch_size, False, memory)
     cost, text = program.cost_analysis(), program.as_text()
-    memory = _memory(sizes, program.memory_analysis())
+    memory = _memory(sizes, program.memory_analysis(), tells_peak=asks_for_memory)
     fits = True if asks_for_memory else None if available is None else memory.total <= available
     return Compiled(
         batch_size,
@@ -138,15 +138,15 @@ def compile_step(
     )
 
 
-def _memory(sizes: dict[str, int], stats: Any) -> Memory:
-    """The arguments' sizes and what `memory_analysis` says."""
+def _memory(sizes: dict[str, int], stats: Any, *, tells_peak: bool) -> Memory:
+    """The arguments' sizes and what `memory_analysis` says, whose peak leaves temporary memory out on CPUs."""
     arguments = sum(sizes.values())
     padding = max(stats.argument_size_in_bytes - arguments, 0)
     temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
     program = stats.generated_code_size_in_bytes
     total = arguments + padding + temporary + program
-    peak = getattr(stats, "peak_memory_in_bytes", 0)
-    if peak <= stats.argument_size_in_bytes:  # XLA for CPUs leaves temporary memory out
+    peak = getattr(stats, "peak_memory_in_bytes", 0) if tells_peak else None
+    if peak is not None and not stats.argument_size_in_bytes < peak <= total:
         peak = None
     return Memory(**sizes, padding=padding, temporary=temporary, program=program, peak=peak, total=total)
 

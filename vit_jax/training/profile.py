@@ -15,30 +15,39 @@ class Profile:
     https://ui.perfetto.dev opens.
     """
 
-    def __init__(self, directory: pathlib.Path, *, start_step: int, num_steps: int) -> None:
-        """Takes where the trace goes, after which step of the run it starts, and for how many; 0 is no trace.
+    def __init__(self, directory: pathlib.Path, *, start_step: int, num_steps: int, total_steps: int) -> None:
+        """Takes where the trace goes, after which step of the run it starts, for how many, and the run's length.
 
         Raises:
-            InputError: a start before the first step, which compiles, or a negative number of steps.
+            InputError: a start before the first step, which compiles, or after the last, or a negative number of steps;
+                0 is no trace.
         """
         if start_step < 1:
             raise InputError(f"profile.start_step is {start_step}; valid: 1 (after the step that compiles) or more")
         if num_steps < 0:
             raise InputError(f"profile.num_steps is {num_steps}; valid: 0 (no trace) or more")
-        self._directory, self._start, self._end = directory, start_step, start_step + num_steps
+        if num_steps > 0 and start_step >= total_steps:
+            raise InputError(
+                f"profile.start_step is {start_step}, but the run has {total_steps} steps; "
+                f"valid: 1 to {total_steps - 1}"
+            )
+        self.directory, self._start, self._end = directory, start_step, start_step + num_steps
         self._is_on = False
 
-    def after(self, step: int, result: Any) -> None:
-        """Starts or ends the trace if it is time, once the devices have computed the step's result."""
+    def after(self, step: int, result: Any) -> bool:
+        """Starts or ends the trace if it is time, once the devices have computed the step's result; True at its end."""
         if step == self._start < self._end:
             jax.block_until_ready(result)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # every call of a Python function takes longer than a small step does
-            jax.profiler.start_trace(self._directory, create_perfetto_trace=True, profiler_options=options)
+            jax.profiler.start_trace(self.directory, create_perfetto_trace=True, profiler_options=options)
             self._is_on = True
-        elif step == self._end and self._is_on:
+            return False
+        if step == self._end and self._is_on:
             jax.block_until_ready(result)
             self._stop()
+            return True
+        return False
 
     def __enter__(self) -> "Profile":
         """Itself."""
