@@ -123,7 +123,8 @@ class Evaluator(Protocol):
 class Features(flax.struct.PyTreeNode):
     """What an encoder makes of a batch of images.
 
-    tokens: `[B, N, D]`, prefix tokens (class, registers) first, then the patches row by row.
+    tokens: `[B, N, D]`, prefix tokens (class, distillation, registers) first, then the patches row by row; called with
+        `patch_tokens=False`, an encoder may leave out the patches.
     pooled: `[B, D]`, one vector an image.
     grid: rows and columns of patches `(h, w)`; None if `encode` was given tokens without their grid.
     maps: `[B, h, w, C]` feature maps of a hierarchical model, finest first; None for a plain one.

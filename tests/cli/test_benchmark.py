@@ -57,6 +57,8 @@ def test_flops_by_hand_and_against_the_paper():
     model = vit.create("B/16", hidden_dim=4, depth=1, mlp_dim=8, num_heads=2, patch_size=(2, 3))
     # Two patches and a class token. Stem 2 x 18 x 4; q, k, v, out 4 x 3 x 16; MLP 2 x 3 x 32; weights, mix 2 x 9 x 4.
     assert model.flops((4, 3)) == 2 * (144 + 192 + 192 + 72)
+    # With the class token alone behind the block: k and v of three tokens, all else of one.
+    assert model.flops((4, 3), patch_tokens=False) == 2 * (144 + 2 * 3 * 16 + 2 * 16 + 64 + 2 * 3 * 4)
     # Touvron et al. 2022 (DeiT III, arXiv:2204.07118) print 17.5 billion for ViT-B, counting a multiply-add as one.
     assert vit.create("B/16").flops((224, 224)) / 2e9 == pytest.approx(17.5, rel=0.01)
 

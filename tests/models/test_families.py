@@ -132,6 +132,43 @@ def plain_gradient(family):
     return gradient(tiny(family), family)
 
 
+@pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"scan": True}], ids=str)
+def test_the_pooled_vector_needs_no_patch_tokens(family, options):
+    """It and its gradient are the same without them; of the tokens there are the prefix's at least."""
+    for what in options:
+        check_applies(family, what)
+
+    def loss(params, patch_tokens):
+        model = tiny(family, **options)
+        features = model.apply({"params": params}, images_of(family), train=True, patch_tokens=patch_tokens)
+        return (features.pooled**2).sum(), features
+
+    (value, features), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(
+        params_of(family), False
+    )
+    (expected, full), expected_gradient = with_patch_tokens(family)
+    chex.assert_trees_all_close((value, gradient), (expected, expected_gradient), rtol=1e-4, atol=1e-5)
+    few, dim = features.tokens.shape[1:]
+    chex.assert_trees_all_close(features.pooled, full.pooled, atol=1e-5)
+    chex.assert_trees_all_close(features.tokens, full.tokens[:, :few], atol=1e-5)
+    assert few in (len(prefix_of(family)), full.tokens.shape[1]) and dim == features.pooled.shape[1]
+
+
+@functools.cache
+def with_patch_tokens(family):
+    def loss(params):
+        features = tiny(family).apply({"params": params}, images_of(family), train=True)
+        return (features.pooled**2).sum(), features
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params_of(family))
+
+
+def prefix_of(family):
+    """The family's tokens that are not patches."""
+    paths = flax.traverse_util.flatten_dict(params_of(family), sep="/")
+    return [path for path in paths if path.endswith("_token")]
+
+
 def test_layers_are_numbered_from_the_image_to_the_outputs(family):
     model = tiny(family)
     paths = flax.traverse_util.flatten_dict(params_of(family), sep="/")
@@ -139,12 +176,14 @@ def test_layers_are_numbered_from_the_image_to_the_outputs(family):
     assert set(numbers.values()) == set(range(model.depth + 2))  # each of them is there
 
 
-def test_flops_are_the_compilers(family):
+@pytest.mark.parametrize("patch_tokens", [True, False])
+def test_flops_are_the_compilers(family, patch_tokens):
     """By the formula, the matrix products alone; the compiler counts what is between them too."""
     model, images, params = tiny(family), images_of(family, batch=1), params_of(family)
-    counted = jax.jit(lambda p, x: model.apply({"params": p}, x, train=False)).lower(params, images).cost_analysis()
-    height, width = images.shape[1:3]
-    assert 0.4 * counted["flops"] < model.flops((height, width)) <= 1.02 * counted["flops"]
+    forward = functools.partial(model.apply, train=False, patch_tokens=patch_tokens)
+    counted = jax.jit(lambda p, x: forward({"params": p}, x)).lower(params, images).cost_analysis()
+    flops = model.flops(images.shape[1:3], patch_tokens=patch_tokens)
+    assert 0.4 * counted["flops"] < flops <= 1.02 * counted["flops"]
 
 
 def model_and_task(family):

@@ -241,6 +241,17 @@ def test_the_distillation_head_is_averaged_with_the_first():
     np.testing.assert_allclose(logits, (first + second) / 2, atol=1e-5)
 
 
+def test_what_is_collected_of_the_last_block_is_of_all_tokens():
+    encoder = create("Ti/4", hidden_dim=16, depth=2, mlp_dim=32, num_heads=2)
+    model, images = Classification(3).wrap(encoder), jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = random_params(model, images)["params"]
+    logits, seen = model.apply({"params": params}, images, train=False, mutable=["intermediates"])
+    blocks = seen["intermediates"]["encoder"]
+    for block in ("block_0", "block_1"):
+        chex.assert_shape(blocks[block]["attention"]["attention_weights"], (2, 2, 5, 5))
+    np.testing.assert_allclose(logits, model.apply({"params": params}, images, train=False), atol=1e-5)
+
+
 def test_a_distillation_head_needs_its_token():
     with pytest.raises(InputError, match=r"task.distillation_head needs model.distillation_token"):
         tiny_model(Classification(3, distillation_head=True))

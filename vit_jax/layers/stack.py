@@ -22,8 +22,15 @@ norms, GELU and attention weights to be computed again."""
 
 
 def run_stack(
-    parent: nn.Module, blocks: Sequence[nn.Module], x: Float[Array, "b n dim"], *, train: bool, remat: str, scan: bool
-) -> Float[Array, "b n dim"]:
+    parent: nn.Module,
+    blocks: Sequence[nn.Module],
+    x: Float[Array, "b n dim"],
+    *,
+    train: bool,
+    remat: str,
+    scan: bool,
+    outputs: int | None = None,
+) -> Float[Array, "b m dim"]:
     """Passes x through the blocks in turn.
 
     A scanned stack is compiled once instead of once a block. The parameters stay those of each block, and are stacked
@@ -38,18 +45,25 @@ def run_stack(
         train: passed on.
         remat: one of REMAT. Neither the result nor the gradients change.
         scan: whether to loop. Dropout then draws other random numbers from the same key.
+        outputs: how many of the first tokens are wanted; None is all. The last block, which must take this too, then
+            computes no others, unless it is in a loop, where it is like all before it.
+
+    Returns:
+        `[B, outputs, D]`, or like x.
     """
     if scan and not parent.is_initializing():
-        return _scanned(parent, blocks, x, train=train, remat=remat)
+        x = _scanned(parent, blocks, x, train=train, remat=remat)
+        return x if outputs is None else x[:, :outputs]
 
-    def run(block: nn.Module, x: Array) -> Array:
-        return block(x, train=train)
+    def run(block: nn.Module, x: Array, **options: int) -> Array:
+        def call(block: nn.Module, x: Array) -> Array:
+            return block(x, train=train, **options)
 
-    if remat != "none":
-        run = nn.remat(run, policy=REMAT[remat])
-    for block in blocks:
+        return (call if remat == "none" else nn.remat(call, policy=REMAT[remat]))(block, x)
+
+    for block in blocks[:-1]:
         x = run(block, x)
-    return x
+    return run(blocks[-1], x) if outputs is None else run(blocks[-1], x, outputs=outputs)
 
 
 def _scanned(parent: nn.Module, blocks: Sequence[nn.Module], x: Array, *, train: bool, remat: str) -> Array:

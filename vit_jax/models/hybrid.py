@@ -73,10 +73,12 @@ class Hybrid(vit.ViT):
             )
         return rows // patch_rows, columns // patch_columns
 
-    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+    def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
         Counted are convolutions and matrix products alone, a multiply-add as two.
+
+        patch_tokens: see `__call__`.
         """
         root, last, *grids = stage_grids(image_size, len(self.resnet_stages))
         macs, features = math.prod(root) * 7**2 * channels * self.resnet_width, self.resnet_width
@@ -86,7 +88,7 @@ class Hybrid(vit.ViT):
                 macs += math.prod(last) * features * width + cells * (3**2 + EXPANSION) * width**2
                 macs += cells * features * EXPANSION * width if j == 0 else 0  # the projection of the input
                 features, last = EXPANSION * width, grid
-        return 2 * macs + super().flops(last, features)
+        return 2 * macs + super().flops(last, features, patch_tokens=patch_tokens)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
         """Images to tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""

@@ -190,7 +190,7 @@ class PVT(nn.Module):
             grids.append(windows(grids[-1], size, stride, self._padding(size)))
         return grids[1:]
 
-    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+    def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
         Counted are matrix products and convolutions alone, a multiply-add as two; the papers' figures are half of it.
@@ -225,8 +225,10 @@ class PVT(nn.Module):
         return self.version == 1 and stage == len(self.depths) - 1
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Features:
+    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
+
+        All tokens are computed, wanted (`patch_tokens`) or not: the last stage has few.
 
         Raises:
             InputError: the images are too small, or do not fit a learned position embedding.

@@ -190,7 +190,7 @@ class Swin(nn.Module):
         """Channels of a stage."""
         return self.embed_dim * 2**stage
 
-    def flops(self, image_size: Size, channels: int = 3) -> int:
+    def flops(self, image_size: Size, channels: int = 3, *, patch_tokens: bool = True) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
         Counted are the matrix products alone, a multiply-add as two; V2's MLP for the biases, which a batch needs once,
@@ -250,12 +250,12 @@ class Swin(nn.Module):
             name=name,
         )
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Features:
+    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
         """Encodes images `[B, H, W, C]` float of any size, normalised as in training.
 
         Images that the patch does not divide are padded with zeros below and to the right, as in Hugging Face's code.
         The maps are the stages' outputs, at strides of 1, 2, 4, 8 .. patches; tokens are the last of them after
-        LayerNorm, row by row, and pooled is their mean.
+        LayerNorm, row by row, and pooled is their mean, which takes all of them: `patch_tokens` changes nothing.
 
         Raises:
             InputError: another number of channels than at first, or an image that does not fit a learned embedding.

@@ -20,7 +20,7 @@ from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PositionEmbedding
 from vit_jax.layers.stack import REMAT, run_stack
 from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
-from vit_jax.models.vit import EncoderBlock, block_macs, stack_layer_number
+from vit_jax.models.vit import EncoderBlock, stack_layer_number, stack_macs
 from vit_jax.ops import posemb
 from vit_jax.types import Features
 
@@ -109,10 +109,12 @@ class T2TViT(nn.Module):
         """
         return stack_layer_number(path, self.depth, after=("norm",))
 
-    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+    def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
         Counted are the matrix products alone, a multiply-add as two; the source's MACs are half of it.
+
+        patch_tokens: see `__call__`.
         """
         *inner, (rows, columns) = split_grids(image_size)
         width, macs = channels, 0
@@ -121,7 +123,8 @@ class T2TViT(nn.Module):
             macs += count * self.token_dim * (3 * width + 3 * self.token_dim) + self._mixing(count)
             width = self.token_dim
         macs += rows * columns * width * SPLITS[-1][0] ** 2 * self.hidden_dim
-        return 2 * (macs + self.depth * block_macs(rows * columns + 1, self.hidden_dim, self.mlp_dim))
+        outputs = None if patch_tokens or self.scan else 1
+        return 2 * (macs + stack_macs(self.depth, rows * columns + 1, self.hidden_dim, self.mlp_dim, outputs))
 
     def _mixing(self, tokens: int) -> int:
         """Multiply-adds of the attention of a layer of the tokens-to-token module, without its projections."""
@@ -160,15 +163,21 @@ class T2TViT(nn.Module):
         ]
         self.norm = LayerNorm(self.norm_eps)
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Features:
+    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
+
+        Args:
+            images: `[B, H, W, C]`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: whether the patches' tokens are wanted too; see `Features`. If not, the last block computes
+                the class token alone, which is all that depends on it.
 
         Raises:
             InputError: an image of fewer than 3 pixels a side, or one that does not fit a learned embedding.
         """
         height, width = images.shape[1:3]
         grid = split_grids((height, width))[-1]
-        return self.encode(self.embed(images, train=train), grid=grid, train=train)
+        return self.encode(self.embed(images, train=train), grid=grid, train=train, patch_tokens=patch_tokens)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
         """Images to tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
@@ -182,9 +191,17 @@ class T2TViT(nn.Module):
             tokens = jnp.concatenate([prefix, x.reshape(batch, -1, dim)], axis=1) + table.astype(x.dtype)
         return self.embed_dropout(tokens, deterministic=not train)
 
-    def encode(self, tokens: Float[Array, "b n dim"], *, grid: tuple[int, int] | None = None, train: bool) -> Features:
+    def encode(
+        self,
+        tokens: Float[Array, "b n dim"],
+        *,
+        grid: tuple[int, int] | None = None,
+        train: bool,
+        patch_tokens: bool = True,
+    ) -> Features:
         """Tokens `[B, N, D]`, the class token first and any number of others, through the blocks and the last norm."""
-        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan)
+        outputs = None if patch_tokens else 1
+        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan, outputs=outputs)
         x = self.norm(x)
         return Features(tokens=x, pooled=x[:, 0], grid=grid)
 

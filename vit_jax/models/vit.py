@@ -73,8 +73,10 @@ class EncoderBlock(nn.Module):
     attention_scale: float | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Maps tokens `[B, N, D]` to `[B, N, D]`."""
+    def __call__(
+        self, x: Float[Array, "b n dim"], *, train: bool, outputs: int | None = None
+    ) -> Float[Array, "b m dim"]:
+        """Maps tokens `[B, N, D]` to `[B, N, D]`, or, `outputs` given, to so many of the first, which attend to all."""
         y = LayerNorm(self.norm_eps, name="norm1")(x)
         attention = MultiHeadAttention(
             self.num_heads,
@@ -83,12 +85,13 @@ class EncoderBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
-            attention=self.attention,
+            attention=self.attention if outputs is None else "xla",  # a fused kernel saves nothing on a few queries
             scale=self.attention_scale,
             name="attention",
         )
-        y = nn.Dropout(self.dropout, deterministic=not train)(attention(y, train=train))
-        x = x + DropPath(self.drop_path)(self._scaled(y, "scale1"), train=train)
+        y = attention(y[:, :outputs], y, train=train)
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        x = x[:, :outputs] + DropPath(self.drop_path)(self._scaled(y, "scale1"), train=train)
 
         y = LayerNorm(self.norm_eps, name="norm2")(x)
         y = Mlp(self.mlp_dim, self.gelu, self.dropout, self.dtype, name="mlp")(y, train=train)
@@ -100,9 +103,16 @@ class EncoderBlock(nn.Module):
         return y * self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],)).astype(y.dtype)
 
 
-def block_macs(tokens: int, dim: int, mlp_dim: int) -> int:
-    """Multiply-adds of an `EncoderBlock`'s matrix products for one sequence."""
-    return tokens * dim * (4 * dim + 2 * mlp_dim) + 2 * tokens**2 * dim
+def stack_macs(depth: int, tokens: int, dim: int, mlp_dim: int, outputs: int | None = None) -> int:
+    """Multiply-adds of the matrix products of a stack of `EncoderBlock`s, for one sequence.
+
+    outputs: how many tokens the last block gives; None is all.
+    """
+
+    def block(outputs: int) -> int:
+        return 2 * tokens * dim**2 + outputs * dim * (2 * dim + 2 * mlp_dim) + 2 * outputs * tokens * dim
+
+    return (depth - 1) * block(tokens) + block(tokens if outputs is None else outputs)
 
 
 def stack_layer_number(path: str, depth: int, *, after: Collection[str]) -> int:
@@ -206,16 +216,19 @@ class ViT(nn.Module):
         """
         return patch_grid(image_size, self.patch_size)
 
-    def flops(self, image_size: tuple[int, int], channels: int = 3) -> int:
+    def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
 
         Counted are the matrix products alone, a multiply-add as two; "GFLOPs" in papers are often half of it.
+
+        patch_tokens: see `__call__`.
         """
         patches = math.prod(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
         tokens, dim = patches + self.num_prefix_tokens, self.hidden_dim
         stem = patches * math.prod(self.patch_size) * channels * dim
         pool = 2 * (tokens + 1) * dim**2 + 2 * tokens * dim + 2 * dim * self.mlp_dim if self.pooling == "map" else 0
-        blocks = self.depth * block_macs(tokens, dim, self.mlp_dim)
+        outputs = None if self.scan else self._num_outputs(patch_tokens=patch_tokens)
+        blocks = stack_macs(self.depth, tokens, dim, self.mlp_dim, outputs)
         return 2 * (stem + blocks + pool + dim * (self.representation_size or 0))
 
     def setup(self) -> None:
@@ -263,14 +276,21 @@ class ViT(nn.Module):
         )
         return [self.param(name, init, (1, count, self.hidden_dim)) for name, init, count in tokens if count]
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Features:
+    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
+
+        Args:
+            images: `[B, H, W, C]`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: whether the patches' tokens are wanted too; see `Features`. If not, and the pooled vector is
+                the class token, the last block computes the prefix tokens alone, which is all that depends on it.
 
         Raises:
             InputError: the patch does not divide the image, or the image does not fit a learned embedding.
         """
         tokens = self.embed(images, train=train)
-        return self.encode(tokens, grid=self.grid_of((images.shape[1], images.shape[2])), train=train)
+        grid = self.grid_of((images.shape[1], images.shape[2]))
+        return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
         """Images to tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
@@ -280,12 +300,24 @@ class ViT(nn.Module):
         tokens = self.embed_dropout(self.pos_embedding(x, prefix), deterministic=not train)
         return self.norm_pre(tokens).astype(x.dtype) if self.pre_norm else tokens
 
-    def encode(self, tokens: Float[Array, "b n dim"], *, grid: tuple[int, int] | None = None, train: bool) -> Features:
+    def encode(
+        self,
+        tokens: Float[Array, "b n dim"],
+        *,
+        grid: tuple[int, int] | None = None,
+        train: bool,
+        patch_tokens: bool = True,
+    ) -> Features:
         """Tokens `[B, N, D]`, prefix first and any number of them, through the blocks and the pooling."""
-        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan)
+        outputs = self._num_outputs(patch_tokens=patch_tokens)
+        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan, outputs=outputs)
         if self.final_norm == "tokens":
             x = self.norm(x)
         return Features(tokens=x, pooled=self._pooled(x, train=train), grid=grid)
+
+    def _num_outputs(self, *, patch_tokens: bool) -> int | None:
+        """How many tokens the last block must give; None is all."""
+        return None if patch_tokens or self.pooling != "token" else self.num_prefix_tokens
 
     def _pooled(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b dim"]:
         if self.pooling == "token":

@@ -36,7 +36,9 @@ class ClassificationModel(nn.Module):
     @nn.compact
     def each_heads_logits(self, images: Float[Array, "b H W c"], *, train: bool) -> list[Float[Array, "b classes"]]:
         """The logits of the head and, where there is one, of the distillation head."""
-        features = self.encoder(images, train=train)
+        # Whoever collects intermediates gets all of the last block's.
+        patch_tokens = self.is_mutable_collection("intermediates")
+        features = self.encoder(images, train=train, patch_tokens=patch_tokens)
         options = {
             "kernel_init": nn.initializers.zeros,
             "bias_init": nn.initializers.constant(self.head_bias),

@@ -194,7 +194,8 @@ def available_memory(device: Any) -> int | None:
 def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
     """FLOPs of the products in one image's forward pass by the model's formula; a training step takes three times.
 
-    The head counts with the products of its kernels. None if the model has no formula.
+    The patches' tokens are not asked for. The head counts with the products of its kernels. None if the model has no
+    formula.
 
     Args:
         encoder: with `flops`.
@@ -205,7 +206,7 @@ def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int 
         return None
     head = {name: leaf for name, leaf in params.items() if name != "encoder"}
     kernels = [math.prod(leaf.shape) for leaf in jax.tree.leaves(head) if len(leaf.shape) > 1]
-    return encoder.flops(shape[:2], shape[2]) + 2 * sum(kernels)
+    return encoder.flops(shape[:2], shape[2], patch_tokens=False) + 2 * sum(kernels)
 
 
 def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:

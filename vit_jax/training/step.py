@@ -197,18 +197,19 @@ def make_eval_step(
 
     def eval_step(params: Params, batch: Batch) -> tuple[dict, dict]:
         batch = prepare(None, batch)
+        # Unasked, the model is spared what its outputs do not need.
         outputs, seen = model.apply(
             {"params": params},
             batch["image"],
             train=False,
             capture_intermediates=lambda module, _: module.path == ("encoder",),
-            mutable="intermediates",
+            mutable=["intermediates"] if "features" in row_names else [],
         )
         examples = batch["mask"].sum()
         sums = task.metrics(outputs, batch) | {"examples": (examples, examples)}
         rows = {}
         if row_names:
-            features = seen["intermediates"]["encoder"]["__call__"][0]
+            features = seen["intermediates"]["encoder"]["__call__"][0] if seen else None
             rows = {name: ROWS[name](task, outputs, features, batch) for name in row_names}
             rows |= {name: batch[name] for name in ("index", "mask")}
         return _sum_over_devices(sums, axis_name), _all_of_devices(rows, axis_name)
