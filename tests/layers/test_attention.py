@@ -8,6 +8,7 @@ import pytest
 
 from vit_jax.errors import InputError
 from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention, dot_product_attention, is_for_cudnn
+from vit_jax.ops import platform
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 5, 12)).astype(np.float32)
@@ -59,6 +60,24 @@ def test_dot_product_attention_drops_weights():
 def test_large_scores_do_not_overflow():
     x = 100.0 * jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])
     np.testing.assert_allclose(dot_product_attention(x, x, x), x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_what_suits_the_cpu_differs_from_the_rest_by_rounding(dtype, tolerance):
+    """Values, and derivatives forward and backward, of weights from nearly even to one of all."""
+    rng = np.random.default_rng(2)
+    arrays = [(scale * rng.normal(size=(2, 3, n, 4))).astype(dtype) for scale, n in ((8, 5), (1, 7), (1, 7))]
+    tangents = [rng.normal(size=array.shape).astype(dtype) for array in arrays]
+    cotangent = rng.normal(size=(2, 3, 5, 4)).astype(dtype)
+
+    def both_ways(target):
+        with platform.compiling_for(target):
+            value, moved = jax.jvp(dot_product_attention, arrays, tangents)
+            gradients = jax.vjp(dot_product_attention, *arrays)[1](cotangent)
+        assert value.dtype == moved.dtype == dtype
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (value, moved, gradients))
+
+    chex.assert_trees_all_close(both_ways("cpu"), both_ways("tpu"), atol=tolerance * 10, rtol=tolerance)
 
 
 @pytest.mark.parametrize("num_heads", [1, 3, 4])

@@ -10,8 +10,11 @@ from vit_jax.layers.projection import Projection
 from vit_jax.ops import platform
 
 
-def layer_and_params(**options):
-    layer = Projection((6, 2, 4), 1, **options)
+WIDE, TALL = (6, 2, 4), (6, 2, 2)
+
+
+def layer_and_params(shape=WIDE, **options):
+    layer = Projection(shape, 1, **options)
     params = layer.init(jax.random.key(0), jnp.zeros((1, 6)))
     return layer, jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), params)
 
@@ -22,18 +25,20 @@ def products(hlo: str) -> list[str]:
 
 @pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6), (2, 3, 5, 6), (0, 5, 6)])
 @pytest.mark.parametrize("target", ["cpu", "tpu"])
-def test_a_projection_by_hand(shape, target):
-    layer, params = layer_and_params()
+@pytest.mark.parametrize("kernel_shape", [WIDE, TALL])
+def test_a_projection_by_hand(shape, target, kernel_shape):
+    layer, params = layer_and_params(kernel_shape)
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     with platform.compiling_for(target):
         y = layer.apply(params, x)
     kernel, bias = (np.asarray(params["params"][name]) for name in ("kernel", "bias"))
     by_hand = np.einsum("...i,ihd->...hd", x, kernel) + bias
-    chex.assert_trees_all_close(y, by_hand.reshape(*shape[:-1], 8), atol=1e-5)
+    chex.assert_trees_all_close(y, by_hand.reshape(*shape[:-1], by_hand.shape[-2] * by_hand.shape[-1]), atol=1e-5)
 
 
-def test_tokens_are_rows_of_one_matrix_for_the_cpu_alone():
-    layer, params = layer_and_params()
+@pytest.mark.parametrize("kernel_shape", [WIDE, TALL])
+def test_tokens_are_rows_of_one_matrix_for_the_cpu_alone(kernel_shape):
+    layer, params = layer_and_params(kernel_shape)
     x = np.random.default_rng(0).normal(size=(3, 5, 6)).astype(np.float32)
 
     def loss(params):

@@ -53,9 +53,6 @@ def dot_product_attention(
 ) -> Float[Array, "b heads n d"]:
     """softmax(query key^T / sqrt(d)) value, the softmax in float32.
 
-    On the CPU the softmax's division comes after the product with the values, which are fewer than the weights. On a
-    TPU that would cost a fourth more memory traffic (docs/speed.md).
-
     Args:
         query: `[B, heads, N, d]`.
         key: `[B, heads, M, d]`.
@@ -67,19 +64,46 @@ def dot_product_attention(
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
     """
-    scores = _scores(query, key)
-    divides_later = platform.target() == "cpu"
-    if divides_later:
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    else:
-        weights = jax.nn.softmax(scores, axis=-1)
-    kept = weights.astype(value.dtype)
+    if dropout is None and platform.target() == "cpu":
+        return _divided_later(query, key, value)
+    weights = attention_weights(query, key).astype(value.dtype)
     if dropout is not None:
-        kept = dropout(kept)
-    mixed = jnp.einsum("bhnm,bhmd->bhnd", kept, value)
-    if divides_later:
-        mixed = (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
-    return mixed
+        weights = dropout(weights)
+    return jnp.einsum("bhnm,bhmd->bhnd", weights, value)
+
+
+@jax.custom_jvp
+def _divided_later(
+    query: Float[Array, "b heads n d"], key: Float[Array, "b heads m d"], value: Float[Array, "b heads m d"]
+) -> Float[Array, "b heads n d"]:
+    """`dot_product_attention` whose softmax is divided by its sum after the product with the values, which is smaller.
+
+    XLA's CPU code then does product, sum and division as one, with all cores; a product alone has one core
+    (docs/speed.md). On a TPU this order would take a fourth more memory traffic than the other.
+    """
+    return _mixed_and_exponentials(query, key, value)[0]
+
+
+@_divided_later.defjvp
+def _divided_later_jvp(primals: tuple, tangents: tuple):
+    (query, key, value), (dquery, dkey, dvalue) = primals, tangents
+    mixed, exponentials = _mixed_and_exponentials(query, key, value)
+    # Summed again, since XLA keeps the first sum with its product only where nothing else needs it.
+    total = jax.lax.optimization_barrier(exponentials).sum(axis=-1, keepdims=True)
+    dweights = exponentials * (_scores(dquery, key) + _scores(query, dkey))  # those of the softmax times `total`
+    moved = _product(dweights, value) + _product(exponentials, dvalue)
+    return mixed, ((moved - mixed * dweights.sum(axis=-1, keepdims=True)) / total).astype(mixed.dtype)
+
+
+def _mixed_and_exponentials(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    scores = _scores(query, key)
+    exponentials = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    mixed = _product(exponentials, value) / exponentials.sum(axis=-1, keepdims=True)
+    return mixed.astype(value.dtype), exponentials
+
+
+def _product(weights: Float[Array, "b heads n m"], value: Float[Array, "b heads m d"]) -> Float[Array, "b heads n d"]:
+    return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
 
 class MultiHeadAttention(nn.Module):

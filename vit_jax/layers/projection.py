@@ -1,5 +1,6 @@
 """A linear map of tokens, by a kernel of any shape."""
 
+import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -12,7 +13,8 @@ class Projection(nn.Module):
     The kernel is seen as a matrix: on the CPU XLA is slower with a product that also moves heads before tokens. On GPUs
     and TPUs both are one product, with the transposition in its layout. On the CPU the tokens of all examples are one
     matrix too, since XLA would otherwise copy them, transposed, for the kernel's gradient; on TPUs that would cost
-    copies instead of saving them (docs/speed.md).
+    copies instead of saving them. Nor is XLA as quick there with a kernel's gradient that is taller than wide, so that
+    such a kernel is kept the other way round (docs/speed.md).
 
     Parameters: `kernel`, Xavier-uniform, and `bias` `shape[num_inputs:]`, both float32.
 
@@ -31,8 +33,12 @@ class Projection(nn.Module):
         axes = range(len(self.shape))
         init = nn.initializers.xavier_uniform(in_axis=axes[: self.num_inputs], out_axis=axes[self.num_inputs :])
         kernel = self.param("kernel", init, self.shape).astype(self.dtype).reshape(x.shape[-1], -1)
-        rows = x.reshape(-1, x.shape[-1]) if platform.target() == "cpu" else x
-        y = rows.astype(self.dtype) @ kernel
+        x_or_rows = x.astype(self.dtype)
+        if platform.target() == "cpu":
+            x_or_rows = x_or_rows.reshape(-1, x.shape[-1])
+            if kernel.shape[0] > kernel.shape[1]:
+                kernel = jax.lax.optimization_barrier(kernel.T).T
+        y = x_or_rows @ kernel
         if self.use_bias:
             y += self.param("bias", self.bias_init, self.shape[self.num_inputs :]).astype(self.dtype).reshape(-1)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
