@@ -9,7 +9,6 @@ import pytest
 from vit_jax.layers.projection import Projection
 from vit_jax.ops import platform
 
-
 WIDE, TALL = (6, 2, 4), (6, 2, 2)
 
 
