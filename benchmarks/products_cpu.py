@@ -15,23 +15,32 @@ import time
 
 from vit_cpu import ROOT, ask, torch_python
 
-TOKENS, DIM, MLP, HEADS, DEPTH = (16, 197), 384, 1536, 6, 12
+TOKENS, DIM, MLP, HEADS, BLOCKS = (16, 197), 384, 1536, 6, 11
 ROWS = TOKENS[0] * TOKENS[1]
 
-# name -> (how many a block, the product, the shapes of its operands). A kernel is [inputs, outputs].
+# name -> (how many a step has, the product, the shapes of its operands). A kernel is [inputs, outputs]. Left out is the
+# twelfth block, which computes the class token alone, but for its keys and values.
 PRODUCTS = {}
-for name, times, inputs, outputs in (("projections", 4, DIM, DIM), ("fc1", 1, DIM, MLP), ("fc2", 1, MLP, DIM)):
+for name, times, inputs, outputs in (
+    ("projections", 4 * BLOCKS + 2, DIM, DIM),
+    ("fc1", BLOCKS, DIM, MLP),
+    ("fc2", BLOCKS, MLP, DIM),
+):
     x, kernel, y = (ROWS, inputs), (inputs, outputs), (ROWS, outputs)
     PRODUCTS |= {
         f"{name}, forward": (times, "ni,io->no", x, kernel),
         f"{name}, gradient of tokens": (times, "no,io->ni", y, kernel),
         f"{name}, gradient of kernel": (times, "ni,no->io", x, y),
     }
+# The step has this tall kernel's gradient the other way round.
+PRODUCTS["fc2, gradient of kernel"] = (0, *PRODUCTS["fc2, gradient of kernel"][1:])
+PRODUCTS["fc2, gradient of transposed kernel"] = (BLOCKS, "no,ni->oi", (ROWS, DIM), (ROWS, MLP))
 QUERY, WEIGHTS = (TOKENS[0] * HEADS, TOKENS[1], DIM // HEADS), (TOKENS[0] * HEADS, TOKENS[1], TOKENS[1])
 PRODUCTS |= {
-    "attention, query by key and its like": (2, "bnd,bmd->bnm", QUERY, QUERY),
-    "attention, weights by value and its like": (2, "bnm,bmd->bnd", WEIGHTS, QUERY),
-    "attention, transposed weights": (2, "bnm,bnd->bmd", WEIGHTS, QUERY),
+    "attention, query by key and its like": (2 * BLOCKS, "bnd,bmd->bnm", QUERY, QUERY),
+    "attention, weights by value": (BLOCKS, "bnm,bmd->bnd", WEIGHTS, QUERY),
+    "the same, divided by the sums of the weights": (BLOCKS, "bnm,bmd->bnd / bnm->bn", WEIGHTS, QUERY),
+    "attention, transposed weights": (2 * BLOCKS, "bnm,bnd->bmd", WEIGHTS, QUERY),
 }
 
 
@@ -48,7 +57,13 @@ def xla():
 
     def product(formula, *shapes):
         operands = [jnp.asarray(rng.normal(size=shape).astype(np.float32)) for shape in shapes]
-        compiled = jax.jit(lambda a, b: jnp.einsum(formula, a, b)).lower(*operands).compile()
+        formula, _, divisor = formula.partition(" / ")
+
+        def compute(a, b):
+            y = jnp.einsum(formula, a, b)
+            return y / a.sum(axis=-1, keepdims=True) if divisor else y
+
+        compiled = jax.jit(compute).lower(*operands).compile()
         return lambda: jax.block_until_ready(compiled(*operands))
 
     return {name: product(*row[1:]) for name, row in PRODUCTS.items()}
@@ -60,7 +75,13 @@ def pytorch():
 
     def product(formula, *shapes):
         operands = [torch.randn(*shape) for shape in shapes]
-        return lambda: torch.einsum(formula, *operands)
+        formula, _, divisor = formula.partition(" / ")
+
+        def compute():
+            y = torch.einsum(formula, *operands)
+            return y / operands[0].sum(dim=-1, keepdim=True) if divisor else y
+
+        return compute
 
     return {name: product(*row[1:]) for name, row in PRODUCTS.items()}
 
@@ -107,9 +128,9 @@ def main() -> None:
     totals = dict.fromkeys(SIDES, 0.0)
     for name, (times, *_) in PRODUCTS.items():
         medians = {side: 1e3 * statistics.median(seconds[side][name]) for side in SIDES}
-        print(f"| {name} | {DEPTH * times} | {medians['xla']:.1f} | {medians['pytorch']:.1f} |")
+        print(f"| {name} | {times} | {medians['xla']:.1f} | {medians['pytorch']:.1f} |")
         for side in SIDES:
-            totals[side] += DEPTH * times * medians[side]
+            totals[side] += times * medians[side]
     print(f"| all | | {totals['xla']:,.0f} | {totals['pytorch']:,.0f} |")
     print(json.dumps(seconds), file=sys.stderr)
     for process in processes.values():
