@@ -124,7 +124,7 @@ class Features(flax.struct.PyTreeNode):
     """What an encoder makes of a batch of images.
 
     tokens: `[B, N, D]`, prefix tokens (class, distillation, registers) first, then the patches row by row; called with
-        `patch_tokens=False`, an encoder may leave out the patches.
+        `patch_tokens=False`, an encoder may leave out the patches, whatever `grid` says.
     pooled: `[B, D]`, one vector an image.
     grid: rows and columns of patches `(h, w)`; None if `encode` was given tokens without their grid.
     maps: `[B, h, w, C]` feature maps of a hierarchical model, finest first; None for a plain one.

@@ -60,7 +60,7 @@ def dot_product_attention(
         dropout: a function applied to the weights `[B, heads, N, M]`, or None.
 
     Returns:
-        `[B, heads, N, d]` in the query's dtype.
+        `[B, heads, N, d]` in the value's dtype.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
     """
@@ -81,28 +81,29 @@ def _divided_later(
     XLA's CPU code then does product, sum and division as one, with all cores; a product alone has one core
     (docs/speed.md). On a TPU this order would take a fourth more memory traffic than the other.
     """
-    return _mixed_and_exponentials(query, key, value)[0]
+    return _mixed_and_exponentials(query, key, value)[0].astype(value.dtype)
 
 
 @_divided_later.defjvp
 def _divided_later_jvp(primals: tuple, tangents: tuple):
     (query, key, value), (dquery, dkey, dvalue) = primals, tangents
     mixed, exponentials = _mixed_and_exponentials(query, key, value)
+    wide = value.astype(jnp.float32)  # what is subtracted below must not be rounded before
     # Summed again, since XLA keeps the first sum with its product only where nothing else needs it.
     total = jax.lax.optimization_barrier(exponentials).sum(axis=-1, keepdims=True)
     dweights = exponentials * (_scores(dquery, key) + _scores(query, dkey))  # those of the softmax times `total`
-    moved = _product(dweights, value) + _product(exponentials, dvalue)
-    return mixed, ((moved - mixed * dweights.sum(axis=-1, keepdims=True)) / total).astype(mixed.dtype)
+    moved = _weigh(dweights, wide) + _weigh(exponentials, dvalue) - mixed * dweights.sum(axis=-1, keepdims=True)
+    return mixed.astype(value.dtype), (moved / total).astype(value.dtype)
 
 
 def _mixed_and_exponentials(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """`[B, heads, N, d]` and the softmax's numerators `[B, heads, N, M]`, both float32."""
     scores = _scores(query, key)
     exponentials = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    mixed = _product(exponentials, value) / exponentials.sum(axis=-1, keepdims=True)
-    return mixed.astype(value.dtype), exponentials
+    return _weigh(exponentials, value) / exponentials.sum(axis=-1, keepdims=True), exponentials
 
 
-def _product(weights: Float[Array, "b heads n m"], value: Float[Array, "b heads m d"]) -> Float[Array, "b heads n d"]:
+def _weigh(weights: Float[Array, "b heads n m"], value: Float[Array, "b heads m d"]) -> Float[Array, "b heads n d"]:
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
 

@@ -13,7 +13,8 @@ class Projection(nn.Module):
     The kernel is seen as a matrix: on the CPU XLA is slower with a product that also moves heads before tokens. On GPUs
     and TPUs both are one product, with the transposition in its layout. On the CPU the tokens of all examples are one
     matrix too, since XLA would otherwise copy them, transposed, for the kernel's gradient; on TPUs that would cost
-    copies instead of saving them (docs/speed.md).
+    copies instead of saving them. And there the gradient of a kernel that is taller than wide is computed wide, which
+    XLA is quicker at (docs/speed.md).
 
     Parameters: `kernel`, Xavier-uniform, and `bias` `shape[num_inputs:]`, both float32.
 
@@ -32,31 +33,23 @@ class Projection(nn.Module):
         axes = range(len(self.shape))
         init = nn.initializers.xavier_uniform(in_axis=axes[: self.num_inputs], out_axis=axes[self.num_inputs :])
         kernel = self.param("kernel", init, self.shape).astype(self.dtype).reshape(x.shape[-1], -1)
-        x_or_rows = x.astype(self.dtype)
+        rows = x.astype(self.dtype)
         if platform.target() == "cpu":
-            y = _product_of_rows(x_or_rows.reshape(-1, x.shape[-1]), kernel)
-        else:
-            y = x_or_rows @ kernel
+            rows = rows.reshape(-1, x.shape[-1])
+            if kernel.shape[0] > kernel.shape[1]:
+                kernel = _with_wide_gradient(kernel)
+        y = rows @ kernel
         if self.use_bias:
             y += self.param("bias", self.bias_init, self.shape[self.num_inputs :]).astype(self.dtype).reshape(-1)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _product_of_rows(rows: Float[Array, "m inputs"], kernel: Float[Array, "inputs outputs"]):
-    return _product_with_tall_kernel(rows, kernel) if kernel.shape[0] > kernel.shape[1] else rows @ kernel
-
-
 @jax.custom_jvp
-def _product_with_tall_kernel(rows: Float[Array, "m inputs"], kernel: Float[Array, "inputs outputs"]):
-    """`rows @ kernel`, whose gradient for the kernel is computed wide and then transposed.
-
-    XLA's CPU code is quicker at that (docs/speed.md).
-    """
-    return rows @ kernel
+def _with_wide_gradient(kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
+    """The kernel itself, whose gradient is computed wide and then transposed."""
+    return kernel
 
 
-@_product_with_tall_kernel.defjvp
-def _product_with_tall_kernel_jvp(primals: tuple, tangents: tuple):
-    (rows, kernel), (drows, dkernel) = primals, tangents
-    dkernel = jax.lax.optimization_barrier(dkernel.T).T  # without it XLA takes both transpositions away
-    return rows @ kernel, drows @ kernel + rows @ dkernel
+@_with_wide_gradient.defjvp
+def _with_wide_gradient_jvp(primals: tuple, tangents: tuple):
+    return primals[0], jax.lax.optimization_barrier(tangents[0].T).T  # else XLA takes both transpositions away

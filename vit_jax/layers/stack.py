@@ -45,8 +45,8 @@ def run_stack(
         train: passed on.
         remat: one of REMAT. Neither the result nor the gradients change.
         scan: whether to loop. Dropout then draws other random numbers from the same key.
-        outputs: how many of the first tokens are wanted; None is all. The last block, which must take this too, then
-            computes no others, unless it is in a loop, where it is like all before it.
+        outputs: how many of the first tokens are wanted; None is all. The last block then computes no others, and must
+            take `outputs` too; in a loop it is like all before it.
 
     Returns:
         `[B, outputs, D]`, or like x.

@@ -85,7 +85,7 @@ class EncoderBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
-            attention=self.attention if outputs is None else "xla",  # a fused kernel saves nothing on a few queries
+            attention=self.attention if outputs is None else "xla",
             scale=self.attention_scale,
             name="attention",
         )
@@ -155,7 +155,8 @@ class ViT(nn.Module):
     gelu: `tanh` (Google's checkpoints), `exact` (PyTorch's) or `quick` (OpenAI's CLIP).
     norm_eps: LayerNorm's epsilon; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
-    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
+    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`. A last block
+        that computes the prefix tokens alone has few queries and always `xla`.
     remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
     scan: whether the blocks are compiled as one loop; see `run_stack`.
 

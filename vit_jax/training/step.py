@@ -197,13 +197,13 @@ def make_eval_step(
 
     def eval_step(params: Params, batch: Batch) -> tuple[dict, dict]:
         batch = prepare(None, batch)
-        # Unasked, the model is spared what its outputs do not need.
+        # Unasked, nothing is collected, so that the model is spared what its outputs do not need.
         outputs, seen = model.apply(
             {"params": params},
             batch["image"],
             train=False,
-            capture_intermediates=lambda module, _: module.path == ("encoder",),
-            mutable=["intermediates"] if "features" in row_names else [],
+            capture_intermediates="features" in row_names and (lambda module, _: module.path == ("encoder",)),
+            mutable=[],
         )
         examples = batch["mask"].sum()
         sums = task.metrics(outputs, batch) | {"examples": (examples, examples)}
