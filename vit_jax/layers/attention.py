@@ -79,7 +79,7 @@ def _divided_later(
     """`dot_product_attention` whose softmax is divided by its sum after the product with the values, which is smaller.
 
     XLA's CPU code then does product, sum and division as one, with all cores; a product alone has one core
-    (docs/speed.md). On a TPU this order would take a fourth more memory traffic than the other.
+    (docs/speed.md). On a TPU this order would take a fifth more memory traffic than the other.
     """
     return _mixed_and_exponentials(query, key, value)[0].astype(value.dtype)
 
