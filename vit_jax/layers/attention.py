@@ -104,6 +104,7 @@ def _mixed_and_exponentials(query: Array, key: Array, value: Array) -> tuple[Arr
 
 
 def _weigh(weights: Float[Array, "b heads n m"], value: Float[Array, "b heads m d"]) -> Float[Array, "b heads n d"]:
+    """The values' sums by weights rounded to their type, `[B, heads, N, d]` float32."""
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
 
