@@ -9,8 +9,9 @@ import pathlib
 import sys
 import time
 
-from vit_jax import malloc
-from vit_jax.cli import compiled, errors, flags, hosts, workdir_files
+from vit_jax.cli import errors, flags, workdir_files
+from vit_jax.system import compile_cache as compiled
+from vit_jax.system import hosts, malloc
 
 ROOT = pathlib.Path(__file__).resolve().parent
 STARTED = time.perf_counter()
@@ -28,17 +29,17 @@ def train(config, workdir: pathlib.Path) -> int:
     """
     import jax
 
-    from vit_jax import build
-    from vit_jax.data.loader import Prefetch, Share
-    from vit_jax.training import parallel
+    from vit_jax.build import experiment as build
+    from vit_jax.data.loading.loader import Prefetch, Share
+    from vit_jax.ops.trees import leaf_names
+    from vit_jax.parallel import strategies as parallel
+    from vit_jax.system.signals import StopSignals
     from vit_jax.training.checkpoint import Checkpoints, last_info
     from vit_jax.training.evaluation import evaluate_all
-    from vit_jax.training.metrics import RunLog, read_last_values
-    from vit_jax.training.optimizer import leaf_names
     from vit_jax.training.pace import Pace
     from vit_jax.training.profile import Profile
+    from vit_jax.training.run_log import RunLog, read_last_values
     from vit_jax.training.schedule import Every
-    from vit_jax.training.signals import StopSignals
     from vit_jax.training.step import check_accumulate_steps, make_eval_step
 
     # Build.

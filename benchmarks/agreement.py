@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}  # before JAX is imported
-    from vit_jax import build
+    from vit_jax.build import experiment as build
 
     print("| " + " | ".join(["", *COLUMNS]) + " |\n|---" + "|---:" * len(COLUMNS) + "|")
     runs = {name: build.experiment(config(args.steps, changes)) for name, changes in COLUMNS.items()}
@@ -73,8 +73,8 @@ def trained_params(run, strategy: str, num_devices: int, sizes: dict[str, int]):
 
     import jax
 
-    from vit_jax.data.loader import Share
-    from vit_jax.training import parallel
+    from vit_jax.data.loading.loader import Share
+    from vit_jax.parallel import strategies as parallel
     from vit_jax.training.step import make_init, make_train_step
 
     devices = jax.local_devices()[:num_devices]

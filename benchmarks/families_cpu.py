@@ -57,8 +57,8 @@ def ours(model: str):
     import jax
     import numpy as np
 
-    from vit_jax import build
-    from vit_jax.malloc import keep_freed_memory
+    from vit_jax.build import experiment as build
+    from vit_jax.system.malloc import keep_freed_memory
 
     keep_freed_memory()
     name, variant = MODELS[model]["ours"]

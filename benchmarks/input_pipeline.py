@@ -27,12 +27,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vit_jax.data.decoding import Picture, Reading, fast_libraries
-from vit_jax.data.folder import Files
-from vit_jax.data.loader import InMemory, Share, Streaming
-from vit_jax.data.sources import Source
-from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
-from vit_jax.data.workers import batches_from_workers
+from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
+from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
+from vit_jax.data.loading.loader import InMemory, Share, Streaming
+from vit_jax.data.loading.workers import batches_from_workers
+from vit_jax.data.sources.folder import Files
+from vit_jax.data.sources.tfds import Source
 
 BATCH, SIZE, WORKERS = 64, 224, 2
 PEER = pathlib.Path(__file__).with_name("input_pipeline_tf_data.py")

@@ -50,7 +50,7 @@ def xla():
     import jax.numpy as jnp
     import numpy as np
 
-    from vit_jax.malloc import keep_freed_memory
+    from vit_jax.system.malloc import keep_freed_memory
 
     keep_freed_memory()
     rng = np.random.default_rng(0)

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import malloc
 from vit_jax.models import vit
+from vit_jax.system import malloc
 
 COUNTS = (196, 197, 200, 208, 224, 256)
 

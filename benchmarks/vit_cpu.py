@@ -34,7 +34,7 @@ def ours():
     import jax
     import jax.numpy as jnp
 
-    from vit_jax import build
+    from vit_jax.build import experiment as build
     from vit_jax.ops import augment
     from vit_jax.training import optimizer, step
 
@@ -159,7 +159,7 @@ SIDES = {"ours": ours, "flax": flax_peer, "flax+malloc": flax_peer, "timm": timm
 def work(side: str) -> None:
     """Compiles, then times steps for each mode named on standard input, one a line; seconds a step go out."""
     if side in ("ours", "flax+malloc"):
-        from vit_jax.malloc import keep_freed_memory
+        from vit_jax.system.malloc import keep_freed_memory
 
         keep_freed_memory()
     steps = SIDES[side]()

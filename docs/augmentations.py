@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vit_jax.data import augment, order, policies
-from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
+from vit_jax.data.augment import operations as augment
+from vit_jax.data.augment import policies
+from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
+from vit_jax.data.loading import order
 from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.mixing import Mixing
 

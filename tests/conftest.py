@@ -77,7 +77,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     import jax
     import numpy as np
 
-    from vit_jax import build
+    from vit_jax.build import experiment as build
     from vit_jax.training import checkpoint
 
     fields = {"image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]} | preprocessing
@@ -100,7 +100,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
 @pytest.fixture(scope="session")
 def digit_files(tmp_path_factory) -> list[tuple[pathlib.Path, int]]:
     """Three test digits as PNG files, and what they show."""
-    from vit_jax.data import sources
+    from vit_jax.data.sources import tfds as sources
 
     source = sources.open_source("digits", "test")
     folder = tmp_path_factory.mktemp("digits")

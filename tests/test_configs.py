@@ -14,8 +14,8 @@ from tiny import TINY
 
 import train
 from configs import common
-from vit_jax import build
-from vit_jax.data.loader import Share
+from vit_jax.build import experiment as build
+from vit_jax.data.loading.loader import Share
 from vit_jax.training.step import make_eval_step
 
 

@@ -12,19 +12,20 @@ FILES = sorted(
 )
 
 RANKS = [
-    {"atomic", "errors", "malloc", "options", "types", "version"},
+    {"errors", "options", "system", "version"},
+    {"contracts", "types"},
     {"ops"},
-    {"layers", "data"},
+    {"layers", "data", "figures"},
     {"models"},
     {"tasks", "evaluators"},
+    {"parallel"},
     {"training", "pretrained"},
-    {"warm_start", "build_data"},
     {"build"},
-    {"inference"},
+    {"planning", "inference"},
     {"cli"},
     {"train.py"},  # above cli, whose flags and error lines it uses
 ]
-"""Lowest first. A part imports lower ranks and itself; the lowest rank's files also import each other."""
+"""Lowest first. A part imports lower ranks and itself; the files of the two lowest ranks also import each other."""
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 
 EXEMPT = {"vit_jax/__init__.py", "vit_jax/__main__.py"}
@@ -65,7 +66,7 @@ def is_above(part, other):
     """Whether `part` may import `other`."""
     if part not in RANK or other not in RANK:
         return False
-    return RANK[part] > RANK[other] or part == other or RANK[part] == RANK[other] == 0
+    return RANK[part] > RANK[other] or part == other or RANK[part] == RANK[other] <= 1
 
 
 def violations(path, source):
@@ -147,7 +148,7 @@ def test_checker_catches(path, source):
         ("vit_jax/data/loader.py", "import grain\nimport tensorflow_datasets as tfds"),
         ("vit_jax/cli/flags.py", "from absl import flags\nfrom ml_collections import config_flags"),
         ("vit_jax/training/step.py", "import tensorboardX\nfrom absl import logging"),
-        ("vit_jax/__init__.py", "from vit_jax.build import create_model"),
+        ("vit_jax/__init__.py", "from vit_jax.build.experiment import create_model"),
         ("train.py", "from vit_jax import build\nfrom vit_jax.cli import flags"),
         ("configs/digits.py", "from configs import common\nfrom ml_collections import ConfigDict"),
         ("configs/digits_families.py", "from configs import common, digits"),

@@ -72,7 +72,7 @@ class StopAt:
     """Sends a signal to this process once so many batches were taken from the training stream."""
 
     def __init__(self, monkeypatch, step, number=signal.SIGTERM):
-        from vit_jax.data.loader import Prefetch
+        from vit_jax.data.loading.loader import Prefetch
 
         original, count = Prefetch.__next__, [0]
 
@@ -107,7 +107,7 @@ def test_sigkill_and_resume_equals_an_uninterrupted_run(trained, tmp_path):
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "import pathlib, train\n"
         "from conftest import small_config\n"
-        "from vit_jax.data.loader import InMemory\n"
+        "from vit_jax.data.loading.loader import InMemory\n"
         "original = InMemory._gather\n"
         "def slow(self, records, index):\n"
         "    import time; time.sleep(0.2)\n"

@@ -7,7 +7,7 @@ from vit_jax.version import __version__
 __all__ = ["InputError", "__version__", "attention_rollout", "create_model", "list_models", "load", "save"]
 
 if typing.TYPE_CHECKING:
-    from vit_jax.build import create_model, list_models
+    from vit_jax.build.experiment import create_model, list_models
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import attention_rollout
     from vit_jax.inference.classifier import load
@@ -16,8 +16,8 @@ if typing.TYPE_CHECKING:
 _HOME = {
     "InputError": "vit_jax.errors",
     "attention_rollout": "vit_jax.inference.attention_maps",
-    "create_model": "vit_jax.build",
-    "list_models": "vit_jax.build",
+    "create_model": "vit_jax.build.experiment",
+    "list_models": "vit_jax.build.experiment",
     "load": "vit_jax.inference.classifier",
     "save": "vit_jax.inference.save",
 }

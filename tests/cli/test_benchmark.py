@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.cli.main import main
 from vit_jax.models import vit
-from vit_jax.training import hardware
+from vit_jax.planning import hardware
 
 
 @pytest.mark.parametrize("mode", ["--train", "--infer"])

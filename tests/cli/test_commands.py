@@ -132,7 +132,7 @@ def test_help_of_each_command_has_examples(name, capsys):
 
 def test_help_is_quick_because_it_imports_no_jax():
     code = "import sys; from vit_jax.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print('jax' in sys.modules, 'vit_jax.build' in sys.modules)"
+    code += "print('jax' in sys.modules, 'vit_jax.build.experiment' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "False False"
     module = subprocess.run([sys.executable, "-m", "vit_jax", "--version"], capture_output=True, text=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vit_jax.cli import data_show
 from vit_jax.cli.main import main
-from vit_jax.data.contact_sheet import contact_sheet
+from vit_jax.figures.contact_sheet import contact_sheet
 
 
 def status(*arguments):
@@ -85,7 +85,7 @@ def test_show(prepared, tmp_path, capsys):
 @pytest.mark.parametrize("augment", ["crop", "none", "three_augment"])
 def test_show_augmented(augment, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("vit_jax.data.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
+    monkeypatch.setattr("vit_jax.figures.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
     for name in (augment, "none"):
         data = ("digits", "--out", tmp_path / "a.png", "--augment", name)
         assert status("data", "show", *data) == 0
@@ -98,7 +98,7 @@ def test_show_augmented(augment, tmp_path, monkeypatch):
 def test_show_as_a_config_trains(tmp_path, monkeypatch):
     """Undoing the normalisation gives back the very pixels, moved by the augmentation."""
     seen = []
-    monkeypatch.setattr("vit_jax.data.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
+    monkeypatch.setattr("vit_jax.figures.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
     config = ROOT / "configs" / "digits.py"
     assert status("data", "show", "digits", "--out", tmp_path / "a.png", "--config", config, "--count", 5) == 0
     whole = ("--count", 5, "--augment", "none")

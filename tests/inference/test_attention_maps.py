@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.inference.attention_maps import attention_of, attention_rollout, patch_map
 from vit_jax.models import vit
 from vit_jax.training import optimizer, step

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.inference.classifier import Classifier
 from vit_jax.ops import posemb
 from vit_jax.pretrained import families

@@ -16,7 +16,7 @@ from tiny import TINY
 
 import vit_jax
 import vit_jax.models
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.training import checkpoint
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.step import make_eval_step, make_init, make_train_step

@@ -10,9 +10,9 @@ from jax.sharding import Mesh, PartitionSpec
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.models.pvt import VARIANTS, create
+from vit_jax.parallel import sharding
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
-from vit_jax.training import sharding
 
 SMALL = {"hidden_dims": (8, 12, 16), "depths": (1, 2, 1), "num_heads": (1, 2, 4), "mlp_ratios": (2, 1.5, 2)}
 SMALL |= {"reductions": (4, 2, 1), "strides": (4, 2, 2)}

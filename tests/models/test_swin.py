@@ -10,9 +10,9 @@ import pytest
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.models.swin import VARIANTS, create
+from vit_jax.parallel.sharding import partition
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer
-from vit_jax.training.sharding import partition
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 24, 44, 3)).astype(np.float32)
 

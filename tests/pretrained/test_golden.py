@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 
 FOLDERS = ("hf_vit", "hf_deit", "timm_vit", "timm_vit_gap", "timm_vit_reg")
 
@@ -120,7 +120,8 @@ def test_deit_with_one_head_has_the_class_tokens_logits(changed, golden):
 
 def test_a_distilled_deit_of_timm_is_that_of_hugging_face(changed, golden):
     """The same weights by timm's names, with LayerNorm's other epsilon."""
-    from vit_jax.pretrained import names, timm
+    from vit_jax.pretrained import mapping as names
+    from vit_jax.pretrained.vit import timm
 
     teacher = vit_jax.load(golden / "hf_deit")
     rows = names.expand(timm.NAMES, 3, grid=(6, 6))
@@ -143,7 +144,8 @@ def vit_jax_flat(params):
     [("hf_vit", "vit."), ("hf_deit", "deit."), ("timm_vit", ""), ("timm_vit_gap", ""), ("timm_vit_reg", "")],
 )
 def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix):
-    from vit_jax.pretrained import huggingface, names, timm
+    from vit_jax.pretrained import mapping as names
+    from vit_jax.pretrained.vit import huggingface, timm
 
     copy = changed(name)
     table = timm.NAMES if name.startswith("timm") else huggingface.NAMES

@@ -154,8 +154,8 @@ def test_a_bare_model_gives_features(changed, golden):
 def test_a_published_size_goes_by_its_name(changed):
     copy = changed("hf_swin")
     copy.config |= {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
-    from vit_jax.pretrained import huggingface_swin
     from vit_jax.pretrained.files import Files
+    from vit_jax.pretrained.swin import huggingface as huggingface_swin
 
     info = huggingface_swin.describe(Files("there", copy.tensors, copy.config)).model
     assert (info["name"], info["variant"]) == ("swin", "T/7")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.models.hybrid import VARIANTS
-from vit_jax.pretrained import families, names
+from vit_jax.pretrained import families
+from vit_jax.pretrained import mapping as names
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.google import NAMES
-from vit_jax.pretrained.google_hybrid import resnet_names
+from vit_jax.pretrained.hybrid.google import resnet_names
+from vit_jax.pretrained.vit.google import NAMES
 
 FILE = "google_hybrid/R_S_8-tiny.npz"
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.inference.classifier import Classifier
 
 FOLDERS = {"hf_pvt": "huggingface", "hf_pvt_v2": "huggingface", "timm_pvt_v2_li": "timm"}

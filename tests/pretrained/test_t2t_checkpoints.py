@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax import build
+from vit_jax.build import experiment as build
 from vit_jax.models.t2t import sinusoid
 from vit_jax.ops.posemb import resize_grid
 

@@ -10,16 +10,16 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vit_jax.data import policies
-from vit_jax.data.loader import InMemory, Share
-from vit_jax.data.sources import Source
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.augment import policies
+from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.data.loading.loader import InMemory, Share
+from vit_jax.data.sources.tfds import Source
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.mixing import Mixing
+from vit_jax.parallel import strategies as parallel
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
-from vit_jax.training import parallel
 from vit_jax.training.step import _sum_over_parts, make_eval_step, make_init, make_train_step
 
 BATCH = {

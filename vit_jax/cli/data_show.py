@@ -11,9 +11,9 @@ _SIZE_PX = 224  # of what is cut out, at most
 
 def run(args: argparse.Namespace) -> int:
     """Draws the sheet; gives the exit status."""
-    from vit_jax.data import policies
-    from vit_jax.data.contact_sheet import contact_sheet
+    from vit_jax.data.augment import policies
     from vit_jax.errors import InputError
+    from vit_jax.figures.contact_sheet import contact_sheet
 
     if args.count < 1 or args.seed < 0:
         raise InputError("--count must be 1 or more, and --seed 0 or more")
@@ -38,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _augmented(args: argparse.Namespace, name: str) -> tuple[list[np.ndarray], list[str]]:
     """The first examples of an epoch: whole, or cropped at random, flipped, and changed by a policy of that name."""
-    from vit_jax.data import order, policies, sources
-    from vit_jax.data.decoding import decode
-    from vit_jax.data.transforms import Preprocessing, RandomResizedCrop
+    from vit_jax.data.augment import policies
+    from vit_jax.data.images.decoding import decode
+    from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
+    from vit_jax.data.loading import order
+    from vit_jax.data.sources import tfds as sources
 
     chosen = policies.create(
         "none" if name == "crop" else name,
@@ -71,9 +73,9 @@ def _as_trained_on(args: argparse.Namespace) -> tuple[list[np.ndarray], list[str
     """The first examples of a run with the config, as the train step makes them of the loader's."""
     import jax
 
-    from vit_jax import build
+    from vit_jax.build import experiment as build
     from vit_jax.cli import flags
-    from vit_jax.data.loader import Share
+    from vit_jax.data.loading.loader import Share
 
     config: Any = flags.read_config(pathlib.Path(args.config))
     with config.unlocked():

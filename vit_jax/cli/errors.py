@@ -12,8 +12,8 @@ import types
 import warnings
 from collections.abc import Iterator
 
-from vit_jax.cli import hosts
 from vit_jax.errors import InputError, TrainingDiverged
+from vit_jax.system import hosts
 
 _PATHS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
 _DISK = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}

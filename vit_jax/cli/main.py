@@ -4,8 +4,8 @@ import argparse
 import importlib
 import sys
 
-from vit_jax import malloc
 from vit_jax.cli.errors import one_line_errors
+from vit_jax.system import malloc
 from vit_jax.version import __version__
 
 COMMANDS = {
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     name = parser.parse_args(arguments[:1]).command
     malloc.keep_freed_memory()
     with one_line_errors(f"vit-jax {name}"):
-        command = importlib.import_module(f"vit_jax.cli.{name}")
+        command = importlib.import_module(f"vit_jax.cli.commands.{name}")
         subparser = Parser(
             f"vit-jax {name}",
             description=command.__doc__,

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from vit_jax.training.plan import unit
+from vit_jax.planning.plan import unit
 
 _MEMORY = {
     "parameters": "parameters",

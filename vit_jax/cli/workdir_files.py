@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.atomic import writing
 from vit_jax.errors import InputError
+from vit_jax.system.atomic import writing
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax import build
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.build import experiment as build
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.pretrained import load as pretrained

@@ -3,11 +3,11 @@
 import pathlib
 from collections.abc import Sequence
 
-from vit_jax.atomic import writing
 from vit_jax.errors import InputError
 from vit_jax.inference.classifier import Classifier
 from vit_jax.pretrained import families, formats
 from vit_jax.pretrained.outgoing import MAY_DIFFER
+from vit_jax.system.atomic import writing
 from vit_jax.training import checkpoint
 
 FORMATS = (*families.FORMATS, "workdir")

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.names import Name
+from vit_jax.pretrained.mapping import Name
 
 SIZES = ("hidden_dim", "depth", "mlp_dim", "num_heads")
 

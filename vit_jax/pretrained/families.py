@@ -11,27 +11,19 @@ from flax import linen as nn
 from vit_jax.errors import InputError
 from vit_jax.models import deit, hybrid, pvt, swin, vit
 from vit_jax.models import t2t as t2t_model
-from vit_jax.pretrained import (
-    google,
-    google_hybrid,
-    huggingface,
-    huggingface_pvt,
-    huggingface_swin,
-    t2t,
-    timm,
-    timm_pvt,
-    timm_swin,
-    to_google,
-    to_huggingface,
-    to_huggingface_pvt,
-    to_huggingface_swin,
-    to_t2t,
-    to_timm,
-    to_timm_pvt,
-    to_timm_swin,
-)
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
+from vit_jax.pretrained.hybrid import google as google_hybrid
+from vit_jax.pretrained.pvt import huggingface as huggingface_pvt
+from vit_jax.pretrained.pvt import timm as timm_pvt
+from vit_jax.pretrained.pvt import to_huggingface as to_huggingface_pvt
+from vit_jax.pretrained.pvt import to_timm as to_timm_pvt
+from vit_jax.pretrained.swin import huggingface as huggingface_swin
+from vit_jax.pretrained.swin import timm as timm_swin
+from vit_jax.pretrained.swin import to_huggingface as to_huggingface_swin
+from vit_jax.pretrained.swin import to_timm as to_timm_swin
+from vit_jax.pretrained.t2t import t2t, to_t2t
+from vit_jax.pretrained.vit import google, huggingface, timm, to_google, to_huggingface, to_timm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.pretrained import families
 from vit_jax.pretrained.outgoing import MAY_DIFFER, Outgoing, Unheld

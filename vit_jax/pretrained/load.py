@@ -10,10 +10,11 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained import families, names
+from vit_jax.pretrained import families
 from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import mapping as names
 from vit_jax.pretrained.description import in_proportion, pair
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.tasks.classification import Classification

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.tasks.classification import Classification
 
 MAY_DIFFER = (

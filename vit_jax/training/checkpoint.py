@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vit_jax.errors import InputError
-from vit_jax.training.optimizer import leaf_names
+from vit_jax.ops.trees import leaf_names
 from vit_jax.types import Params, TrainState
 
 _SCORE = "score"

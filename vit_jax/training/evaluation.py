@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vit_jax.atomic import writing
-from vit_jax.data.loader import Loader, Prefetch, Share
-from vit_jax.training.parallel import Strategy
+from vit_jax.data.loading.loader import Loader, Prefetch, Share
+from vit_jax.parallel.strategies import Strategy
+from vit_jax.system.atomic import writing
 from vit_jax.types import Evaluator, Params, Rows
 
 _STEPS_AHEAD = 3

@@ -11,6 +11,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.errors import InputError
+from vit_jax.ops.trees import leaf_names
 from vit_jax.types import Params
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
@@ -237,9 +238,3 @@ def merge(trainable: Params, frozen: Params) -> Params:
 def moving_average(average: Params, params: Params, decay: float) -> Params:
     """Decay * average + (1 - decay) * params, written so that equal leaves stay bitwise equal."""
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
-
-
-def leaf_names(params: Params) -> list[str]:
-    """Paths of the leaves in tree order, `encoder/block_0/mlp/fc1/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.ops.augment import renormalize
 from vit_jax.types import Params, TrainState
 

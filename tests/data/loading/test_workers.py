@@ -1,0 +1,153 @@
+"""Worker processes: they end the run with a reason when they die or raise, and never keep it waiting."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from multiprocessing.shared_memory import SharedMemory
+
+import numpy as np
+import pytest
+
+from vit_jax.data.loading import workers
+from vit_jax.data.loading.workers import batches_from_workers
+from vit_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+BLANK = {"image": np.zeros((4, 2), np.uint8), "index": np.zeros(4, np.int64)}
+WATCHDOG_SECONDS = 120  # hangs are what is tested here
+
+
+@pytest.fixture(autouse=True)
+def watchdog():
+    def fail(*_):
+        raise TimeoutError("the loader hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(WATCHDOG_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def load(number):
+    return {"image": np.full(2, number, np.uint8), "index": number}
+
+
+def load_or_die(number):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(number)
+
+
+def load_or_exit(number):
+    if number == 5:
+        os._exit(0)
+    return load(number)
+
+
+def load_or_raise(number):
+    if number == 5:
+        raise KeyError("a mistake in the program")
+    return load(number)
+
+
+@pytest.mark.parametrize(("count", "num_workers"), [(0, 1), (3, 2), (30, 3)])
+def test_batches_come_in_order_and_the_last_has_the_rest(count, num_workers):
+    batches = list(batches_from_workers(load, range(count), blank=BLANK, num_workers=num_workers))
+    assert [len(batch["index"]) for batch in batches] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
+    if batches:
+        np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in batches]), np.arange(count))
+        np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches])[:, 1], np.arange(count))
+
+
+def test_a_batch_stays_as_it_is_while_others_come():
+    batches = batches_from_workers(load, range(40), blank=BLANK, num_workers=1)
+    first = next(batches)["index"]
+    assert len(list(batches)) == 9
+    np.testing.assert_array_equal(first, np.arange(4))
+
+
+def test_workers_end_with_the_batches():
+    batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=2)
+    next(batches)
+    batches.close()
+    assert not [process for process in multiprocessing.active_children() if process.name == "loader"]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"), [(load_or_die, r"was killed \(SIGKILL\)"), (load_or_exit, "ended with status 0")]
+)
+def test_a_worker_that_dies_ends_the_run_with_its_reason(function, reason):
+    batches = batches_from_workers(function, range(40), blank=BLANK, num_workers=2)
+    assert next(batches)["index"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match=f"a worker process that decodes images {reason}.*num_workers"):
+        list(batches)
+
+
+def test_a_worker_that_is_killed_from_outside_is_noticed():
+    batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=2)
+    next(batches)
+    victim = next(process for process in multiprocessing.active_children() if process.name == "loader")
+    os.kill(victim.pid, signal.SIGKILL)
+    with pytest.raises(InputError, match="SIGKILL"):
+        list(batches)
+
+
+def test_signals_to_the_whole_process_group_do_not_end_the_workers():
+    batches = batches_from_workers(load, range(40), blank=BLANK, num_workers=2)
+    next(batches), next(batches)  # one of each worker, which has started then
+    for process in multiprocessing.active_children():
+        if process.name == "loader":
+            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, signal.SIGINT)
+    assert len(list(batches)) == 8
+
+
+def test_signals_to_a_worker_that_has_only_begun_to_start_do_not_end_it():
+    memory = SharedMemory(create=True, size=sum(array.nbytes for array in BLANK.values()))
+    worker = workers._Worker(load, BLANK, memory.name)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker._process.pid or 0, number)
+        worker.ask(range(4), 0)
+        assert worker.wait() == 4
+    finally:
+        worker.end()
+        memory.close()
+        memory.unlink()
+    assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_an_internal_error_says_where_it_happened():
+    with pytest.raises(KeyError, match="a mistake in the program") as caught:
+        list(batches_from_workers(load_or_raise, range(40), blank=BLANK, num_workers=2))
+    assert any("load_or_raise" in note for note in caught.value.__notes__)
+
+
+def test_a_damaged_image_is_named_by_file(tmp_path):
+    from vit_jax.data.images.transforms import Preprocessing
+    from vit_jax.data.loading.loader import Share, Streaming
+    from vit_jax.data.sources import folder  # not above, where each worker of the other tests would import it
+    from vit_jax.data.sources import tfds as sources
+
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    files = folder.Files(str(tmp_path), ["damaged.png"], np.zeros(1, np.int32))
+    data = Streaming(sources.Source("one", ("a",), files), Preprocessing((8, 8)), num_workers=1)
+    with pytest.raises(InputError, match=r"damaged\.png: the image is not an image in a format"):
+        list(data.train_batches(Share(2), seed=0, start_step=0, total_steps=1))
+
+
+def test_workers_end_when_their_parent_is_killed():
+    program = (
+        "import os\n"
+        "from tests.data.test_workers import BLANK, batches_from_workers, load\n"
+        "batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=1)\n"
+        "next(batches)\n"
+        "os._exit(7)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.communicate(timeout=WATCHDOG_SECONDS)  # ends when the worker, which writes to the same pipe, has ended
+    assert run.returncode == 7

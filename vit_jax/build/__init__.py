@@ -1,0 +1,1 @@
+"""From a config, or from what a checkpoint says of itself, to objects."""

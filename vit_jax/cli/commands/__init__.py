@@ -1,0 +1,1 @@
+"""The subcommands of `vit-jax`, one a file."""

@@ -1,0 +1,109 @@
+"""Draws where a model looks in images.
+
+Each image becomes DIR/<its name>_attention.png: the image as the model sees it; for each head of the last layer what
+the class token takes from each patch (the mean over the patches, where the model has no class token); and over the
+image the attention rollout of all layers (Abnar and Zuidema 2020). Each map is coloured from its smallest to its
+largest value.
+
+A file that is no image is reported on standard error; the others are still drawn, and the exit status is 2.
+"""
+
+import argparse
+import pathlib
+import sys
+
+EXAMPLES = """examples:
+  vit-jax attention --model google/vit-base-patch16-224 cat.jpg --out maps
+  vit-jax attention --model runs/digits *.png --out maps --head-fusion max"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="M",
+        help="a work directory, a checkpoint's folder or .npz file, or a Hugging Face id",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder for the pictures")
+    parser.add_argument(
+        "--layer", type=int, default=-1, metavar="L", help="whose heads: 1, 2, ... or, from the end, -1"
+    )
+    parser.add_argument(
+        "--head-fusion", default="mean", metavar="F", help="rollout: mean (default), max or min of heads"
+    )
+    parser.add_argument(
+        "--residual", type=float, default=0.5, metavar="R", help="rollout: the identity's weight (default 0.5)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; gives its exit status."""
+    from vit_jax.data.images.decoding import decode
+    from vit_jax.errors import InputError
+    from vit_jax.inference.attention_maps import check_rollout
+    from vit_jax.inference.classifier import load
+    from vit_jax.system.atomic import writing
+
+    check_rollout(args.head_fusion, args.residual)
+    classifier = load(args.model)
+    depth = getattr(classifier.encoder, "depth", abs(args.layer))
+    if args.layer == 0 or abs(args.layer) > depth:
+        raise InputError(f"--layer is {args.layer}; valid: 1 to {depth}, or from the end -1 to -{depth}")
+    taken = {pathlib.Path(name).resolve() for name in args.images}  # no picture may replace an image to be drawn
+    failed = False
+    for name in args.images:
+        try:
+            image = decode(name, classifier.preprocessing.channels)
+        except InputError as error:
+            failed = True
+            print(f"vit-jax attention: {error}", file=sys.stderr)
+            continue
+        picture = _picture(classifier, image, args)
+        args.out.mkdir(parents=True, exist_ok=True)
+        file = _free(args.out / f"{pathlib.Path(name).stem}_attention.png", taken)
+        taken.add(file.resolve())
+        with writing(file) as part:
+            part.write_bytes(picture)
+        print(f"{name}: {file}", flush=True)
+    return 2 if failed else 0
+
+
+def _picture(classifier, image, args: argparse.Namespace) -> bytes:
+    """A PNG file of one decoded image."""
+    import jax
+    import numpy as np
+
+    from vit_jax.figures import attention as figures
+    from vit_jax.inference.attention_maps import attention_rollout, patch_map
+
+    attention = classifier.attention(image)
+    depth = len(attention)
+    rollout = attention_rollout(attention, head_fusion=args.head_fusion, residual=args.residual)
+    pixels = classifier.preprocess(image)
+    where = {
+        "grid": jax.eval_shape(classifier.features, pixels).grid,
+        "class_token": classifier.encoder.pooling == "token",
+    }
+    layer = args.layer - 1 if args.layer > 0 else depth + args.layer
+    title = f"heads of layer {layer + 1} of {depth}"
+    if classifier.class_names:
+        best = classifier.predict(image, top_k=1)[0][0]
+        title = f"predicted {best.class_name}, {best.probability:.1%}; {title}"
+    figure = figures.attention_figure(
+        classifier.preprocessing(image),
+        np.asarray(patch_map(attention[layer, 0], **where)),
+        np.asarray(patch_map(rollout[0], **where)),
+        title=title,
+    )
+    return figures.png(figure)
+
+
+def _free(file: pathlib.Path, taken: set[pathlib.Path]) -> pathlib.Path:
+    """`cat_attention.png`, or if that is taken `cat_attention_2.png`, `cat_attention_3.png` ..."""
+    number, candidate = 1, file
+    while candidate.resolve() in taken:
+        number += 1
+        candidate = file.with_stem(f"{file.stem}_{number}")
+    return candidate

@@ -1,0 +1,125 @@
+"""Prepares datasets in the form that training reads, says what is in them, and draws their images."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+EXAMPLES = """examples:
+  vit-jax data prepare cifar10 --from ~/Downloads/cifar-10-python.tar.gz
+  vit-jax data prepare mnist --from ~/mnist                the four idx files, with or without .gz
+  vit-jax data prepare imagenet2012 --from /data/ilsvrc    the folder with the two tar files
+  vit-jax data prepare pets --from ~/pets                  a folder of images, under a name of your own
+  vit-jax data info cifar10
+  vit-jax data show cifar10 --split train --out grid.png --config configs/digits.py
+
+`vit-jax data ACTION --help` says more."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's actions and their flags."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="write a dataset where training finds it by its name")
+    prepare.add_argument("name", metavar="NAME", help="cifar10, mnist, imagenet2012 ..., or any for a folder of images")
+    prepare.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help="what you have: the dataset's archive or its folder, a folder of images or a tar of one, or the folder of "
+        "a TFDS dataset in TFRecord; without it TFDS downloads the dataset, for which it needs TensorFlow",
+    )
+    prepare.add_argument(
+        "--eval-fraction",
+        type=float,
+        default=0.2,
+        metavar="F",
+        help="of a folder of images without splits under a new name: share of each class that becomes the split test "
+        "(default 0.2, as in training from the folder; 0: none)",
+    )
+    prepare.add_argument(
+        "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
+    )
+    info = actions.add_parser("info", help="print splits, counts, features, classes and size")
+    info.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
+    info.add_argument("--json", action="store_true", help="one JSON object, with all class names")
+    show = actions.add_parser("show", help="draw some images with their labels")
+    show.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
+    show.add_argument("--split", default="train", help="which split (default train)")
+    show.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
+    show.add_argument(
+        "--augment",
+        metavar="NAME",
+        default=None,
+        help="what is done to them: crop (random resized crop and flip; default), none, or one of data.augment, which "
+        "comes after crop and flip",
+    )
+    show.add_argument("--config", metavar="FILE", help="instead, draw what this config trains on")
+    show.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
+    show.add_argument("--seed", type=int, default=0, help="which images, and which augmentation (default 0)")
+    for action in (prepare, info, show):
+        action.add_argument(
+            "--data-dir", metavar="DIR", help="TFDS's folder; default $TFDS_DATA_DIR, or ~/tensorflow_datasets"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the action; gives the exit status."""
+    if args.action == "show":
+        from vit_jax.cli import data_show
+
+        return data_show.run(args)
+    return {"prepare": _prepare, "info": _info}[args.action](args)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    if args.source is None:
+        from vit_jax.data.prepare.download import download
+
+        folder = download(args.name, args.data_dir)
+    else:
+        from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, Reading
+        from vit_jax.data.prepare.prepare import prepare
+
+        limit = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
+        folder = prepare(args.name, args.source, args.data_dir, eval_fraction=args.eval_fraction, max_pixels=limit)
+    from vit_jax.data.sources import tfds as sources
+
+    splits = sources.open_builder(args.name, args.data_dir).info.splits.values()
+    counts = ", ".join(f"{split.name} {split.num_examples:,}" for split in splits)
+    print(f"{folder}: {counts} examples; use it with --config.data.name={args.name}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from vit_jax.data.sources import tfds as sources
+
+    builder = sources.open_builder(args.name, args.data_dir)
+    info = builder.info
+    classes = sources.class_names(args.name, info.features)
+    answer: dict[str, Any] = {
+        "name": info.full_name,
+        "folder": str(builder.data_dir),
+        "format": info.file_format.value,
+        "bytes": sum(file.stat().st_size for file in pathlib.Path(builder.data_dir).iterdir()),
+        "splits": {split.name: split.num_examples for split in info.splits.values()},
+        "features": {name: _feature(feature) for name, feature in info.features.items()},
+        "class_names": classes,
+    }
+    if args.json:
+        print(json.dumps(answer))
+        return 0
+    for key in ("name", "folder", "format"):
+        print(f"{key:<10}{answer[key]}")
+    print(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
+    for key in ("splits", "features"):
+        for i, (name, value) in enumerate(answer[key].items()):
+            text = f"{value:,}" if isinstance(value, int) else value
+            print(f"{key if i == 0 else '':<10}{name:<16}{text}")
+    more = f", and {len(classes) - 10:,} more" if len(classes) > 10 else ""
+    print(f"{'classes':<10}{len(classes):,}: {', '.join(classes[:10])}{more}")
+    return 0
+
+
+def _feature(feature: Any) -> str:
+    """`Image (32, 32, 3) uint8`, in a few words."""
+    return " ".join(f"{feature!r}".split())

@@ -1,0 +1,1 @@
+"""Batches: their order, their reading, their workers."""

@@ -1,0 +1,1 @@
+"""Datasets made of what the user has."""

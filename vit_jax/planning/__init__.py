@@ -1,0 +1,1 @@
+"""What a step needs of devices that are not there."""

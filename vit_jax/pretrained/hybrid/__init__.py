@@ -1,0 +1,1 @@
+"""The hybrid in other libraries' checkpoints."""

@@ -1,0 +1,1 @@
+"""PVT in other libraries' checkpoints."""

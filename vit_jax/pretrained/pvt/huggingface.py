@@ -1,0 +1,215 @@
+"""Checkpoints of Hugging Face transformers: PVT and PVT v2.
+
+Source: transformers' models/pvt/modeling_pvt.py and models/pvt_v2/modeling_pvt_v2.py, their configurations, and the
+tensors' names in the files that they write.
+"""
+
+from typing import Any
+
+from vit_jax.errors import InputError
+from vit_jax.pretrained.description import Description, pair
+from vit_jax.pretrained.files import Files
+from vit_jax.pretrained.mapping import Grid, Name
+from vit_jax.pretrained.pvt.names import expand_stages, pvt
+from vit_jax.pretrained.vit.huggingface import GELU, HEAD, class_names, preprocessing_of
+
+_BLOCK = "encoder/block_{i}"
+_PATCHES_1, _LAYER_1 = "{prefix}encoder.patch_embeddings.{s}", "{prefix}encoder.block.{s}.{j}"
+NAMES_1 = (
+    Name("encoder/class_token", "{prefix}encoder.patch_embeddings.{last}.cls_token"),
+    Name("encoder/{patch_embed}/kernel", f"{_PATCHES_1}.projection.weight", "conv"),
+    Name("encoder/{patch_embed}/bias", f"{_PATCHES_1}.projection.bias"),
+    Name("encoder/patch_norm_{s}/scale", f"{_PATCHES_1}.layer_norm.weight"),
+    Name("encoder/patch_norm_{s}/bias", f"{_PATCHES_1}.layer_norm.bias"),
+    Name("encoder/pos_embedding_{s}/prefix", f"{_PATCHES_1}.position_embeddings", "prefix"),
+    Name("encoder/pos_embedding_{s}/grid", f"{_PATCHES_1}.position_embeddings", "grid"),
+    Name(f"{_BLOCK}/norm1/scale", f"{_LAYER_1}.layer_norm_1.weight"),
+    Name(f"{_BLOCK}/norm1/bias", f"{_LAYER_1}.layer_norm_1.bias"),
+    Name(f"{_BLOCK}/reduction/conv/kernel", f"{_LAYER_1}.attention.self.sequence_reduction.weight", "conv"),
+    Name(f"{_BLOCK}/reduction/conv/bias", f"{_LAYER_1}.attention.self.sequence_reduction.bias"),
+    Name(f"{_BLOCK}/reduction/norm/scale", f"{_LAYER_1}.attention.self.layer_norm.weight"),
+    Name(f"{_BLOCK}/reduction/norm/bias", f"{_LAYER_1}.attention.self.layer_norm.bias"),
+    Name(f"{_BLOCK}/attention/query/kernel", f"{_LAYER_1}.attention.self.query.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/query/bias", f"{_LAYER_1}.attention.self.query.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/key/kernel", f"{_LAYER_1}.attention.self.key.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/key/bias", f"{_LAYER_1}.attention.self.key.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/value/kernel", f"{_LAYER_1}.attention.self.value.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/value/bias", f"{_LAYER_1}.attention.self.value.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/out/kernel", f"{_LAYER_1}.attention.output.dense.weight", "heads_out"),
+    Name(f"{_BLOCK}/attention/out/bias", f"{_LAYER_1}.attention.output.dense.bias"),
+    Name(f"{_BLOCK}/norm2/scale", f"{_LAYER_1}.layer_norm_2.weight"),
+    Name(f"{_BLOCK}/norm2/bias", f"{_LAYER_1}.layer_norm_2.bias"),
+    Name(f"{_BLOCK}/mlp/fc1/kernel", f"{_LAYER_1}.mlp.dense1.weight", "linear"),
+    Name(f"{_BLOCK}/mlp/fc1/bias", f"{_LAYER_1}.mlp.dense1.bias"),
+    Name(f"{_BLOCK}/mlp/fc2/kernel", f"{_LAYER_1}.mlp.dense2.weight", "linear"),
+    Name(f"{_BLOCK}/mlp/fc2/bias", f"{_LAYER_1}.mlp.dense2.bias"),
+    Name("encoder/norm/scale", "{prefix}encoder.layer_norm.weight"),
+    Name("encoder/norm/bias", "{prefix}encoder.layer_norm.bias"),
+)
+_STAGE = "{prefix}encoder.layers.{s}"
+_LAYER_2 = f"{_STAGE}.blocks.{{j}}"
+NAMES_2 = (
+    Name("encoder/{patch_embed}/kernel", f"{_STAGE}.patch_embedding.proj.weight", "conv"),
+    Name("encoder/{patch_embed}/bias", f"{_STAGE}.patch_embedding.proj.bias"),
+    Name("encoder/patch_norm_{s}/scale", f"{_STAGE}.patch_embedding.layer_norm.weight"),
+    Name("encoder/patch_norm_{s}/bias", f"{_STAGE}.patch_embedding.layer_norm.bias"),
+    Name(f"{_BLOCK}/norm1/scale", f"{_LAYER_2}.layer_norm_1.weight"),
+    Name(f"{_BLOCK}/norm1/bias", f"{_LAYER_2}.layer_norm_1.bias"),
+    Name(f"{_BLOCK}/reduction/conv/kernel", f"{_LAYER_2}.attention.spatial_reduction.weight", "conv"),
+    Name(f"{_BLOCK}/reduction/conv/bias", f"{_LAYER_2}.attention.spatial_reduction.bias"),
+    Name(f"{_BLOCK}/reduction/norm/scale", f"{_LAYER_2}.attention.layer_norm.weight"),
+    Name(f"{_BLOCK}/reduction/norm/bias", f"{_LAYER_2}.attention.layer_norm.bias"),
+    Name(f"{_BLOCK}/attention/query/kernel", f"{_LAYER_2}.attention.query.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/query/bias", f"{_LAYER_2}.attention.query.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/key/kernel", f"{_LAYER_2}.attention.key.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/key/bias", f"{_LAYER_2}.attention.key.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/value/kernel", f"{_LAYER_2}.attention.value.weight", "heads_in"),
+    Name(f"{_BLOCK}/attention/value/bias", f"{_LAYER_2}.attention.value.bias", "heads_bias"),
+    Name(f"{_BLOCK}/attention/out/kernel", f"{_LAYER_2}.attention.proj.weight", "heads_out"),
+    Name(f"{_BLOCK}/attention/out/bias", f"{_LAYER_2}.attention.proj.bias"),
+    Name(f"{_BLOCK}/norm2/scale", f"{_LAYER_2}.layer_norm_2.weight"),
+    Name(f"{_BLOCK}/norm2/bias", f"{_LAYER_2}.layer_norm_2.bias"),
+    Name(f"{_BLOCK}/mlp/fc1/kernel", f"{_LAYER_2}.mlp.dense1.weight", "linear"),
+    Name(f"{_BLOCK}/mlp/fc1/bias", f"{_LAYER_2}.mlp.dense1.bias"),
+    Name(f"{_BLOCK}/mlp/dwconv/kernel", f"{_LAYER_2}.mlp.dwconv.dwconv.weight", "conv"),
+    Name(f"{_BLOCK}/mlp/dwconv/bias", f"{_LAYER_2}.mlp.dwconv.dwconv.bias"),
+    Name(f"{_BLOCK}/mlp/fc2/kernel", f"{_LAYER_2}.mlp.dense2.weight", "linear"),
+    Name(f"{_BLOCK}/mlp/fc2/bias", f"{_LAYER_2}.mlp.dense2.bias"),
+    Name("encoder/{norm}/scale", f"{_STAGE}.layer_norm.weight"),
+    Name("encoder/{norm}/bias", f"{_STAGE}.layer_norm.bias"),
+)
+NAMES = {1: NAMES_1, 2: NAMES_2}
+"""By version of PVT."""
+ARCHITECTURES = {
+    "pvt": ("PvtModel", "PvtForImageClassification"),
+    "pvt_v2": ("PvtV2Model", "PvtV2Backbone", "PvtV2ForImageClassification"),
+}
+"""model_type -> the models there are; the last has a head."""
+HIDDEN_ACT = GELU | {"relu": "relu", "silu": "silu", "swish": "silu"}
+"""hidden_act -> ours; the first of each kind is the one that is written."""
+
+# What a config.json leaves out has the value of transformers' PvtConfig or PvtV2Config.
+_CONFIG = {
+    "image_size": 224,
+    "num_channels": 3,
+    "num_encoder_blocks": 4,
+    "depths": [2, 2, 2, 2],
+    "num_attention_heads": [1, 2, 5, 8],
+    "mlp_ratios": [8, 8, 4, 4],
+    "strides": [4, 2, 2, 2],
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "drop_path_rate": 0.0,
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
+}
+_CONFIG_1 = {
+    "hidden_sizes": [64, 128, 320, 512],
+    "sequence_reduction_ratios": [8, 4, 2, 1],
+    "patch_sizes": [4, 2, 2, 2],
+}
+_CONFIG_2 = {
+    "hidden_sizes": [32, 64, 160, 256],
+    "sr_ratios": [8, 4, 2, 1],
+    "patch_sizes": [7, 3, 3, 3],
+    "linear_attention": False,
+}
+_PROCESSOR = {
+    "size": 224,
+    "resample": 3,
+    "do_center_crop": False,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+
+
+def describe(files: Files) -> Description:
+    """Reads config.json and preprocessor_config.json.
+
+    Raises:
+        InputError: a model, or an option of it, that is not supported.
+    """
+    assert files.config is not None, files.name
+    given = {key: value for key, value in files.config.items() if value is not None}
+    model_type = given["model_type"]
+    config: dict[str, Any] = _CONFIG | (_CONFIG_1 if model_type == "pvt" else _CONFIG_2) | given
+    prefix = f"{model_type}." if any(name.startswith(f"{model_type}.") for name in files.tensors) else ""
+    options = _options(files.name, config)
+    image_size = pair(config["image_size"], f"{files.name}: image_size")
+    head = HEAD if _has_head(files, model_type) else ()
+    several = config.get("problem_type") == "multi_label_classification"
+    processor = _PROCESSOR
+    if config["num_channels"] != 3:  # for which the processor has no means of its own
+        processor = {key: value for key, value in _PROCESSOR.items() if not key.startswith("image_")}
+    grids = position_grids(image_size, options["strides"])
+    return Description(
+        model=pvt(options),
+        task=({"loss_type": "sigmoid"} if several else {}) if head else None,
+        class_names=class_names(files, head),
+        preprocessing=preprocessing_of(files, processor, image_size, config["num_channels"]),
+        names=[*expand_stages(NAMES[options["version"]], options["depths"], prefix, grids), *head],
+        antialias=False,
+    )
+
+
+def position_grids(image_size: tuple[int, int], strides: tuple[int, ...]) -> list[Grid]:
+    """Rows and columns of each stage's position embedding in `PvtModel`, which takes its sides from the image's.
+
+    Stage i has those of an image 1 / 2^(i + 1) as high and wide, but for the first, divided by its stride.
+    """
+    grids = []
+    for i, stride in enumerate(strides):
+        rows, columns = (side // (2 ** (i + 1) if i else 1) // stride for side in image_size)
+        grids.append((rows, columns))
+    return grids
+
+
+def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    if config["hidden_act"] not in HIDDEN_ACT:
+        raise InputError(
+            f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(HIDDEN_ACT)}"
+        )
+    version = 1 if config["model_type"] == "pvt" else 2
+    stages = config["num_encoder_blocks"]
+
+    def by_stage(key: str) -> tuple:
+        values = config[key]
+        if not isinstance(values, list | tuple) or len(values) < stages:
+            raise InputError(f"{name}: {key} is {values!r}; valid: a list with a value for each of {stages} stages")
+        return tuple(values[:stages])
+
+    patch_sizes, strides = by_stage("patch_sizes"), by_stage("strides")
+    if version == 1:  # where transformers takes each for the other
+        patch_sizes, strides = strides, patch_sizes
+    return {
+        "version": version,
+        "hidden_dims": by_stage("hidden_sizes"),
+        "depths": by_stage("depths"),
+        "num_heads": by_stage("num_attention_heads"),
+        "mlp_ratios": by_stage("mlp_ratios"),
+        "reductions": by_stage("sequence_reduction_ratios" if version == 1 else "sr_ratios"),
+        "patch_sizes": patch_sizes,
+        "strides": strides,
+        "linear_attention": bool(config.get("linear_attention", False)),
+        "activation": HIDDEN_ACT[config["hidden_act"]],
+        "norm_eps": config["layer_norm_eps"],
+        "embed_norm_eps": config["layer_norm_eps"],
+        "qkv_bias": config["qkv_bias"],
+        "dropout": config["hidden_dropout_prob"],
+        "attention_dropout": config["attention_probs_dropout_prob"],
+        "drop_path": config["drop_path_rate"],
+    }
+
+
+def _has_head(files: Files, model_type: str) -> bool:
+    """Whether the architecture has one; where config.json names none, whether the tensors do."""
+    assert files.config is not None, files.name
+    named, valid = files.config.get("architectures"), ARCHITECTURES[model_type]
+    if named and named[0] not in valid:
+        raise InputError(f"{files.name}: architecture {named[0]!r} is not supported; valid: {', '.join(valid)}")
+    has_tensor = HEAD[0].tensor in files.tensors
+    if has_tensor or not named:
+        return has_tensor
+    no_classes = files.config.get("num_labels") == 0 or files.config.get("id2label") == {}
+    return named[0] == valid[-1] and not no_classes

@@ -1,0 +1,1 @@
+"""Swin in other libraries' checkpoints."""

@@ -1,0 +1,1 @@
+"""T2T-ViT in other libraries' checkpoints."""

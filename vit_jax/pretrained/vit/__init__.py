@@ -1,0 +1,1 @@
+"""The Vision Transformer in other libraries' checkpoints."""
