@@ -13,7 +13,7 @@ FILES = sorted(
 
 RANKS = [
     {"errors", "options", "system", "version"},
-    {"contracts", "types"},
+    {"contracts", "info", "types"},
     {"ops"},
     {"layers", "data", "figures"},
     {"models"},

@@ -1,56 +1,159 @@
-"""The data that travels between the parts: a batch, an encoder's features, the training state."""
+"""Data that travels between the parts: fields, batches, features, placements, the training state."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import flax.struct
 import jax
 import numpy as np
-from flax import linen as nn
 
 from vit_jax.errors import InputError
 
 Params = Any
 """A nested dict of float32 arrays, as Flax makes it."""
 
+Variables = dict[str, Any]
+"""Flax collections besides `params` that a step may change: batch statistics, codebooks, centres."""
+
+Kind = Literal["image", "mask", "boxes", "instances", "label", "labels", "array"]
+KINDS: tuple[Kind, ...] = ("image", "mask", "boxes", "instances", "label", "labels", "array")
+PLACED: tuple[Kind, ...] = ("image", "mask", "boxes", "instances")
+"""Kinds with a place in the image, which follow its geometry."""
+
+IGNORED = -1
+"""Value of a mask's pixel that belongs to no class and counts nowhere; class of a box that only fills the array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One named value of an example.
+
+    kind: what the value is, and its array once it is decoded and placed:
+        `image`: `[H, W, C]` uint8, or `[T, H, W, C]` with a leading time axis.
+        `mask`: `[H, W]` int32, each pixel's class, or IGNORED.
+        `boxes`: `[M, 5]` float32, a row for each box: left, top, right, bottom in pixels of the array's image, and the
+            class; further columns are carried along. Rows of class IGNORED fill the array up.
+        `instances`: `[H, W]` int32; 0 is no instance, else 1 + class + len(names) * number of the instance.
+        `label`: `[]` int32, a class.
+        `labels`: `[len(names)]` float32 in [0, 1], a number for each class.
+        `array`: any other array of a fixed shape.
+    shape: of one example's array; None where the preprocessing settles it (height, width, most boxes).
+    dtype: of the array.
+    names: of the classes, in the order of their numbers; empty where values are no classes.
+    ignore: values of a stored mask that become IGNORED.
+    """
+
+    kind: Kind
+    shape: tuple[int | None, ...] = ()
+    dtype: str = "int32"
+    names: tuple[str, ...] = ()
+    ignore: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Turns lists, as JSON has them, into tuples.
+
+        Raises:
+            InputError: an unknown kind.
+        """
+        for name in ("shape", "names", "ignore"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.kind not in KINDS:
+            raise InputError(f"a field's kind is {self.kind!r}; valid: {', '.join(KINDS)}")
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the value has a place in the image and follows its geometry."""
+        return self.kind in PLACED
+
+    def blank(self) -> np.ndarray:
+        """An array of the field's shape and type: zeros, and boxes of no class.
+
+        Raises:
+            ValueError: the shape is not settled.
+        """
+        if None in self.shape:
+            raise ValueError(f"the shape {self.shape} is not settled")
+        array = np.zeros(tuple(size or 0 for size in self.shape), self.dtype)
+        if self.kind == "boxes":
+            array[:, 4] = IGNORED
+        return array
+
+
+Fields = Mapping[str, Field]
+"""Name -> field of an example. The image is called `image`."""
+
+
+def class_fields(names: tuple[str, ...] | list[str], *, several: bool = False) -> dict[str, Field]:
+    """Fields of images that are labelled with classes, without the image's size.
+
+    Args:
+        names: of the classes.
+        several: whether an image has any number of classes, or exactly one.
+
+    Returns:
+        `{"image": ..., "label": ...}`; the label is of kind `labels` if there are several.
+
+    Example:
+        >>> class_fields(["cat", "dog"])["label"].names
+        ('cat', 'dog')
+    """
+    label = Field("labels", (len(names),), "float32", tuple(names)) if several else Field("label", names=tuple(names))
+    return {"image": Field("image", (None, None, None), "uint8"), "label": label}
+
+
 Batch = dict[str, Any]
 """Arrays that share their leading axis B (or [devices, B / devices] once placed under `pmap`).
 
-image: `[B, H, W, C]` uint8 off the loader; float32 and normalised after `prepare`.
-label: `[B]` int32, or `[B, num_classes]` float32 in [0, 1].
-index: `[B]` uint32, the example's position in the endless training stream (modulo 2**32), or its record
-    number in an evaluation.
-mask: `[B]` float32, 1 for an example and 0 for padding; absent where nothing is padded.
-teacher_logits: `[B, num_classes]` float32, what a teacher says of the images; only while it teaches.
+One array for each field of the data, `[B, *field.shape]`; images are float32 and normalised after `prepare`.
+index: `[B]` uint32, the example's position in the endless training stream (modulo 2**32), or its record number in an
+    evaluation.
+mask: `[B]` float32, 1 for an example and 0 for a row that fills the batch up; absent where there is none of these.
 """
 
 
-class Task(Protocol):
-    """A learning problem: a frozen dataclass in a file of `vit_jax/tasks`, which names it `create`.
+def mask_of(batch: Batch) -> jax.Array:
+    """The batch's `mask` `[B]` float32; ones where it is absent."""
+    return batch["mask"] if "mask" in batch else jax.numpy.ones(len(batch["image"]), "float32")
 
-    One that needs a teacher is a `TaughtTask`.
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a model's input lies in the image that it was made of.
+
+    image_size: height and width of the original image in pixels, upright.
+    box: left, top, right, bottom of the part of the image that the input shows, in pixels of the original; it may
+        reach beyond the image where the input was padded.
+    input_size: height and width of the input in pixels.
     """
 
-    def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head: a module from images `[B, H, W, C]` to outputs, which has the encoder as `encoder`."""
-        ...
+    image_size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    input_size: tuple[int, int]
 
-    def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """`[B]` float32, one loss an example; a masked row may give anything."""
-        ...
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> "Placement":
+        """That of an image which is the input itself."""
+        return cls(size, (0.0, 0.0, float(size[1]), float(size[0])), size)
 
-    def metrics(self, outputs: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Name -> (sum, count) over the unmasked examples, both `[]` float32."""
-        ...
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the original for each pixel of the input, along x and y."""
+        left, top, right, bottom = self.box
+        return (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
 
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """Maps points `[..., 2]` (x, y) of the input to the original image.
 
-@runtime_checkable
-class TaughtTask(Task, Protocol):
-    """A task that learns from a teacher: its batches have `teacher_logits` in training, and only then."""
+        Example:
+            >>> Placement((100, 200), (50, 0, 150, 100), (10, 10)).to_image(np.array([5.0, 5.0]))
+            array([100.,  50.])
+        """
+        return np.asarray(points, np.float64) * self.scale + np.array(self.box[:2])
 
-    def inference(self) -> dict[str, Any]:
-        """`name` and `options` of the task that a checkpoint names, whose model has the same parameters."""
-        ...
+    def to_input(self, points: np.ndarray) -> np.ndarray:
+        """Maps points `[..., 2]` (x, y) of the original image to the input; undoes `to_image`."""
+        return (np.asarray(points, np.float64) - np.array(self.box[:2])) / self.scale
 
 
 def encoder_of(model: Any) -> Any:
@@ -58,82 +161,23 @@ def encoder_of(model: Any) -> Any:
     return model.encoder
 
 
-class Prepare(Protocol):
-    """What turns a batch off the loader into one for the model, inside the compiled step."""
-
-    def __call__(self, key: jax.Array | None, batch: Batch, axis_name: str | None = None) -> Batch:
-        """Augments and normalises the images; without a key nothing random is done.
-
-        Args:
-            key: `[]` typed key, the same on all devices and in all steps.
-            batch: see `Batch`.
-            axis_name: the device axis if the batch is a device's slice of a larger one.
-        """
-        ...
-
-
-Rows = dict[str, np.ndarray]
-"""Name -> `[n, ...]`, one value an example of a whole dataset, in the order of its records.
-
-label: `[n]` int32, or `[n, num_classes]` float32 in [0, 1].
-prediction: `[n]` int32, the class with the highest output, the first of equals.
-confidence: `[n]` float32 in [0, 1], the highest probability.
-probabilities: `[n, num_classes]` float32 in [0, 1].
-features: `[n, D]` float32, the encoder's pooled vectors.
-"""
-
-
-class Evaluator(Protocol):
-    """Figures of a whole dataset: a frozen dataclass in a file of `vit_jax/evaluators`, which names it `create`.
-
-    Its first field is `class_names`, in the order of the labels; the others are its options.
-    """
-
-    needs: ClassVar[tuple[str, ...]]
-    """The rows it takes, by name."""
-
-    uses_reference: ClassVar[bool] = False
-    """Whether it learns from a reference dataset, of which it takes the same rows."""
-
-    @property
-    def metrics(self) -> Sequence[str]:
-        """The names of its figures."""
-        ...
-
-    def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """Name -> figure.
-
-        Args:
-            rows: of the dataset; one example or more.
-            reference: of the reference dataset; empty if it uses none.
-        """
-        ...
-
-    def files(self, rows: Rows) -> dict[str, Any]:
-        """File name -> what it shows: for a .csv a list of rows, header first; for a .png a matplotlib figure."""
-        return {}
-
-    def check(self, task: Task, *, multi_label: bool) -> None:
-        """Raises InputError unless it can judge this task, with one label an image or, `multi_label`, several."""
-        if multi_label:
-            name = type(self).__module__.rpartition(".")[2]
-            raise InputError(f"the metric {name!r} needs one label an image, and the dataset has several")
-
-
 class Features(flax.struct.PyTreeNode):
     """What an encoder makes of a batch of images.
 
     tokens: `[B, N, D]`, prefix tokens (class, distillation, registers) first, then the patches row by row; called with
         `patch_tokens=False`, an encoder may leave out the patches, whatever `grid` says.
-    pooled: `[B, D]`, one vector an image.
+    pooled: `[B, D]`, one vector for each image.
     grid: rows and columns of patches `(h, w)`; None if `encode` was given tokens without their grid.
     maps: `[B, h, w, C]` feature maps of a hierarchical model, finest first; None for a plain one.
+    intermediates: outputs of the blocks that `intermediates=` named, in the order of the blocks: `[B, N, D]` with the
+        prefix tokens for a plain model, `[B, h, w, C]` for one in stages.
     """
 
     tokens: jax.Array
     pooled: jax.Array
     grid: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
     maps: tuple[jax.Array, ...] | None = None
+    intermediates: tuple[jax.Array, ...] = ()
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -145,11 +189,12 @@ class TrainState(flax.struct.PyTreeNode):
     ema_params: like params, or None when the moving average is off.
     key: `[2]` uint32, the run's base key (`jax.random.key_data`); it never changes.
     sums: name -> (sum, count), both `[]` float32, over the steps since the last log.
-    skipped: `[]` int32, steps left out so far because something was not finite.
+    skipped: `[]` int32, steps skipped so far because something was not finite.
     skipped_in_row: `[]` int32, how many of them directly precede this state.
     nonfinite_leaf: `[]` int32, the first leaf (in tree order) with a bad gradient or update in the first step of
         that row, the number of leaves if only the loss was bad, -1 if there is no such row.
-    teacher: parameters of the model that is learned from, which no step changes; None without one.
+    variables: the model's collections besides `params`, which the task's forward pass changes; empty for most.
+    companions: name -> parameters of a model that the task uses and no step changes, such as a teacher.
     """
 
     step: jax.Array
@@ -161,4 +206,5 @@ class TrainState(flax.struct.PyTreeNode):
     skipped: jax.Array
     skipped_in_row: jax.Array
     nonfinite_leaf: jax.Array
-    teacher: Params | None = None
+    variables: Variables = flax.struct.field(default_factory=dict)
+    companions: dict[str, Params] = flax.struct.field(default_factory=dict)
