@@ -116,8 +116,8 @@ class Forward(NamedTuple):
     model: nn.Module
     params: Params
     ema_params: Params | None = None
-    variables: Variables = {}
-    companions: Mapping[str, Callable[[jax.Array], Any]] = {}
+    variables: Variables = {}  # noqa: RUF012 - never changed
+    companions: Mapping[str, Callable[[jax.Array], Any]] = {}  # noqa: RUF012
     step: Any = 0
 
     def apply(
@@ -236,7 +236,7 @@ class Task:
         raise NotImplementedError
 
     def companions(self) -> Mapping[str, dict[str, Any]]:
-        """Models that the task uses in training: name -> `source`, `step` and `revision`, as `vit_jax.load` has them."""
+        """Models used in training: name -> `source`, `step` and `revision`, as `vit_jax.load` has them."""
         return {}
 
     def accept_companion(self, name: str, info: dict[str, Any], params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -355,7 +355,8 @@ def in_order(parts: Sequence[Rows]) -> Rows:
     """Joins the rows of batches in the order of their records.
 
     Example:
-        >>> in_order([{"index": np.array([2, 0]), "x": np.array([20, 0])}, {"index": np.array([1]), "x": np.array([10])}])["x"]
+        >>> parts = [{"index": np.array([2, 0]), "x": np.array([20, 0])}, {"index": np.array([1]), "x": np.array([10])}]
+        >>> in_order(parts)["x"]
         array([ 0, 10, 20])
     """
     order = np.argsort(np.concatenate([part["index"] for part in parts]), kind="stable")
