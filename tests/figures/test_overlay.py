@@ -88,9 +88,7 @@ def test_labels_and_boxes_are_as_many(labels, scores):
 
 def test_panels_stand_side_by_side_at_one_height():
     red, blue = Image.new("RGB", (400, 300), "red"), Image.new("RGB", (200, 150), "blue")
-    picture = panels(
-        [red, blue], ["original", "a caption that is too long " * 20]
-    )
+    picture = panels([red, blue], ["original", "a caption that is too long " * 20])
     pixels = np.asarray(picture)
     assert picture.width == 400 + 400 + 3 * 6
     np.testing.assert_array_equal(pixels[-20, 200], [255, 0, 0])
