@@ -187,6 +187,8 @@ class Task:
 
     needs_moving_average: ClassVar[bool] = False
     """Whether the forward pass uses `Forward.ema_params`."""
+    model_options: ClassVar[tuple[str, ...]] = ()
+    """Options that say what the model is; a run with init.source takes them from there unless they are given."""
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
         """Adds the head: a module that has the encoder as `encoder`."""
