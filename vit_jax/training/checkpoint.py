@@ -25,8 +25,8 @@ from vit_jax.ops.trees import leaf_names
 from vit_jax.types import Params, TrainState
 
 _SCORE = "score"
-_PARTS = ("params", "ema_params", "teacher")
-INFO_KEYS = ("model", "task", "class_names", "preprocessing", "version")
+_PARTS = ("params", "ema_params", "variables", "companions")
+INFO_KEYS = ("model", "task", "fields", "preprocessing", "version")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Checkpoints:
                 )
             if state is None:
                 raise InputError(self._other_model(step, saved_info, info, differences))
-            if saved_info["class_names"] != info["class_names"]:
+            if saved_info["fields"] != info["fields"]:
                 raise InputError(
                     f"{self._directory} holds checkpoint {step} of other classes: {_difference(saved_info, info)}; "
                     "valid: the data that it was trained on, or another --workdir, with init.source for its weights"
@@ -213,7 +213,8 @@ class Checkpoints:
                 name: handler.restore(folder / name, args=ocp.args.StandardRestore(jax.tree.map(_target, item)))
                 for name, item in _items(template).items()
             }
-        return template.replace(**read["rest"], **{name: read.get(name) for name in _PARTS})
+        empty = {"ema_params": None, "variables": {}, "companions": {}}
+        return template.replace(**read["rest"], **{name: read.get(name, empty.get(name)) for name in _PARTS})
 
     def _tidy(self, broken: dict[int, str]) -> list[str]:
         """Removes half-written saves, and renames steps that cannot be read so that they can be saved again.
@@ -417,7 +418,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     """The state in what is saved one by one: those of _PARTS that there are, and the rest."""
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     parts = {name: rest.pop(name) for name in _PARTS}
-    return {name: part for name, part in parts.items() if part is not None} | {"rest": rest}
+    return {name: part for name, part in parts.items() if part} | {"rest": rest}
 
 
 def _leaves(state: TrainState) -> dict[str, str]:
