@@ -32,7 +32,7 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.build import experiment as build
     from vit_jax.data.loading.loader import Prefetch, Share
     from vit_jax.ops.trees import leaf_names
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.parallel import strategy as parallel
     from vit_jax.system.signals import StopSignals
     from vit_jax.training.checkpoint import Checkpoints, last_info
     from vit_jax.training.evaluation import evaluate_all

@@ -19,7 +19,7 @@ from vit_jax.build import experiment as build
 from vit_jax.cli.main import main
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.step import make_init, make_train_step
 from vit_jax.training.teacher import Teacher

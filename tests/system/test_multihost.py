@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 
 import train
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.system import hosts
 from vit_jax.training import checkpoint
 

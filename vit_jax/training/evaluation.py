@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vit_jax.data.loading.loader import Loader, Prefetch, Share
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.system.atomic import writing
 from vit_jax.types import Evaluator, Params, Rows
 
