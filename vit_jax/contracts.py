@@ -117,7 +117,7 @@ class Forward(NamedTuple):
     params: Params
     ema_params: Params | None = None
     variables: Variables = {}  # noqa: RUF012 - never changed
-    companions: Mapping[str, Callable[[jax.Array], Any]] = {}  # noqa: RUF012
+    companions: Mapping[str, Callable[[jax.Array], Any]] = {}
     step: Any = 0
 
     def apply(
@@ -191,6 +191,16 @@ class Task:
     def wrap(self, encoder: nn.Module) -> nn.Module:
         """Adds the head: a module that has the encoder as `encoder`."""
         raise NotImplementedError
+
+    def initialise(self, model: nn.Module, key: jax.Array, batch: Batch) -> Variables:
+        """Makes new parameters and other variables of the model that `wrap` gave.
+
+        Args:
+            model: what `wrap` gave.
+            key: `[]` typed key.
+            batch: prepared, of one example or more; only shapes count.
+        """
+        return model.init({"params": key}, batch["image"], train=False)
 
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
