@@ -34,7 +34,8 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.ops.trees import leaf_names
     from vit_jax.parallel import strategy as parallel
     from vit_jax.system.signals import StopSignals
-    from vit_jax.training.checkpoint import Checkpoints, last_info
+    from vit_jax.training.checkpoints.reading import last_info
+    from vit_jax.training.checkpoints.writing import Checkpoints
     from vit_jax.training.evaluation import evaluate_all
     from vit_jax.training.pace import Pace
     from vit_jax.training.profile import Profile

@@ -48,7 +48,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
     """
     import jax
 
-    from vit_jax.training.checkpoint import flat
+    from vit_jax.ops.trees import flat
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
