@@ -77,91 +77,14 @@ def _init() -> ConfigDict:
 
 
 def _model() -> ConfigDict:
-    """The encoder; None leaves a value to init.source, or else to the variant or the family's default."""
+    """The encoder. None leaves a value to init.source."""
     model = ConfigDict()
     # A file of vit_jax/models (docs/models.md), and a row of its VARIANTS; for vit any patch works, "Ti/4", "B/16x8".
     model.name = "vit"
     model.variant = "B/16"
-    # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
-    model.dtype = "float32"
-    # The transformer's size, where it is not the variant's. For a family in stages, num_heads is a tuple.
-    model.hidden_dim = placeholder(int)
-    model.depth = placeholder(int)
-    model.mlp_dim = placeholder(int)
-    model.num_heads = placeholder(object)
-    # The same of a family in stages: blocks of each; of swin, the first stage's channels, and an MLP's units a channel.
-    model.depths = placeholder(tuple)
-    model.embed_dim = placeholder(int)
-    model.mlp_ratio = placeholder(float)
-    # Of swin and pvt: 1 or 2. Of swin: rows and columns of windows, one number, or for each stage a number or both; the
-    # shifts, and (V2) the windows that the weights were first trained with, likewise; "authors" or "timm", how windows
-    # meet edges.
-    model.version = placeholder(int)
-    model.window_size = placeholder(object)
-    model.shift_size = placeholder(object)
-    model.pretrained_window_size = placeholder(object)
-    model.window_fit = placeholder(str)
-    # Of pvt, a value for each stage: widths, an MLP's units a channel; the side of the places that keys and values are
-    # reduced to, the side of its patches, and their distance.
-    model.hidden_dims = placeholder(tuple)
-    model.mlp_ratios = placeholder(tuple)
-    model.reductions = placeholder(tuple)
-    model.patch_sizes = placeholder(tuple)
-    model.strides = placeholder(tuple)
-    # Of pvt: attention to 7 x 7 places; the MLP's activation, exact, tanh, quick, relu or silu.
-    model.linear_attention = placeholder(bool)
-    model.activation = placeholder(str)
-    # learned, sincos2d, sincos1d, none.
-    model.posemb = placeholder(str)
-    # t2t: rows and columns that sincos1d is computed for, from which it is resized; default those of the images.
-    model.posemb_grid = placeholder(tuple)
-    # Whether a learned position embedding covers the prefix tokens too; default true.
-    model.prefix_posemb = placeholder(bool)
-    # token (class token), gap (mean over patches), map (attention pooling).
-    model.pooling = placeholder(str)
-    # Whether there is a class token; by default only if pooling is token.
-    model.class_token = placeholder(bool)
-    # DeiT's second token, and how many register tokens; default none.
-    model.distillation_token = placeholder(bool)
-    model.register_tokens = placeholder(int)
-    # LayerNorm before the first block; the last LayerNorm's place: tokens (default), pooled, none.
-    model.pre_norm = placeholder(bool)
-    model.final_norm = placeholder(str)
-    # Width of the dense and tanh layer before the head.
-    model.representation_size = placeholder(int)
-    # Where LayerScale's factors start, 1e-4; by default there are none.
-    model.layer_scale = placeholder(float)
-    # Whether the patch projection, and query, key and value, have a bias; default true.
-    model.patch_bias = placeholder(bool)
-    model.qkv_bias = placeholder(bool)
-    # LayerNorm on each head's queries and keys; default false.
-    model.qk_norm = placeholder(bool)
-    # tanh, exact or quick.
-    model.gelu = placeholder(str)
-    # LayerNorm's epsilon; for a family in stages, that after the patch embeddings (and pvt's reductions) as well.
-    model.norm_eps = placeholder(float)
-    model.embed_norm_eps = placeholder(float)
-    # Rates in [0, 1): on activations, on attention weights, and of stochastic depth at the last block.
-    model.dropout = placeholder(float)
-    model.attention_dropout = placeholder(float)
-    model.drop_path = placeholder(float)
-    # t2t: the attention within the tokens-to-token module, performer or transformer; the width of its tokens, default
-    # 64; its dropout, default 0; what the backbone multiplies the products of queries and keys by, default 1 / sqrt(d).
-    model.tokens_type = placeholder(str)
-    model.token_dim = placeholder(int)
-    model.token_dropout = placeholder(float)
-    model.qk_scale = placeholder(float)
-    # hybrid: residual units in each stage of its ResNet, (3, 4, 9), and the channels of its root, default 64.
-    model.resnet_stages = placeholder(tuple)
-    model.resnet_width = placeholder(int)
-    # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How
-    # attention is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
-    model.attention = placeholder(str)
-    # What the
-    # backward pass computes again to save memory: none (default), full (all but each block's input), dots (all but
-    # matrix products with parameters). Whether the blocks are compiled as one loop; default false.
-    model.remat = placeholder(str)
-    model.scan = placeholder(bool)
+    # Options of the family, where they are not those of the variant: `vit-jax options vit` lists them with their
+    # meaning; --config.model.options.NAME=VALUE sets one.
+    model.options = ConfigDict()
     return model
 
 
@@ -170,27 +93,8 @@ def _task() -> ConfigDict:
     task = ConfigDict()
     # A file of vit_jax/tasks.
     task.name = "classification"
-    # softmax (one label an image) or sigmoid (each class on its own).
-    task.loss_type = "softmax"
-    # Share of the label spread over all classes, in [0, 1).
-    task.label_smoothing = 0.0
-    # Where the head's bias starts.
-    task.head_bias = 0.0
-    # Whether the model's distillation token has a head too, which is the one that learns from a teacher; the logits are
-    # then the mean of both. None is that of init.source.
-    task.distillation_head = False
-    # From here on, of the task distillation. The model to learn from, anything that init.source can be; a run that
-    # continues has it in its checkpoint. Of a work directory its step, as init.step, of a Hugging Face id its revision.
-    task.teacher = placeholder(str)
-    task.teacher_step = "last"
-    task.teacher_revision = placeholder(str)
-    # What tells which of its classes is which of the data's: names (in whatever order) or numbers (whatever the names).
-    task.teacher_classes = "names"
-    # hard (default: the class that it finds most probable) or soft (its probabilities, at a temperature; default 1).
-    task.kind = placeholder(str)
-    task.temperature = placeholder(float)
-    # The teacher's share of the loss, in [0, 1]; default 0.5.
-    task.weight = placeholder(float)
+    # Options of the task: `vit-jax options classification`; --config.task.options.NAME=VALUE.
+    task.options = ConfigDict()
     return task
 
 
@@ -229,38 +133,21 @@ def _data() -> ConfigDict:
     # Of each channel, for pixels in [0, 1].
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.5, 0.5, 0.5)
-    # Training only, as are all the keys up to in_memory: none, or random (resized crop: of at least this share of the
-    # area), which needs in_memory=False.
-    data.crop = "none"
-    data.crop_min_area = 0.08
+    # Training only, as are all the keys up to max_boxes.
     # Decode a JPEG that is to be shrunk to half of its size or less at 1/2, 1/4 or 1/8; quicker, with slightly other
     # pixels. Average over all pixels when shrinking, or else, twice as quick, interpolate between the nearest ones as
     # TensorFlow does (needs vit-jax[fast]). Both without in_memory.
     data.reduced_decoding = True
     data.antialias = True
-    # Mirror left to right at random; pad by so many pixels and crop back at random.
-    data.flip = False
-    data.shift_px = 0
-    # none, randaugment, autoaugment_cifar, autoaugment_imagenet, trivialaugment, three_augment.
-    data.augment = "none"
-    # paper, google, timm, timm_increasing; operations an image; their magnitude, 0 to 10 (paper and google: 30), and
-    # the standard deviation of its noise.
-    data.randaugment_variant = "timm"
-    data.randaugment_num_ops = 2
-    data.randaugment_magnitude = 9.0
-    data.randaugment_magnitude_std = 0.0
-    # Greatest relative change of brightness, contrast and saturation, and of the hue, at most 0.5.
-    data.color_jitter = (0.0, 0.0, 0.0, 0.0)
-    # How often in a row each image comes, augmented anew each time.
+    # Augmentations, each with its options, {"flip": {}, "mix": {"mixup_alpha": 0.2}}: `vit-jax options` lists them.
+    # --config.data.augment.NAME.OPTION=VALUE sets an option and turns the augmentation on; .NAME=true or false turns it
+    # on or off.
+    data.augment = ConfigDict()
+    # How often in a row each image comes, augmented in another way each time.
     data.repeats = 1
-    # Probability of replacing a random rectangle by noise.
-    data.erase_probability = 0.0
-    # alpha of Beta(alpha, alpha), which the share of an image or of its area follows; 0 is none.
-    data.mixup_alpha = 0.0
-    data.cutmix_alpha = 0.0
-    # Probability of mixing a batch at all, and of cutmix where both are on.
-    data.mix_probability = 1.0
-    data.mix_switch_probability = 0.5
+    # Boxes of an example with the most of them; further rows of the array are padding. 0 is the most that the training
+    # split has.
+    data.max_boxes = 100
     # Decode the whole split once and keep it as uint8, or else decode while reading.
     data.in_memory = False
     # Without in_memory: processes that decode (0: threads of this one), and threads in each.
@@ -279,19 +166,13 @@ def _evaluation() -> ConfigDict:
     evaluation.every_steps = 0
     # Any number: it is rounded up to a multiple of the devices, and padding is not counted.
     evaluation.batch_size = 512
-    # Files of vit_jax/evaluators beside the task's own metrics: confusion, calibration, average_precision, knn, probe.
-    evaluation.metrics = ()
+    # Evaluators (files of vit_jax/evaluators) beside the task's own metrics, each with its options,
+    # {"confusion": {}, "knn": {"k": 10}}: `vit-jax options` lists them; set like data.augment.
+    evaluation.metrics = ConfigDict()
     # What knn and probe learn from: a split (None is that to train on), and so many of its examples at random, always
     # the same ones; 0 is all. Each evaluation runs the model on all of them.
     evaluation.reference_split = placeholder(str)
     evaluation.reference_examples = 0
-    # Bins of the confidence.
-    evaluation.calibration = ConfigDict({"num_bins": 15})
-    # How many neighbours vote; a vote weighs exp(cosine similarity / temperature).
-    evaluation.knn = ConfigDict({"k": 20, "temperature": 0.07})
-    # Linear classifiers from so many examples a class (0: all), each the mean over num_seeds choices of them; the
-    # weight of the squared weights.
-    evaluation.probe = ConfigDict({"shots": (1, 5, 10, 25, 0), "l2": 1024.0, "num_seeds": 3})
     return evaluation
 
 
@@ -349,25 +230,30 @@ def _checkpoint() -> ConfigDict:
 
 
 AUGREG = {
-    "none": {"augment": "none", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light1": {"augment": "randaugment", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light2": {"augment": "randaugment", "randaugment_magnitude": 10.0, "mixup_alpha": 0.2},
-    "medium1": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.2},
-    "medium2": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.5},
-    "strong1": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.5},
-    "strong2": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.8},
+    "none": (None, 0.0),
+    "light1": (0.0, 0.0),
+    "light2": (10.0, 0.2),
+    "medium1": (15.0, 0.2),
+    "medium2": (15.0, 0.5),
+    "strong1": (20.0, 0.5),
+    "strong2": (20.0, 0.8),
 }
-"""Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
-google's RandAugment, and mixup."""
+"""Magnitude of RandAugment (None is no RandAugment) and alpha of mixup.
+
+Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
+google's RandAugment, and mixup.
+"""
 
 
 def set_augreg(config: ConfigDict, name: str) -> None:
     """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
     if name not in AUGREG:
         raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
-    config.data.update(AUGREG[name])
-    config.data.update({"randaugment_variant": "google", "randaugment_num_ops": 2, "randaugment_magnitude_std": 0.0})
-    config.data.update({"cutmix_alpha": 0.0, "mix_probability": 1.0})
+    magnitude, mixup_alpha = AUGREG[name]
+    if magnitude is not None:
+        config.data.augment.randaugment = {"variant": "google", "num_ops": 2, "magnitude": magnitude}
+    if mixup_alpha:
+        config.data.augment.mix = {"mixup_alpha": mixup_alpha}
 
 
 def set_deit(config: ConfigDict) -> None:
@@ -376,26 +262,15 @@ def set_deit(config: ConfigDict) -> None:
     Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
     depth, optimizer and schedule are choices of their own.
     """
-    config.task.update({"label_smoothing": 0.1})
-    config.data.update(
-        {
-            "crop": "random",
-            "crop_min_area": 0.08,
-            "interpolation": "bicubic",
-            "flip": True,
-            "augment": "randaugment",
-            "randaugment_variant": "timm_increasing",
-            "randaugment_num_ops": 2,
-            "randaugment_magnitude": 9.0,
-            "randaugment_magnitude_std": 0.5,
-            "repeats": 3,
-            "erase_probability": 0.25,
-            "mixup_alpha": 0.8,
-            "cutmix_alpha": 1.0,
-            "mix_probability": 1.0,
-            "mix_switch_probability": 0.5,
-        }
-    )
+    config.task.options.label_smoothing = 0.1
+    config.data.update({"interpolation": "bicubic", "repeats": 3})
+    config.data.augment = {
+        "random_crop": {"min_area": 0.08},
+        "flip": {},
+        "randaugment": {"variant": "timm_increasing", "num_ops": 2, "magnitude": 9.0, "magnitude_std": 0.5},
+        "erase": {"probability": 0.25},
+        "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    }
 
 
 def set_small_images(config: ConfigDict, device: str) -> None:
@@ -405,22 +280,31 @@ def set_small_images(config: ConfigDict, device: str) -> None:
         config: to change.
         device: `cpu`, half an hour on two cores; or `gpu`, one GPU of a data centre.
     """
-    config.model.update({"posemb": "sincos2d", "pooling": "gap"})
-    config.data.update({"image_size": (32, 32), "flip": True, "in_memory": True})
+    config.model.options = {"posemb": "sincos2d", "pooling": "gap"}
+    config.data.update({"image_size": (32, 32), "in_memory": True})
+    config.data.augment.flip = {}
     config.optimizer.update({"name": "muon", "warmup_fraction": 0.1, "weight_decay": 0.05, "clip_norm": 1.0})
     if device == "cpu":
         config.update({"batch_size": 128, "num_epochs": 8.0})
-        config.model.update({"variant": "Ti/4", "hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
-        config.data.update({"shift_px": 2})
-        config.optimizer.update({"learning_rate": 6e-3})
+        config.model.variant = "Ti/4"
+        config.model.options.update({"hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
+        config.data.augment.shift = {"pixels": 2}
+        config.optimizer.learning_rate = 6e-3
     elif device == "gpu":
         config.update({"batch_size": 512, "num_epochs": 200.0, "ema_decay": 0.9998})
-        config.model.update({"variant": "S/4", "dtype": "bfloat16", "drop_path": 0.1})
-        config.task.update({"label_smoothing": 0.1})
-        config.data.update({"shift_px": 4, "augment": "trivialaugment", "erase_probability": 0.1})
-        config.data.update({"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_probability": 0.5})
-        config.optimizer.update({"learning_rate": 2e-3})
+        config.model.variant = "S/4"
+        config.model.options.update({"dtype": "bfloat16", "drop_path": 0.1})
+        config.task.options.label_smoothing = 0.1
+        config.data.augment.update(
+            {
+                "shift": {"pixels": 4},
+                "trivialaugment": {},
+                "erase": {"probability": 0.1},
+                "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 0.5},
+            }
+        )
+        config.optimizer.learning_rate = 2e-3
     else:
         raise ValueError(f"no variant {device!r}; valid: cpu, gpu")
-    config.evaluation.update({"every_steps": 390})
-    config.checkpoint.update({"every_steps": 390})
+    config.evaluation.every_steps = 390
+    config.checkpoint.every_steps = 390

@@ -232,7 +232,7 @@ def test_a_longer_run_continues(trained, tmp_path, capsys):
 def test_a_run_continues_with_scanned_blocks_and_without_again(trained, tmp_path):
     plain, scanned = (shutil.copytree(trained, tmp_path / name) for name in ("plain", "scanned"))
     assert train.train(small_config(num_steps=14), plain) == 0
-    assert train.train(small_config(num_steps=14, model__scan=True, model__remat="full"), scanned) == 0
+    assert train.train(small_config(num_steps=14, model__options__scan=True, model__options__remat="full"), scanned) == 0
     states = []
     for run in (plain, scanned):
         with ocp.StandardCheckpointer() as checkpointer:
@@ -247,7 +247,7 @@ def test_another_model_is_refused_and_nothing_changes(trained, tmp_path):
     other = shutil.copytree(trained, tmp_path / "other")
     before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
     with pytest.raises(InputError, match=r"model.hidden_dim is 16 there and 32 here"):
-        train.train(small_config(model__hidden_dim=32), other)
+        train.train(small_config(model__options__hidden_dim=32), other)
     assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
 
 
@@ -290,7 +290,7 @@ BAD = [
     ),
     (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/cifar10.py"),
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
-    (["--config.model.patch_size=8"], "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
+    (["--config.model.options.patch_size=8"], "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
     (["--config.seed=x"], "--config.seed=x"),
     (["--config=tests"], "config file tests is no Python file; valid here: configs/cifar10.py"),
     (["--config="], "config file '' does not exist; valid here: configs/cifar10.py"),
@@ -312,9 +312,9 @@ BAD_CONFIGS = [
     ({"model__name": "vitt"}, "unknown model 'vitt' .did you mean 'vit'"),
     ({"model__variant": "X/16"}, "no variant 'X/16'; valid: Ti/16"),
     ({"model__variant": "Ti/3"}, "8x8 px is not divisible by the patch size 3x3"),
-    ({"model__pooling": "max"}, "'max'; valid: token, gap, map"),
+    ({"model__options__pooling": "max"}, "'max'; valid: token, gap, map"),
     ({"task__name": "clasification"}, "unknown task 'clasification'"),
-    ({"task__loss_type": "hinge"}, "'hinge'; valid: softmax, sigmoid"),
+    ({"task__options__loss_type": "hinge"}, "'hinge'; valid: softmax, sigmoid"),
     ({"data__name": "digts"}, "unknown dataset 'digts'; nearest: digits"),
     ({"data__split": "tran"}, "no split 'tran'; valid: train, test"),
     ({"evaluation__splits__test": "tst"}, "no split 'tst'; valid: train, test"),

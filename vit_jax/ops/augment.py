@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from vit_jax.ops.mixing import Mixing
-from vit_jax.types import Prepare
+from vit_jax.contracts import Prepare
 
 
 def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:

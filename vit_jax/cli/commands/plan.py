@@ -16,7 +16,7 @@ from typing import Any
 EXAMPLES = """examples:
   vit-jax plan --config=configs/digits.py
   vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5e:16x16
-  vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5e:16x16 --config.model.scan=true --max-compilations=1
+  vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5e:16x16 --config.model.options.scan=true --max-compilations=1
   vit-jax plan --config=configs/imagenet_vit_l16.py --topology v5p:4x4x4 --config.batch_size=8192 \\
       --config.parallel.strategy=mesh --config.parallel.fsdp=16"""
 
@@ -73,7 +73,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "config": args.config,
         "model": f"{step.info['model']['name']} {step.info['model']['variant']}",
-        "dtype": config.model.dtype,
+        "dtype": config.model.options.dtype,
         "image_size": list(step.example["image"].shape[1:]),
         "num_classes": len(step.info["class_names"]),
         "topology": args.topology,
@@ -243,7 +243,7 @@ class _Trial:
             found.append(
                 f"there is no program for what does not fit: the work is that of batch size {shown.batch_size:,}"
             )
-        loops = self.config.accumulate_steps > 1 or self.config.model.scan
+        loops = self.config.accumulate_steps > 1 or self.config.model.options.scan
         if loops:
             found.append(
                 "XLA counts what is in a loop (accumulate_steps, model.scan) once: its FLOPs and bytes are too low. "
