@@ -37,9 +37,10 @@ def train(config, workdir: pathlib.Path) -> int:
     from vit_jax.training.checkpoints.reading import last_info
     from vit_jax.training.checkpoints.writing import Checkpoints
     from vit_jax.training.evaluation import evaluate_all
+    from vit_jax.training.json_lines import last_values
     from vit_jax.training.pace import Pace
     from vit_jax.training.profile import Profile
-    from vit_jax.training.run_log import RunLog, read_last_values
+    from vit_jax.training.run_log import RunLog
     from vit_jax.training.schedule import Every
     from vit_jax.training.step import check_accumulate_steps, make_eval_step
 
@@ -160,7 +161,7 @@ def train(config, workdir: pathlib.Path) -> int:
             log.print(f"stopped at step {step}, which is saved; the same command continues")
             return stop.exit_status()
     if jax.process_index() == 0:
-        values = read_last_values(workdir / "metrics.jsonl")
+        values = last_values(workdir / "metrics.jsonl")
         print(workdir_files.final_table(workdir, step, values, log.summary()))
     return 0
 

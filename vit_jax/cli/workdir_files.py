@@ -92,10 +92,14 @@ def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list
 
 
 def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timing: dict[str, float]) -> str:
-    """The figures of a finished run, and the command that predicts with its model."""
+    """Lays out the figures of a finished run, and the command that predicts with its model."""
+    from vit_jax.training.run_log import first_task_metric
+
     rows = [("steps", f"{step}")]
     rows += [(key, _figure(value)) for key, value in values.items() if not key.startswith("train/") and key != "step"]
-    rows += [(key, _figure(values[key])) for key in ("train/loss", "train/accuracy") if values.get(key) is not None]
+    for key in ("train/loss", first_task_metric(values)):
+        if key is not None and values.get(key) is not None:
+            rows.append((key, _figure(values[key])))
     if timing:
         rows += [
             ("training time", f"{timing['train_seconds']:.1f} s after the first step"),
