@@ -1,4 +1,4 @@
-"""What a run takes from trained models: the parameters that it starts from, and a teacher."""
+"""What a run takes over from a trained model that it starts from."""
 
 import dataclasses
 import pathlib
@@ -15,8 +15,13 @@ from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.tasks.classification import reordered_heads, same_names
+<<<<<<< HEAD
 from vit_jax.training.checkpoints import reading
 from vit_jax.types import Params, TrainState
+=======
+from vit_jax.training.checkpoints import reading
+from vit_jax.types import Fields, Params, TrainState
+>>>>>>> core
 
 HEAD = ("auto", "keep", "new")
 ALLOW = "init.allow"
@@ -44,24 +49,22 @@ class WarmStart:
         return state.replace(params=replaced(state.params), ema_params=ema_params)
 
 
-def keeps_head(head: str, old: Info, new: Info) -> bool:
+def keeps_head(head: str, old: Info, task: dict[str, Any], fields: Fields) -> bool:
     """Tells whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
 
     Args:
         head: one of HEAD.
         old: info of the trained model.
-        new: of the model that is to be trained; its task and its fields count.
+        task: `task` of the info of the model that is to be trained.
+        fields: of the data that it is to be trained on.
 
     Raises:
         InputError: an unknown value.
     """
     if head not in HEAD:
         raise InputError(f"init.head is {head!r}; valid: {', '.join(HEAD)}")
-    return head == "keep" or (head == "auto" and _same_task(old, new) and same_names(_names(old), _names(new)))
-
-
-def _same_task(old: Info, new: Info) -> bool:
-    return None not in (old["task"], new["task"]) and old["task"]["name"] == new["task"]["name"]
+    same_task = old["task"] is not None and old["task"]["name"] == task["name"]
+    return head == "keep" or (head == "auto" and same_task and same_names(_names(old), class_names_of(fields)))
 
 
 def _names(info: Info) -> tuple[str, ...]:
@@ -137,7 +140,7 @@ def warm_start(
     old, new = _names(opened.info), _names(info)
     encoder = {path: x for path, x in opened.found.arrays.items() if not _is_head(path)}
     heads = {path: x for path, x in opened.found.arrays.items() if _is_head(path)}
-    if not keeps_head(head, opened.info, info):
+    if not keeps_head(head, opened.info, info["task"], fields_of(info)):
         replaced = [path for path in {*template, *heads} if _is_head(path)]
         allow = [*allow, *replaced, *(opened.found.tensors.get(path, path) for path in replaced)]
         heads = {}

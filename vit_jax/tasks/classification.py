@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.traverse_util
 import jax
@@ -105,6 +105,8 @@ class Classification(Task):
     label_smoothing: float = 0.0
     head_bias: float = 0.0
     distillation_head: bool = False
+
+    model_options: ClassVar = ("distillation_head",)
 
     def __post_init__(self) -> None:
         """Checks the fields.
