@@ -1,8 +1,8 @@
 """Every key of a run, with its meaning and its default.
 
 A config file calls `get_config()`, changes what its experiment needs, and returns it locked. Any key can be changed on
-the command line, `--config.optimizer.learning_rate=1e-3`. Options of a model, a task, an augmentation or an evaluator are
-no keys of the run: `vit-jax options` lists them. At the end are published choices of augmentation by name.
+the command line, `--config.optimizer.learning_rate=1e-3`. Options of a model, a task, an augmentation or an evaluator
+are no keys of the run: `vit-jax options` lists them. At the end are published choices of augmentation by name.
 """
 
 from ml_collections import ConfigDict
@@ -111,8 +111,8 @@ def _data() -> ConfigDict:
     # A folder of images instead of a TFDS dataset (docs/folder.md): <class>/**/image, split into train and test, or
     # {train,val,test}/<class>/**/image; with masks, images/** and masks/**.
     data.folder = placeholder(str)
-    # Of a folder without train, val and test: share of the images held out as test, in [0, 1), and the seed that chooses
-    # them; runs with different values of config.seed share a test set.
+    # Of a folder without train, val and test: share of the images held out as test, in [0, 1), and the seed that
+    # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2
     data.split_seed = 0
     # Of a folder: leave out images that cannot be decoded, with a warning; otherwise they stop the run before step 1.
@@ -123,7 +123,7 @@ def _data() -> ConfigDict:
     # Height and width of the model's input in pixels; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
-    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the aspect ratio); then a centre crop.
+    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the ratio); then a centre crop.
     data.resize = "exact"
     # Share of each side that the crop keeps after shortest_edge, in (0, 1]; or height and width before the crop.
     data.crop_fraction = 1.0
@@ -222,8 +222,8 @@ def _checkpoint() -> ConfigDict:
     checkpoint.every_steps = 0
     # Number of the newest checkpoints to keep; with two there is one to fall back on.
     checkpoint.keep_last = 2
-    # Metric whose best checkpoint is kept too, "test/accuracy", and whether max or min is best; every evaluation is then
-    # saved. Empty keeps none.
+    # Metric whose best checkpoint is kept too, "test/accuracy", and whether max or min is best; every evaluation is
+    # then saved. Empty keeps none.
     checkpoint.best_metric = ""
     checkpoint.best_mode = "max"
     return checkpoint

@@ -8,7 +8,7 @@ from vit_jax.inference.classifier import Classifier
 from vit_jax.pretrained import families, formats
 from vit_jax.pretrained.outgoing import MAY_DIFFER
 from vit_jax.system.atomic import writing
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 FORMATS = (*families.FORMATS, "workdir")
 
@@ -52,7 +52,7 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         if to != "google":
             part.mkdir()
         if checked is None:
-            checkpoint.write_params(part / "checkpoints", 0, params, info)
+            reading.write_params(part / "checkpoints", 0, params, info)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
             model, writer = checked

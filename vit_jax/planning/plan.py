@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.planning import hlo, traffic
 from vit_jax.planning.hardware import Rates
 from vit_jax.types import Batch, TrainState

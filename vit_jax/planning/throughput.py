@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 
 from vit_jax.ops import augment
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.training import optimizer
 from vit_jax.training.step import make_eval_step, make_init, make_train_step
 

@@ -55,7 +55,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from vit_jax.build import experiment as build
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.parallel import strategy as parallel
     from vit_jax.planning import hardware, plan, topology
 
     config = _config(args)
@@ -131,7 +131,7 @@ class _Trial:
 
     def __init__(self, config: Any, step: Any, strategy: Any, available: int | None, *, asks_for_memory: bool) -> None:
         from vit_jax.build import experiment as build
-        from vit_jax.parallel import strategies as parallel
+        from vit_jax.parallel import strategy as parallel
         from vit_jax.training.step import check_accumulate_steps
 
         parallel.check_batch_size(config.batch_size, strategy)
