@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
     from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, Reading, decode
     from vit_jax.errors import InputError
-    from vit_jax.inference.classifier import load
+    from vit_jax.inference.predictor import load
 
     for flag, value in {"--top-k": args.top_k, "--batch-size": args.batch_size}.items():
         if value < 1:
