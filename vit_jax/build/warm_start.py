@@ -15,13 +15,8 @@ from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.tasks.classification import reordered_heads, same_names
-<<<<<<< HEAD
-from vit_jax.training.checkpoints import reading
-from vit_jax.types import Params, TrainState
-=======
 from vit_jax.training.checkpoints import reading
 from vit_jax.types import Fields, Params, TrainState
->>>>>>> core
 
 HEAD = ("auto", "keep", "new")
 ALLOW = "init.allow"
