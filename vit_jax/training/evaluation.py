@@ -65,10 +65,10 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
         axis_name: the device axis under `pmap`; None where one program holds the whole batch.
 
     Returns:
-        A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over the
-        batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows are
-        name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`. Without
-        `row_names` there are none.
+        A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
+        the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
+        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`.
+        Without `row_names` there are none.
     """
     task = problem.task
 
