@@ -31,7 +31,7 @@ class Throughput:
     step_seconds: of the median window.
     first_step_seconds: of the first call, compilation included.
     compile_seconds: of the first call, less a step.
-    xla_flops: of a step over the whole batch, as XLA counts the program before it optimises it, all arithmetic included.
+    xla_flops: of a step over the whole batch, as XLA counts the program before it optimises it: all arithmetic.
     peak_memory_bytes: the most that a device has held; on the CPU, the whole process.
     """
 
