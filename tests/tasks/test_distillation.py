@@ -36,7 +36,7 @@ def random_batch(seed, size=4, num_classes=7):
 
 def test_the_hard_loss_by_hand():
     outputs = HeadLogits(label=LABEL, teacher=STUDENT)
-    loss = Distillation(3, weight=0.25).loss(outputs, BATCH)
+    loss = distillation(3, weight=0.25).loss(outputs, BATCH)
     chex.assert_shape(loss, (1,))
     chex.assert_type(loss, jnp.float32)
     np.testing.assert_allclose(loss, [-0.75 * LOG(5 / 8) - 0.25 * LOG(1 / 4)], rtol=1e-6)
@@ -51,20 +51,20 @@ def test_the_hard_loss_by_hand():
 )
 def test_the_soft_loss_by_hand(temperature, divergence):
     outputs = HeadLogits(label=LABEL, teacher=STUDENT)
-    task = Distillation(3, kind="soft", temperature=temperature, weight=0.1)
+    task = distillation(3, kind="soft", temperature=temperature, weight=0.1)
     np.testing.assert_allclose(task.loss(outputs, BATCH), [-0.9 * LOG(5 / 8) + 0.1 * divergence], rtol=1e-5)
 
 
 def test_labels_are_smoothed_and_the_teachers_choice_is_not():
     outputs = HeadLogits(label=LABEL, teacher=STUDENT)
-    smoothed = Classification(3, label_smoothing=0.3).loss(LABEL, BATCH)
-    task = Distillation(3, label_smoothing=0.3)
+    smoothed = classification(3, label_smoothing=0.3).loss(LABEL, BATCH)
+    task = distillation(3, label_smoothing=0.3)
     np.testing.assert_allclose(task.loss(outputs, BATCH), 0.5 * smoothed - 0.5 * LOG(1 / 4), rtol=1e-6)
 
 
 def test_the_gradient_of_the_soft_loss_does_not_vanish_with_the_temperature():
     """That is what the temperature squared is for: far above the logits it tends to that of half the squared error."""
-    task = Distillation(3, kind="soft", temperature=1e3, weight=1.0)
+    task = distillation(3, kind="soft", temperature=1e3, weight=1.0)
     student, teacher = jnp.array([[1.0, -2.0, 1.0]]), jnp.array([[0.0, 3.0, -3.0]])
 
     def loss(logits):
@@ -77,17 +77,17 @@ def test_the_gradient_of_the_soft_loss_does_not_vanish_with_the_temperature():
 def test_a_weight_of_0_is_classification_and_a_teacher_that_agrees_costs_nothing(kind):
     outputs, batch = random_batch(0)
     np.testing.assert_allclose(
-        Distillation(7, kind=kind, weight=0.0).loss(outputs, batch), Classification(7).loss(outputs.label, batch)
+        distillation(7, kind=kind, weight=0.0).loss(outputs, batch), classification(7).loss(outputs.label, batch)
     )
     sure = batch | {"teacher_logits": 1e3 * jax.nn.one_hot(batch["label"], 7)}
     same = outputs.replace(teacher=sure["teacher_logits"])
-    np.testing.assert_allclose(Distillation(7, kind=kind, weight=1.0).loss(same, sure), 0.0, atol=1e-6)
+    np.testing.assert_allclose(distillation(7, kind=kind, weight=1.0).loss(same, sure), 0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 0.0])
 def test_masked_rows_change_nothing(kind, poison):
-    task = Distillation(7, kind=kind, temperature=2.0)
+    task = distillation(7, kind=kind, temperature=2.0)
     outputs, batch = random_batch(0)
     kept = jax.tree.map(lambda x: x[jnp.array([0, 2])], (outputs, batch))
     expected = task.metrics(*kept)
@@ -103,12 +103,12 @@ def test_masked_rows_change_nothing(kind, poison):
 def test_accuracy_is_that_of_the_mean_of_both_heads():
     outputs = HeadLogits(label=jnp.array([[1.0, 0.0]]), teacher=jnp.array([[0.0, 3.0]]))
     batch = {"label": jnp.array([1]), "teacher_logits": jnp.zeros((1, 2))}
-    assert Distillation(2).metrics(outputs, batch)["accuracy"] == (1.0, 1.0)
+    assert distillation(2).metrics(outputs, batch)["accuracy"] == (1.0, 1.0)
 
 
 def test_outputs_of_evaluation_are_judged_as_classification():
     outputs, batch = random_batch(0)
-    assert Distillation(7).metrics(outputs.label, batch) == Classification(7).metrics(outputs.label, batch)
+    assert distillation(7).metrics(outputs.label, batch) == classification(7).metrics(outputs.label, batch)
 
 
 @pytest.mark.parametrize("has_token", [True, False])
@@ -129,7 +129,7 @@ def test_the_model_is_a_classification_model_but_for_training(has_token):
 
 @pytest.mark.parametrize(("weight", "reached"), [(0.0, "head"), (1.0, "head_distillation")])
 def test_each_head_learns_from_its_own(weight, reached):
-    task = Distillation(5, weight=weight, distillation_head=True)
+    task = distillation(5, weight=weight, distillation_head=True)
     model = task.wrap(tiny_encoder(distillation_token=True))
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     params = model.init(jax.random.key(1), images, train=False)
@@ -142,7 +142,7 @@ def test_each_head_learns_from_its_own(weight, reached):
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("has_token", [True, False])
 def test_eight_images_are_learned_by_heart(kind, has_token):
-    task = Distillation(8, kind=kind, distillation_head=has_token)
+    task = distillation(8, kind=kind, distillation_head=has_token)
     model = task.wrap(tiny_encoder(distillation_token=has_token))
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
     # The teacher calls every image by the next number, so that two heads come to disagree and one is torn.
@@ -175,10 +175,10 @@ def test_eight_images_are_learned_by_heart(kind, has_token):
 
 
 def test_inference_is_a_classification_task_of_the_same_model():
-    task = Distillation(5, label_smoothing=0.1, head_bias=-2.0, distillation_head=True, kind="soft", weight=0.3)
+    task = distillation(5, label_smoothing=0.1, head_bias=-2.0, distillation_head=True, kind="soft", weight=0.3)
     named = task.inference()
     assert named["name"] == "classification"
-    assert Classification(5, **named["options"]) == Classification(
+    assert classification(5, **named["options"]) == classification(
         5, label_smoothing=0.1, head_bias=-2.0, distillation_head=True
     )
 
@@ -196,11 +196,11 @@ def test_inference_is_a_classification_task_of_the_same_model():
 )
 def test_bad_option_is_refused_by_name_and_value(options, message):
     with pytest.raises(InputError, match=message):
-        Distillation(3, **options)
+        distillation(3, **options)
 
 
 def test_a_token_that_nothing_would_teach_is_refused():
     with pytest.raises(InputError, match=r"model.distillation_token is True.*valid: task.distillation_head of True"):
-        Distillation(3).wrap(tiny_encoder(distillation_token=True))
+        distillation(3).wrap(tiny_encoder(distillation_token=True))
     with pytest.raises(InputError, match=r"task.distillation_head needs model.distillation_token"):
-        Distillation(3, distillation_head=True).wrap(tiny_encoder())
+        distillation(3, distillation_head=True).wrap(tiny_encoder())

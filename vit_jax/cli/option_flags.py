@@ -119,7 +119,8 @@ def _change_collection(section: ConfigDict, kind: str, change: Change) -> None:
         if change.text.lower() not in ("true", "false"):
             raise InputError(f"{change.name} is {change.text!r}; valid: true, false, or {change.name}.OPTION=VALUE")
         if change.text.lower() == "false":
-            section.pop(name, None)
+            if name in section:
+                del section[name]
         elif name not in section:
             section[name] = ConfigDict()
         return
@@ -136,5 +137,6 @@ def _value(kind: str, name: str | None, option: str, change: Change) -> Any:
 
 
 def _set(section: ConfigDict, key: str, value: Any) -> None:
-    section.pop(key, None)  # a ConfigDict keeps a key's type
+    if key in section:
+        del section[key]  # a ConfigDict keeps a key's type
     section[key] = value
