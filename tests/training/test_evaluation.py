@@ -135,7 +135,7 @@ def test_evaluators_get_the_rows_and_the_reference_and_write_files(tmp_path):
     for name, count in (("all", NUM_EXAMPLES), ("half", 50)):
         assert figures[f"{name}/examples"] == count
         assert figures[f"{name}/agreement"] == pytest.approx((predictions[:count] == best).mean())
-        assert figures[f"{name}/first"] == pytest.approx(TASK.probabilities(logits())[0].max(), rel=1e-5)
+        assert figures[f"{name}/first"] == pytest.approx(float(TASK.probabilities(logits())[0].max()), rel=1e-5)
         with (tmp_path / name / "confidence.csv").open() as file:
             table = list(csv.reader(file))
         assert [int(row[0]) for row in table[1:]] == list(range(count))
