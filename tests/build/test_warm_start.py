@@ -19,7 +19,12 @@ OPEN = {
     for key in ("image_size", "channels", "mean", "std", "resize", "crop_fraction", "crop_offset", "interpolation")
 }
 OPEN |= {f"model__{key}": None for key in ("name", "variant", "hidden_dim", "depth", "mlp_dim", "num_heads")}
-OPEN |= {"model__options__posemb": None, "model__options__pooling": None, "model__options__drop_path": None, "task__options__distillation_head": None}
+OPEN |= {
+    "model__options__posemb": None,
+    "model__options__pooling": None,
+    "model__options__drop_path": None,
+    "task__options__distillation_head": None,
+}
 """What configs/finetune.py leaves to the source."""
 
 
@@ -191,7 +196,9 @@ def test_refusals_leave_nothing_behind(changes, message, tmp_path):
 
 
 def test_what_the_model_has_no_place_for_can_be_named():
-    config = config_from(GOLDEN / "hf_vit", model__options__pooling="gap", init__allow=("*cls_token", "*/prefix", "*position*"))
+    config = config_from(
+        GOLDEN / "hf_vit", model__options__pooling="gap", init__allow=("*cls_token", "*/prefix", "*position*")
+    )
     run, params = start(config)
     assert "encoder/class_token" not in params
     assert "vit.embeddings.cls_token" in run.warm_start.report.unused

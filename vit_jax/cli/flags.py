@@ -145,7 +145,7 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
     return None
 
 
-def _as_option(key: str, config: ConfigDict) -> str | None:
+def _as_option(key: str, config: Any) -> str | None:
     """Says where a key is if it is an option of the config's family or task."""
     section, _, option = key.partition(".")
     if section not in ("model", "task") or config[section].name is None:
