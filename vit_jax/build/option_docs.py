@@ -31,7 +31,7 @@ class OptionDoc:
 def describe_options(cls: type) -> list[OptionDoc]:
     """Describes the options of a dataclass, in the order of its fields.
 
-    Each is documented in the docstring of the class, or of a class that it inherits from, as an entry `name: text`, whose
+    Each is documented in the docstring of the class, or of one that it inherits from, as an entry `name: text`, whose
     further lines are indented.
 
     Example:

@@ -64,7 +64,9 @@ def _kinds_of(name: str) -> list[str]:
         valid = [each for kind in _HEADINGS for each in plugins.names(kind)]
         near = difflib.get_close_matches(name, valid, n=1)
         nearest = f"nearest: {near[0]!r}; " if near else ""
-        raise InputError(f"there is no model, task, augmentation or metric {name!r}; {nearest}valid: {', '.join(valid)}")
+        raise InputError(
+            f"there is no model, task, augmentation or metric {name!r}; {nearest}valid: {', '.join(valid)}"
+        )
     return kinds
 
 
