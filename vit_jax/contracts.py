@@ -117,7 +117,7 @@ class Forward(NamedTuple):
     params: Params
     ema_params: Params | None = None
     variables: Variables = {}  # noqa: RUF012 - never changed
-    companions: Mapping[str, Callable[[jax.Array], Any]] = {}  # noqa: RUF012
+    companions: Mapping[str, Callable[[jax.Array], Any]] = {}
     step: Any = 0
 
     def apply(
