@@ -232,7 +232,9 @@ def test_a_longer_run_continues(trained, tmp_path, capsys):
 def test_a_run_continues_with_scanned_blocks_and_without_again(trained, tmp_path):
     plain, scanned = (shutil.copytree(trained, tmp_path / name) for name in ("plain", "scanned"))
     assert train.train(small_config(num_steps=14), plain) == 0
-    assert train.train(small_config(num_steps=14, model__options__scan=True, model__options__remat="full"), scanned) == 0
+    assert (
+        train.train(small_config(num_steps=14, model__options__scan=True, model__options__remat="full"), scanned) == 0
+    )
     states = []
     for run in (plain, scanned):
         with ocp.StandardCheckpointer() as checkpointer:
@@ -290,7 +292,10 @@ BAD = [
     ),
     (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/cifar10.py"),
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
-    (["--config.model.options.patch_size=8"], "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
+    (
+        ["--config.model.options.patch_size=8"],
+        "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in",
+    ),
     (["--config.seed=x"], "--config.seed=x"),
     (["--config=tests"], "config file tests is no Python file; valid here: configs/cifar10.py"),
     (["--config="], "config file '' does not exist; valid here: configs/cifar10.py"),
