@@ -80,9 +80,7 @@ def test_resuming_without_the_teachers_source_is_exact(distilled, tmp_path):
 
 
 def test_a_run_keeps_the_teacher_that_it_began_with(distilled, tmp_path):
-    message = (
-        r"task.options.teacher is 'other', but the run began with '.*teacher', which its checkpoint holds; valid: that"
-    )
+    message = r"task.options.teacher is 'other', but the run began with '.*teacher', which its checkpoint holds; valid"
     with pytest.raises(InputError, match=message):
         train.train(config_with("other", num_steps=14), distilled)
 
@@ -239,10 +237,6 @@ def test_a_teacher_that_does_not_fit_is_refused(make, message, tmp_path):
             r"task.options.teacher is not set; valid for distillation: a work directory",
         ),
         ({"task__name": "classification"}, r"task 'classification' has no option 'teacher'"),
-        (
-            {"task__options__teacher": None, "task__name": "classification", "task__options__kind": "hard"},
-            r"has no option 'kind'",
-        ),
         (
             {"task__options__teacher_revision": "main"},
             r"task.options.teacher_revision is 'main', but .* is a work directory",
