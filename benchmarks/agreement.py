@@ -75,13 +75,14 @@ def trained_params(run, strategy: str, num_devices: int, sizes: dict[str, int]):
     import jax
 
     from vit_jax.data.loading.loader import Share
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.parallel.mesh import Mesh
+    from vit_jax.parallel.pmap import Pmap
 
     devices = jax.local_devices()[:num_devices]
     if strategy == "pmap":
-        strategy = parallel.Pmap(devices)
+        strategy = Pmap(devices)
     else:
-        strategy = parallel.Mesh(**{"data": 1} | sizes, min_size=0, devices=devices)
+        strategy = Mesh(**{"data": 1} | sizes, min_size=0, devices=devices)
     step = strategy.compile_train_step(run.make_train_step(strategy.axis_name))
     state = strategy.place_state(strategy.new_state(functools.partial(run.init, 0, run.example)))
     batches = run.train_loader.train_batches(Share(64), seed=0, start_step=0, total_steps=run.total_steps)

@@ -91,7 +91,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, scale=0.3
 
     from vit_jax.build.info import from_info
     from vit_jax.info import new_info
-    from vit_jax.training import checkpoint
+    from vit_jax.training.checkpoints import reading
     from vit_jax.types import class_fields
 
     task = {"name": "classification", "options": {}} | (task or {})
@@ -108,7 +108,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, scale=0.3
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(leaf.dtype), shapes)
-    checkpoint.write_params(workdir / "checkpoints", 0, params, info)
+    reading.write_params(workdir / "checkpoints", 0, params, info)
     return workdir
 
 

@@ -17,8 +17,10 @@ import vit_jax
 from vit_jax.build.experiment import experiment
 from vit_jax.cli.main import main
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
-from vit_jax.training import checkpoint
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
+from vit_jax.training.checkpoints import reading
+from vit_jax.training.checkpoints.writing import Checkpoints
 
 DIGITS = "0123456789"
 SMALL = {
@@ -58,13 +60,13 @@ def distilled(teacher, tmp_path_factory):
 
 
 def test_the_teacher_stays_as_it_is_and_costs_no_optimizer_state(teacher, distilled):
-    info = checkpoint.read_info(distilled / "checkpoints", 12)
+    info = reading.read_info(distilled / "checkpoints", 12)
     assert info["companions"]["teacher"]["info"]["task"]["name"] == "classification"
     run = experiment(config_with(distilled.parent / "teacher"), saved_info=info)
-    with checkpoint.Checkpoints(distilled / "checkpoints", keep_last=2) as checkpoints:
+    with Checkpoints(distilled / "checkpoints", keep_last=2) as checkpoints:
         template = jax.eval_shape(lambda: run.init(0, run.example))
         state = checkpoints.restore(template, run.info, max_step=12).state
-    chex.assert_trees_all_equal(state.companions["teacher"], checkpoint.read_model(teacher, "last").params)
+    chex.assert_trees_all_equal(state.companions["teacher"], reading.read_model(teacher, "last").params)
     assert run.problem.companions["teacher"].params is None
     paths = set(flatten_dict(state.params, sep="/"))
     assert {"head/kernel", "head_distillation/kernel", "encoder/distillation_token"} < paths
@@ -163,9 +165,9 @@ def test_every_way_of_spreading_trains_alike(teacher):
     devices = jax.local_devices()
     ends = {}
     for name, strategy in {
-        "one": parallel.Mesh(devices=devices[:1], min_size=0),
-        "pmap 8": parallel.Pmap(devices[:8]),
-        "data 2 fsdp 2 tensor 2": parallel.Mesh(2, 2, 2, devices=devices[:8], min_size=0),
+        "one": Mesh(devices=devices[:1], min_size=0),
+        "pmap 8": Pmap(devices[:8]),
+        "data 2 fsdp 2 tensor 2": Mesh(2, 2, 2, devices=devices[:8], min_size=0),
     }.items():
         step = strategy.compile_train_step(run.make_train_step(strategy.axis_name))
         state, notes = run.prepare_state(strategy.new_state(lambda: run.init(0, run.example)))

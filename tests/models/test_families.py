@@ -18,8 +18,8 @@ import vit_jax
 import vit_jax.models
 from vit_jax.build import plugins
 from vit_jax.info import new_info
-from vit_jax.training import checkpoint
 from vit_jax.training import optimizer as optimizers
+from vit_jax.training.checkpoints import reading
 from vit_jax.training.evaluation import make_eval_step
 from vit_jax.training.problem import Problem
 from vit_jax.training.state import make_init
@@ -235,7 +235,7 @@ def test_saved_and_loaded_it_answers_alike(family, tmp_path):
         fields=problem.task.fields,
         preprocessing={"image_size": row.sizes[0], "mean": [0.5] * 3, "std": [0.5] * 3},
     )
-    checkpoint.write_params(tmp_path / "run" / "checkpoints", 0, params, json.loads(json.dumps(info)))
+    reading.write_params(tmp_path / "run" / "checkpoints", 0, params, json.loads(json.dumps(info)))
     classifier = vit_jax.load(tmp_path / "run")
     expected = apply(problem.model, params, images)
     np.testing.assert_allclose(classifier.apply(images), expected, atol=2e-5)

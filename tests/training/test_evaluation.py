@@ -11,7 +11,8 @@ from tiny import ArrayLoader, classification, scaled
 
 from vit_jax.contracts import Evaluator, WholeDataset, in_order
 from vit_jax.models import vit
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.evaluation import Evaluators, evaluate, evaluate_all, learned, make_eval_step
 from vit_jax.training.problem import Problem
@@ -39,7 +40,7 @@ def params():
 @functools.cache
 def on(devices):
     """Strategy, compiled step and what it judges, once for all batch sizes."""
-    strategy = parallel.Mesh(2, 2, 2, min_size=0) if devices == "mesh" else parallel.Pmap(jax.local_devices()[:devices])
+    strategy = Mesh(2, 2, 2, min_size=0) if devices == "mesh" else Pmap(jax.local_devices()[:devices])
     step = make_eval_step(PROBLEM, row_names=ROWS, axis_name=strategy.axis_name)
     return (
         strategy,

@@ -15,7 +15,8 @@ from vit_jax.contracts import Task
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.ops.batch_axes import mean_over_devices
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.companions import Companion
 from vit_jax.training.evaluation import make_eval_step
@@ -94,10 +95,10 @@ def batches(num_steps=3):
 
 
 LAYOUTS = {
-    "pmap 1": lambda: parallel.Pmap(jax.local_devices()[:1]),
-    "pmap 2": lambda: parallel.Pmap(jax.local_devices()[:2]),
-    "pmap 8": lambda: parallel.Pmap(jax.local_devices()[:8]),
-    "mesh 2 2 2": lambda: parallel.Mesh(2, 2, 2, min_size=0),
+    "pmap 1": lambda: Pmap(jax.local_devices()[:1]),
+    "pmap 2": lambda: Pmap(jax.local_devices()[:2]),
+    "pmap 8": lambda: Pmap(jax.local_devices()[:8]),
+    "mesh 2 2 2": lambda: Mesh(2, 2, 2, min_size=0),
 }
 
 

@@ -16,7 +16,7 @@ from tiny import classification, flipped, scaled
 from vit_jax.build.experiment import experiment
 from vit_jax.data.loading.loader import Share
 from vit_jax.models import vit
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.evaluation import make_eval_step
 from vit_jax.training.problem import Problem
@@ -42,7 +42,7 @@ def compiled(num_devices, *, name="adamw", schedule=lambda step: 0.05, freeze=()
     """Strategy, first state and step, once for all tests that train in the same way."""
     problem = tiny()
     optimizer = optimizers.create(name, schedule=schedule, weight_decay=0.1, clip_norm=1.0, freeze=freeze)
-    strategy = parallel.Pmap(jax.local_devices()[:num_devices])
+    strategy = Pmap(jax.local_devices()[:num_devices])
     first = jax.device_get(jax.jit(lambda: make_init(problem, optimizer, moving_average=True)(0, EXAMPLE))())
     step = make_train_step(problem, optimizer, ema_decay=0.5, axis_name=strategy.axis_name, **options)
     return strategy, first, strategy.compile_train_step(step)
@@ -94,7 +94,7 @@ def test_devices_agree_with_one_under_every_augmentation():
     batches = list(built.train_loader.train_batches(Share(24), seed=0, start_step=0, total_steps=4))
 
     def ended(num_devices):
-        strategy = parallel.Pmap(jax.local_devices()[:num_devices])
+        strategy = Pmap(jax.local_devices()[:num_devices])
         first = strategy.new_state(lambda: built.init(0, built.example))
         step = strategy.compile_train_step(built.make_train_step(strategy.axis_name))
         return trained(strategy, first, step, batches)
@@ -209,7 +209,7 @@ def test_no_row_moves_to_another_device_to_be_accumulated():
 
 def test_eval_step_sums_over_devices():
     problem = tiny(scaled)
-    strategy = parallel.Pmap(jax.local_devices()[:2])
+    strategy = Pmap(jax.local_devices()[:2])
     params = problem.model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)["params"]
     learned = strategy.place_state({"params": params, "variables": {}})
     step = strategy.compile_eval_step(make_eval_step(problem, axis_name=strategy.axis_name))

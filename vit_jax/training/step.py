@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
+from vit_jax.ops.keys import example_streams
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, Params, TrainState, Variables
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]]
@@ -50,7 +51,7 @@ def make_train_step(
         over the steps since the last log, and of this step alone `learning_rate`, `skipped_steps`, `skipped_in_row`
         and `nonfinite_leaf`.
     """
-    decay_at = ema_decay if callable(ema_decay) else lambda step: ema_decay
+    decay_at: Any = ema_decay if callable(ema_decay) else lambda step: ema_decay
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         base_key = jax.random.wrap_key_data(state.key)
