@@ -222,7 +222,7 @@ def test_weights_are_applied_to_a_new_state_alone(changed, tmp_path, monkeypatch
     options = {"batch_size": 8, "evaluation__every_steps": 0, "optimizer__warmup_steps": 0}
     options |= {"data__image_size": (16, 16), "data__channels": 1}
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=2, **options), tmp_path) == 0
-    monkeypatch.setattr(reading, "last_info", lambda directory: None)
+    monkeypatch.setattr("vit_jax.cli.run.last_info", lambda directory: None)
     options["optimizer__learning_rate"] = 0.0
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=3, ema_decay=0.99, **options), tmp_path) == 0
     trained, source = (
