@@ -24,6 +24,7 @@ import vit_jax.data.augment
 import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
+from vit_jax.build.option_docs import NOT_OPTIONS
 from vit_jax.contracts import Evaluator, Task
 from vit_jax.errors import InputError
 from vit_jax.types import Fields, class_fields
@@ -45,7 +46,6 @@ SECTIONS = {
 """Section of a config in which the options of each kind are."""
 
 _CREATE = re.compile(r"^(create\s*=|def create\()", re.MULTILINE)
-_NOT_OPTIONS = ("fields", "name", "parent")
 
 
 def names(kind: str) -> list[str]:
@@ -91,7 +91,7 @@ def option_types(kind: str, name: str) -> dict[str, Any]:
     """Gives the options of a family, task, evaluator or augmentation: name -> type annotation."""
     cls = options_class(kind, name)
     hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in _NOT_OPTIONS}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in NOT_OPTIONS}
 
 
 def check_option(kind: str, name: str, option: str) -> Any:
@@ -151,7 +151,7 @@ def describe(task: Task) -> dict[str, Any]:
     options = {
         field.name: getattr(task, field.name)
         for field in dataclasses.fields(task)
-        if field.name not in _NOT_OPTIONS and getattr(task, field.name) != field.default
+        if field.name not in NOT_OPTIONS and getattr(task, field.name) != field.default
     }
     return {"name": type(task).__module__.rpartition(".")[2], "options": options}
 
