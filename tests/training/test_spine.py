@@ -275,6 +275,13 @@ def test_a_task_that_needs_the_moving_average_is_refused_without_one():
         Run("pmap 1", Follow(FIELDS))
 
 
+@pytest.mark.parametrize("name", ["mask", "index"])
+def test_a_field_may_not_be_called_as_a_batchs_own(name):
+    task = Fit({**FIELDS, name: Field("array")})
+    with pytest.raises(InputError, match=f"^the data has a field called '{name}', .*; valid: another name$"):
+        Problem(task.wrap(None), task, as_it_is)
+
+
 def test_the_decay_of_the_moving_average_may_follow_the_steps():
     run = Run("pmap 1", ema_decay=lambda step: jnp.where(step == 1, 1.0, 0.0))
     (first, second, third), _ = run(run.first, batches())
