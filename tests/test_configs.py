@@ -72,7 +72,7 @@ def trace_a_step(config):
     assert metrics["loss"][0].shape == ()
     # Evaluation's step has what it needs.
     evaluate = make_eval_step(run.problem, row_names=run.evaluators.row_names)
-    jax.eval_shape(evaluate, learned(state), batch | {"mask": np.ones(8, np.float32)})
+    jax.eval_shape(evaluate, learned(state), batch | {"is_example": np.ones(8, np.float32)})
 
 
 def test_arguments_of_configs():

@@ -79,7 +79,7 @@ class StopAt:
 
         def taken(prefetch):
             item = original(prefetch)
-            if "mask" not in item:  # not an evaluation's
+            if "is_example" not in item:  # not an evaluation's
                 count[0] += 1
                 if count[0] == step:
                     os.kill(os.getpid(), number)

@@ -108,13 +108,14 @@ Batch = dict[str, Any]
 One array for each field of the data, `[B, *field.shape]`; images are float32 and normalised after `prepare`.
 index: `[B]` uint32, the example's position in the endless training stream (modulo 2**32), or its record number in an
     evaluation.
-mask: `[B]` float32, 1 for an example and 0 for a row that fills the batch up; absent where there is none of these.
+is_example: `[B]` float32, 1 for an example and 0 for a row that only fills the batch up (a masked row); absent where
+    there are none of these.
 """
 
 
 def mask_of(batch: Batch) -> jax.Array:
-    """The batch's `mask` `[B]` float32; ones where it is absent."""
-    return batch["mask"] if "mask" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
+    """Gives the batch's `is_example`, `[B]` float32; ones where it is absent."""
+    return batch["is_example"] if "is_example" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -219,7 +219,7 @@ def test_eight_images_are_learnt(family):
 def test_masked_rows_change_no_figure(family):
     learned = {"params": params_of(family, with_head=True), "variables": {}}
     evaluate = jax.jit(make_eval_step(problem_of(family)))
-    half = batch_of(family, 4) | {"mask": np.array([1, 1, 0, 0], np.float32)}
+    half = batch_of(family, 4) | {"is_example": np.array([1, 1, 0, 0], np.float32)}
     other = half | {"image": half["image"][[0, 1, 3, 2]]}
     sums, same = evaluate(learned, half)[0], evaluate(learned, other)[0]
     assert float(sums["examples"][0]) == 2

@@ -83,7 +83,7 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
         outputs, _ = forward(
             problem, batch, params=params, variables=variables, rngs=rngs, train=False, axis_name=axis_name
         )
-        mask = batch["mask"]
+        mask = batch["is_example"]
         examples = mask.sum()
         loss, weight = (jnp.where(mask > 0, x, 0.0).sum() for x in (task.loss(outputs, batch), task.weight(batch)))
         sums = {"loss": (loss, weight), **task.metrics(outputs, batch, train=False), "examples": (examples, examples)}

@@ -37,7 +37,7 @@ class Problem:
         Raises:
             InputError: one is.
         """
-        for name in ("mask", "index"):
+        for name in ("is_example", "index"):
             if name in self.task.fields:
                 raise InputError(
                     f"the data has a field called {name!r}, which in a batch says which rows are examples, or which "
@@ -58,7 +58,7 @@ def without_masked_rows(batch: Batch) -> Batch:
             return x
         return jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
 
-    return {**jax.tree.map(cleared, batch), "mask": mask}
+    return {**jax.tree.map(cleared, batch), "is_example": mask}
 
 
 def forward(
