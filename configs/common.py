@@ -1,7 +1,8 @@
-"""Every key that a config has, with its meaning and the value it starts from.
+"""Every key of a run, with its meaning and its default.
 
-A config file calls `get_config()`, changes what its experiment needs, and returns it locked; any key can be given
-on the command line, `--config.optimizer.learning_rate=1e-3`. At the end are published choices of augmentation by name.
+A config file calls `get_config()`, changes what its experiment needs, and returns it locked. Any key can be changed on
+the command line, `--config.optimizer.learning_rate=1e-3`. Options of a model, a task, an augmentation or an evaluator
+are no keys of the run: `vit-jax options` lists them. At the end are published choices of augmentation by name.
 """
 
 from ml_collections import ConfigDict
@@ -9,24 +10,23 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """A classification run with a plain ViT on a TFDS dataset."""
+    """Gives the defaults: image classification with a plain ViT on a TFDS dataset."""
     config = ConfigDict()
-    # Every random choice (initial values, order, augmentation, dropout) follows from it; 0 or more.
+    # Seed of every random choice (initial values, order, augmentation, dropout); 0 or more.
     config.seed = 0
-    # Length of the run in passes over the training split; num_steps counts if it is given.
+    # Length of the run in epochs; num_steps takes precedence if it is set.
     config.num_epochs = 1.0
     config.num_steps = placeholder(int)
-    # Examples a step, over all devices of all processes, which (with mesh: data x fsdp) must divide it.
+    # Global batch size; the devices of all processes (under mesh: data x fsdp) must divide it.
     config.batch_size = 128
-    # In how many parts, one after the other, each device takes its share of the batch, for less memory; it must divide
-    # the share. Gradients and metrics are those of the whole batch.
+    # Micro-batches per step (gradient accumulation); must divide the per-device batch size.
     config.accumulate_steps = 1
-    # After how many steps in a row whose loss, gradients or new parameters are not finite the run stops.
+    # Steps in a row with a loss, gradient or update that is not finite, after which the run stops.
     config.max_skipped_steps = 10
-    # Decay of the parameters' exponential moving average, which starts at the initial values and is what is evaluated
-    # and loaded. 0 is none.
+    # Decay of the exponential moving average of the parameters, in [0, 1). The average is what is evaluated and loaded;
+    # 0 keeps none.
     config.ema_decay = 0.0
-    # Steps between lines of metrics.jsonl; the figures are means over them.
+    # Steps between lines of metrics.jsonl; figures are means over them.
     config.log_every_steps = 50
     config.init = _init()
     config.model = _model()
@@ -35,24 +35,24 @@ def get_config() -> ConfigDict:
     config.evaluation = _evaluation()
     config.optimizer = _optimizer()
     config.checkpoint = _checkpoint()
-    # A trace for TensorBoard or Perfetto, in <workdir>/profile: after which step it starts, and its length in
-    # steps, 0 for none.
+    # Trace for TensorBoard or Perfetto in <workdir>/profile: the step after which it starts, and its length in steps; 0
+    # is no trace.
     config.profile = ConfigDict({"start_step": 10, "num_steps": 0})
     config.parallel = ConfigDict()
-    # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be cut as well.
+    # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be sharded as well.
     config.parallel.strategy = "pmap"
-    # Of mesh, devices along each axis, -1 being the devices left: data cuts the batch; fsdp cuts it too, and every
-    # large parameter with what belongs to it; tensor cuts attention heads and MLP hidden units.
+    # Of mesh, devices along each axis; -1 is all that are left. data shards the batch; fsdp shards the batch and every
+    # large parameter with its optimizer state; tensor shards attention heads and MLP hidden units.
     config.parallel.data = -1
     config.parallel.fsdp = 1
     config.parallel.tensor = 1
-    # Parameters of fewer elements are not cut over fsdp.
+    # Parameters with fewer elements are not sharded over fsdp.
     config.parallel.fsdp_min_size = 2**14
     return config
 
 
 def unset(section: ConfigDict, *keys: str) -> None:
-    """Sets keys to None in a way that the command line can still set them."""
+    """Sets keys to None so that the command line can still set them."""
     for key in keys:
         kind = type(section[key])
         del section[key]
@@ -60,18 +60,20 @@ def unset(section: ConfigDict, *keys: str) -> None:
 
 
 def _init() -> ConfigDict:
-    """What a run starts from. With a source, whatever `model`, and the image's form in `data`, leave at None is its."""
+    """What a run starts from. With a source, keys of `model` and `data` that are None are inherited from it."""
     init = ConfigDict()
-    # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None is new random values.
+    # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None starts from random
+    # values.
     init.source = placeholder(str)
     # Of a work directory: last, best, or a step. Of a Hugging Face id: branch, tag or commit.
     init.step = "last"
     init.revision = placeholder(str)
-    # Of an .npz that does not tell.
+    # Attention heads of an .npz that does not tell their number.
     init.num_heads = placeholder(int)
-    # auto (kept if the classes have the same names, else new), keep (as many classes are enough), new.
+    # auto (keep the head if the task and the names of the classes are the same, else make a new one), keep (the number
+    # of classes is enough), new.
     init.head = "auto"
-    # Tensors of the source that may be unused, and parameters that it may lack; "encoder.pooler", "*/bias".
+    # Tensors of the source that may stay unused, and parameters that it may lack, such as "encoder.pooler", "*/bias".
     init.allow = ()
     return init
 
@@ -99,58 +101,57 @@ def _task() -> ConfigDict:
 
 
 def _data() -> ConfigDict:
-    """The dataset, and what becomes of an image on its way to the model."""
+    """The dataset, and the way of an image to the model."""
     data = ConfigDict()
-    # `digits`, or a TFDS dataset prepared as array_record; the split to train on, "train[:90%]".
+    # digits, digit_scenes, ... or a TFDS dataset prepared as array_record; the training split, "train[:90%]".
     data.name = "digits"
     data.split = "train"
-    # TFDS's folder; by default $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+    # TFDS's folder; the default is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     data.data_dir = placeholder(str)
-    # A folder of images instead of a TFDS dataset: folder/<class>/**/image, split into train and test, or
-    # folder/{train,val,test}/<class>/**/image.
+    # A folder of images instead of a TFDS dataset (docs/folder.md): <class>/**/image, split into train and test, or
+    # {train,val,test}/<class>/**/image; with masks, images/** and masks/**.
     data.folder = placeholder(str)
-    # Of a folder without train, val and test: share of each class's images for test, in [0, 1), and which ones;
-    # config.seed has no part in it, so that runs of several seeds share a test set.
+    # Of a folder without train, val and test: share of the images held out as test, in [0, 1), and the seed that
+    # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2
     data.split_seed = 0
-    # Of a folder: leave out images that cannot be decoded, with a warning, or else stop before training.
+    # Of a folder: leave out images that cannot be decoded, with a warning; otherwise they stop the run before step 1.
     data.skip_corrupt = False
-    # Height times width of an image, above which it is refused before it is decoded.
+    # Largest image in pixels, height times width; larger ones are refused before they are decoded.
     data.max_image_pixels = 178_956_970
-    # From here to std: None is init.source's.
-    # Height and width in pixels that the model takes; 1 (grey) or 3 (RGB) channels.
+    # From here to std: None inherits the value from init.source.
+    # Height and width of the model's input in pixels; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
-    # exact (whatever the proportions) or shortest_edge (keeping them); then the middle is cut out.
+    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the ratio); then a centre crop.
     data.resize = "exact"
-    # Share of each side that shortest_edge keeps, in (0, 1]; or height and width before the cut, for either way.
+    # Share of each side that the crop keeps after shortest_edge, in (0, 1]; or height and width before the crop.
     data.crop_fraction = 1.0
     data.resize_to = placeholder(tuple)
-    # Where the cut's margins are uneven, half a pixel goes: floor (Hugging Face) or nearest (torchvision, timm).
+    # Rounding of a crop whose margins are uneven: floor (Hugging Face) or nearest (torchvision, timm).
     data.crop_offset = "floor"
     # bilinear, bicubic, nearest, box, hamming or lanczos.
     data.interpolation = "bilinear"
-    # Of each channel, for pixels in [0, 1].
+    # Mean and standard deviation of each channel, for pixels in [0, 1].
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.5, 0.5, 0.5)
-    # Training only, as are all the keys up to max_boxes.
-    # Decode a JPEG that is to be shrunk to half of its size or less at 1/2, 1/4 or 1/8; quicker, with slightly other
-    # pixels. Average over all pixels when shrinking, or else, twice as quick, interpolate between the nearest ones as
-    # TensorFlow does (needs vit-jax[fast]). Both without in_memory.
+    # From here to max_boxes: training only.
+    # Decode a JPEG at 1/2, 1/4 or 1/8 of its size where it is shrunk that much: quicker, pixels differ slightly.
+    # antialias averages over all pixels when shrinking; without it neighbours are interpolated, as in TensorFlow, which
+    # takes half the time (needs vit-jax[fast]). Neither applies with in_memory.
     data.reduced_decoding = True
     data.antialias = True
     # Augmentations, each with its options, {"flip": {}, "mix": {"mixup_alpha": 0.2}}: `vit-jax options` lists them.
     # --config.data.augment.NAME.OPTION=VALUE sets an option and turns the augmentation on; .NAME=true or false turns it
     # on or off.
     data.augment = ConfigDict()
-    # How often in a row each image comes, augmented in another way each time.
+    # Repeated augmentation: copies of each image in a row, each augmented in its own way.
     data.repeats = 1
-    # Boxes of an example with the most of them; further rows of the array are padding. 0 is the most that the training
-    # split has.
+    # Boxes per image: arrays of boxes are padded to this number; an image with more boxes is an error.
     data.max_boxes = 100
-    # Decode the whole split once and keep it as uint8, or else decode while reading.
+    # Decode the whole split once and keep it in memory as uint8, instead of decoding while training.
     data.in_memory = False
-    # Without in_memory: processes that decode (0: threads of this one), and threads in each.
+    # Without in_memory: worker processes that decode (0: threads of this process), and the number of threads.
     data.num_workers = 0
     data.num_threads = 8
     return data
@@ -159,18 +160,18 @@ def _data() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     """What is evaluated, and when."""
     evaluation = ConfigDict()
-    # Name of the evaluation, which its metrics start with -> split. Empty: with data.folder every split but the one to
-    # train on, of a TFDS dataset validation or, where there is none, test.
+    # Name of an evaluation, the prefix of its metrics -> split. Empty: every split of data.folder but the training
+    # split; of a TFDS dataset validation, or test if it has none.
     evaluation.splits = ConfigDict({"test": "test"})
-    # Steps between evaluations; 0 is only at the end.
+    # Steps between evaluations; 0 evaluates only at the end.
     evaluation.every_steps = 0
-    # Any number: it is rounded up to a multiple of the devices, and padding is not counted.
+    # Batch size of the evaluation; it is rounded up to a multiple of the devices, and padding does not count.
     evaluation.batch_size = 512
     # Evaluators (files of vit_jax/evaluators) beside the task's own metrics, each with its options,
     # {"confusion": {}, "knn": {"k": 10}}: `vit-jax options` lists them; set like data.augment.
     evaluation.metrics = ConfigDict()
-    # What knn and probe learn from: a split (None is that to train on), and so many of its examples at random, always
-    # the same ones; 0 is all. Each evaluation runs the model on all of them.
+    # Reference data of knn and probe: a split (None is the training split), and the number of its examples, drawn with
+    # a fixed seed; 0 is all. Each evaluation runs the model on all of them.
     evaluation.reference_split = placeholder(str)
     evaluation.reference_examples = 0
     return evaluation
@@ -181,36 +182,35 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     # adamw, adam, sgd, muon (for the kernels of the blocks; adamw for all else).
     optimizer.name = "adamw"
-    # The highest rate, after the warm-up; constant, cosine, linear, rsqrt; the rate it ends with (cosine, linear).
+    # Peak learning rate; schedule after the warm-up: constant, cosine, linear, rsqrt; final rate (cosine, linear).
     optimizer.learning_rate = 1e-3
     optimizer.schedule = "cosine"
     optimizer.end_learning_rate = 0.0
-    # Steps of linear rise from 0, of linear fall to 0 at the end, and the time constant of rsqrt.
+    # Steps of linear warm-up from 0, steps of linear cool-down to 0 at the end, and the time scale of rsqrt.
     optimizer.warmup_steps = 0
     optimizer.cooldown_steps = 0
     optimizer.rsqrt_timescale_steps = 10_000
-    # The warm-up as a share of the run, in [0, 1); counts if warmup_steps is 0.
+    # Warm-up as a share of the run, in [0, 1); used if warmup_steps is 0.
     optimizer.warmup_fraction = 0.0
-    # Multiplied by the rate (adamw, muon) or added to the gradient (sgd); kernels only.
+    # Decoupled and multiplied by the rate (adamw, muon) or added to the gradient (sgd); kernels only.
     optimizer.weight_decay = 0.0
-    # Adam's, also of what muon leaves to it.
+    # Of Adam, also for the parameters that muon leaves to it.
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
-    # SGD's.
+    # Of SGD.
     optimizer.momentum = 0.9
     optimizer.nesterov = False
-    # What Adam's mean of the gradients, or the momentum of SGD or Muon, is kept in: float32, or bfloat16 for half its
-    # memory.
+    # Type of Adam's first moment, or of the momentum of SGD and Muon: float32, or bfloat16 for half the memory.
     optimizer.moment_dtype = "float32"
-    # Greatest global norm of the gradients; 0 is no clipping.
+    # Largest global norm of the gradients; 0 does not clip.
     optimizer.clip_norm = 0.0
-    # Regular expressions for paths of parameters that stay as they are, ("encoder/patch_embed", "block_[0-5]/").
+    # Regular expressions for paths of parameters that are frozen, ("encoder/patch_embed", "block_[0-5]/").
     optimizer.freeze = ()
-    # Train the head alone; keep the first blocks, and all before them, as they are.
+    # Freeze the whole encoder and train the head alone; freeze the first blocks and all before them.
     optimizer.freeze_encoder = False
     optimizer.freeze_blocks = 0
-    # Each layer's learning rate is this times that of the layer above it, in (0, 1]; 1 is the same rate for all.
+    # Layer-wise decay of the learning rate: each layer's rate is this times that of the layer above, in (0, 1].
     optimizer.layer_decay = 1.0
     return optimizer
 
@@ -218,12 +218,12 @@ def _optimizer() -> ConfigDict:
 def _checkpoint() -> ConfigDict:
     """What is saved in <workdir>/checkpoints."""
     checkpoint = ConfigDict()
-    # Steps between saves; 0 is only at the end (and when the run is stopped).
+    # Steps between checkpoints; 0 saves only at the end, or when the run is stopped.
     checkpoint.every_steps = 0
-    # How many of the newest stay; with two there is one to fall back on.
+    # Number of the newest checkpoints to keep; with two there is one to fall back on.
     checkpoint.keep_last = 2
-    # The best by this metric stays as well, "test/accuracy" (max or min of it), and each evaluation is saved. Empty is
-    # none.
+    # Metric whose best checkpoint is kept too, "test/accuracy", and whether max or min is best; every evaluation is
+    # then saved. Empty keeps none.
     checkpoint.best_metric = ""
     checkpoint.best_mode = "max"
     return checkpoint

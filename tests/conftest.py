@@ -78,7 +78,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     import numpy as np
 
     from vit_jax.build import experiment as build
-    from vit_jax.training import checkpoint
+    from vit_jax.training.checkpoints import reading
 
     fields = {"image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]} | preprocessing
     info = {
@@ -93,7 +93,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
-    checkpoint.write_params(workdir / "checkpoints", 0, params, info)
+    reading.write_params(workdir / "checkpoints", 0, params, info)
     return workdir
 
 

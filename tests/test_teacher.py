@@ -12,6 +12,7 @@ import pytest
 from conftest import GOLDEN, small_config, write_classifier
 from flax.traverse_util import flatten_dict
 from test_train import assert_equal_runs, run
+from vit_jax.training.teacher import Teacher
 
 import train
 import vit_jax
@@ -19,10 +20,9 @@ from vit_jax.build import experiment as build
 from vit_jax.cli.main import main
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.parallel import strategy as parallel
+from vit_jax.training.checkpoints.writing import Checkpoints
 from vit_jax.training.step import make_init, make_train_step
-from vit_jax.training.teacher import Teacher
 
 DIGITS = "0123456789"
 SMALL = {

@@ -202,7 +202,7 @@ class Task:
             key: `[]` typed key.
             batch: prepared, of one example or more; only shapes count.
         """
-        return model.init({"params": key}, batch["image"], train=False)
+        return dict(model.init({"params": key}, batch["image"], train=False))
 
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool

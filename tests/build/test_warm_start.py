@@ -224,12 +224,10 @@ def test_a_crop_that_is_given_replaces_the_sources_size_before_the_crop():
 
 def test_weights_are_applied_to_a_new_state_alone(changed, tmp_path, monkeypatch):
     """Even if the run's first checkpoint came into being after the source was opened."""
-    from vit_jax.training import checkpoint
-
     options = {"batch_size": 8, "evaluation__every_steps": 0, "optimizer__warmup_steps": 0}
     options |= {"data__image_size": (16, 16), "data__channels": 1}
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=2, **options), tmp_path) == 0
-    monkeypatch.setattr(checkpoint, "last_info", lambda directory: None)
+    monkeypatch.setattr(reading, "last_info", lambda directory: None)
     options["optimizer__learning_rate"] = 0.0
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=3, ema_decay=0.99, **options), tmp_path) == 0
     trained, source = (

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vit_jax
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_it_needs_nothing_but_the_checkpoints(trained, tmp_path, classifier, dig
 
 
 def test_it_uses_the_moving_average(trained, classifier):
-    chex.assert_trees_all_equal(classifier.params, checkpoint.read_params(trained / "checkpoints", 12))
+    chex.assert_trees_all_equal(classifier.params, reading.read_params(trained / "checkpoints", 12))
     assert (trained / "checkpoints" / "12" / "ema_params").is_dir()
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_image_is_refused(classifier, images):
 
 def test_a_step_can_be_chosen(trained):
     assert vit_jax.load(trained, step=6).info["step"] == 6
-    assert vit_jax.load(trained, step="best").info["step"] == checkpoint.best_step(trained / "checkpoints")
+    assert vit_jax.load(trained, step="best").info["step"] == reading.best_step(trained / "checkpoints")
     with pytest.raises(vit_jax.InputError, match=r"no checkpoint of step 7; valid: last, best, \[6, 12\]"):
         vit_jax.load(trained, step=7)
 

@@ -25,9 +25,9 @@ from jax.experimental import multihost_utils
 
 import train
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.system import hosts
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 WAIT_SECONDS = 600
 """No process of these tests outlives it."""
@@ -46,15 +46,16 @@ TENSOR = MESH | {"parallel__data": 2, "parallel__tensor": 2}
 
 SCRIPT = """
 import json, os, pathlib, sys, time
-sys.path[:0] = [".", "tests"]
+sys.path[:0] = [".", "tests", "tests/system"]
 environment = dict(os.environ)
 from conftest import small_config
 os.environ |= environment  # conftest has set its own
 import train
 from test_multihost import digest
-from vit_jax.cli import errors, hosts, main
+from vit_jax.cli import errors, main
 from vit_jax.data.loading.loader import InMemory
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.system import hosts
+from vit_jax.training.checkpoints.writing import Checkpoints
 
 gather, save, restore = InMemory._gather, Checkpoints.save, Checkpoints.restore
 
@@ -101,7 +102,7 @@ def saved_params(workdir: pathlib.Path, step: int):
 
 
 def last_step(workdir: pathlib.Path) -> int:
-    return max(checkpoint.steps_in(workdir / "checkpoints"), default=0)
+    return max(reading.steps_in(workdir / "checkpoints"), default=0)
 
 
 @contextlib.contextmanager
@@ -250,7 +251,7 @@ def test_a_run_goes_on_through_sigterm_lost_processes_and_other_numbers_of_them(
 
     # Each of the two is lost; process 0 is also the one by which they know of each other.
     lose(1, workdir, endless | FSDP, from_step=stopped)
-    *_, before, newest = checkpoint.steps_in(workdir / "checkpoints")
+    *_, before, newest = reading.steps_in(workdir / "checkpoints")
     for file in (workdir / "checkpoints" / str(newest) / "params" / "ocdbt.process_1" / "d").iterdir():
         file.write_bytes(b"")  # none that process 0 reads
     lose(0, workdir, endless | FSDP, from_step=before)

@@ -10,7 +10,7 @@ from vit_jax.data.loading.loader import InMemory, Share
 from vit_jax.data.sources import tfds as sources
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.tasks.classification import Classification
 from vit_jax.training.evaluation import evaluate
 from vit_jax.training.step import ROWS, make_eval_step

@@ -17,7 +17,7 @@ from vit_jax.data.sources.tfds import Source
 from vit_jax.models import vit
 from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.mixing import Mixing
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.step import _sum_over_parts, make_eval_step, make_init, make_train_step

@@ -82,8 +82,8 @@ def _companion(name: str, saved: Mapping[str, Any], ours: Preprocessing, executi
     model, task, theirs = from_info(saved["info"], **execution)
     if theirs.channels != ours.channels:
         raise InputError(
-            f"task.options.{name} {saved['about']} takes images of {theirs.channels} channels; valid with data.channels "
-            f"{ours.channels}: one of {ours.channels}"
+            f"task.options.{name} {saved['about']} takes images of {theirs.channels} channels; valid with "
+            f"data.channels {ours.channels}: one of {ours.channels}"
         )
     return Companion(model, functools.partial(initialise, model, task), theirs, ours, None, saved["about"])
 

@@ -15,7 +15,7 @@ from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.tasks.classification import reordered_heads, same_names
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 from vit_jax.types import Fields, Params, TrainState
 
 HEAD = ("auto", "keep", "new")
@@ -105,7 +105,7 @@ def open_trained(
         return open_checkpoint(
             source, revision=revision, image_size=image_size, in_channels=channels, num_heads=num_heads
         )
-    saved = checkpoint.read_model(path, step)
+    saved = reading.read_model(path, step)
     arrays = {name: np.asarray(x) for name, x in flax.traverse_util.flatten_dict(saved.params, sep="/").items()}
     if saved.info["task"] is None:
         arrays = {f"encoder/{name}": x for name, x in arrays.items()}

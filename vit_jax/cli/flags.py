@@ -145,13 +145,13 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
     return None
 
 
-def _as_option(key: str, config: ConfigDict) -> str | None:
+def _as_option(key: str, config: Any) -> str | None:
     """Says where a key is if it is an option of the config's family or task."""
     section, _, option = key.partition(".")
-    if section in ("model", "task") and config[section].name is not None:
-        if option in plugins.option_types(section, config[section].name):
-            return f"valid: {section}.options.{option}"
-    return None
+    if section not in ("model", "task") or config[section].name is None:
+        return None
+    is_option = option in plugins.option_types(section, config[section].name)
+    return f"valid: {section}.options.{option}" if is_option else None
 
 
 _MEANT = {

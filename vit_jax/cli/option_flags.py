@@ -74,7 +74,7 @@ def take(arguments: list[str]) -> tuple[list[str], list[Change]]:
     return rest, changes
 
 
-def apply(config: ConfigDict, changes: list[Change]) -> None:
+def apply(config: Any, changes: list[Change]) -> None:
     """Puts changes into a config.
 
     Raises:
@@ -105,7 +105,7 @@ def _split(argument: str) -> tuple[str | None, str]:
     return None, ""
 
 
-def _change_collection(section: ConfigDict, kind: str, change: Change) -> None:
+def _change_collection(section: Any, kind: str, change: Change) -> None:
     name, _, option = change.key.partition(".")
     if not change.key:  # names, or none
         for key in list(section):
@@ -136,7 +136,7 @@ def _value(kind: str, name: str | None, option: str, change: Change) -> Any:
     return plugins.parsed(change.text, expected, change.name)
 
 
-def _set(section: ConfigDict, key: str, value: Any) -> None:
+def _set(section: Any, key: str, value: Any) -> None:
     if key in section:  # a ConfigDict keeps the type of a key that stays
         del section[key]
     section[key] = value

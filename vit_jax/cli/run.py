@@ -13,14 +13,16 @@ from vit_jax.build.experiment import Experiment, experiment
 from vit_jax.cli import workdir_files
 from vit_jax.data.loading.loader import Prefetch, Share
 from vit_jax.ops.trees import leaf_names
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.system import compile_cache
 from vit_jax.system.signals import StopSignals
-from vit_jax.training.checkpoint import Checkpoints, last_info
+from vit_jax.training.checkpoints.reading import last_info
+from vit_jax.training.checkpoints.writing import Checkpoints
 from vit_jax.training.evaluation import evaluate_all, learned, make_eval_step
+from vit_jax.training.json_lines import last_values
 from vit_jax.training.pace import Pace
 from vit_jax.training.profile import Profile
-from vit_jax.training.run_log import RunLog, read_last_values
+from vit_jax.training.run_log import RunLog
 from vit_jax.training.schedule import Every
 from vit_jax.training.step import check_accumulate_steps
 from vit_jax.types import Batch, TrainState
@@ -200,7 +202,7 @@ class Run:
             self._log.print(f"stopped at step {self._step}, which is saved; the same command continues")
             return self._stop.exit_status()
         if jax.process_index() == 0:
-            values = read_last_values(self._workdir / "metrics.jsonl")
+            values = last_values(self._workdir / "metrics.jsonl")
             print(workdir_files.final_table(self._workdir, self._step, values, self._log.summary()))
         return 0
 

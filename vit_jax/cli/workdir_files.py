@@ -48,7 +48,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
     """
     import jax
 
-    from vit_jax.training.checkpoint import flat
+    from vit_jax.ops.trees import flat
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
@@ -92,7 +92,7 @@ def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list
 
 
 def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timing: dict[str, float]) -> str:
-    """The figures of a finished run, and the command that predicts with its model."""
+    """Lays out the figures of a finished run, and the command that predicts with its model."""
     rows = [("steps", f"{step}")]
     rows += [(key, _figure(value)) for key, value in values.items() if not key.startswith("train/") and key != "step"]
     learned = [key for key in values if key.startswith("train/") and key.removeprefix("train/") not in _BOOKKEEPING]

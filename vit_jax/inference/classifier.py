@@ -18,7 +18,7 @@ from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.pretrained import load as pretrained
 from vit_jax.pretrained.report import Report, matches, zero_heads
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 from vit_jax.types import Features, Params, encoder_of
 
 
@@ -222,7 +222,7 @@ def load(
 
 
 def _load_workdir(workdir: pathlib.Path, step: int | str) -> Classifier:
-    saved = checkpoint.read_model(workdir, step)
+    saved = reading.read_model(workdir, step)
     model, task, preprocessing = build.from_info(saved.info)
     names, info = tuple(saved.info["class_names"]), saved.info | {"step": saved.step}
     return Classifier(model, saved.params, task, names, preprocessing, info)

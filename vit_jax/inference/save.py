@@ -9,7 +9,7 @@ from vit_jax.pretrained import libraries
 from vit_jax.pretrained import save as pretrained_save
 from vit_jax.pretrained.export import ALLOWED_DIFFERENCES
 from vit_jax.system.atomic import writing
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 FORMATS = (*libraries.formats(), "workdir")
 
@@ -53,7 +53,7 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         if to != "google":
             part.mkdir()
         if checked is None:
-            checkpoint.write_params(part / "checkpoints", 0, params, info)
+            reading.write_params(part / "checkpoints", 0, params, info)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
             name = checked.write(part)

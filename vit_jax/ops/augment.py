@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from vit_jax.ops.mixing import Mixing
 from vit_jax.contracts import Prepare
+from vit_jax.ops.mixing import Mixing
 
 
 def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:

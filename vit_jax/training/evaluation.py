@@ -13,7 +13,7 @@ import numpy as np
 
 from vit_jax.contracts import Evaluator, Rows, in_order
 from vit_jax.data.loading.loader import Loader, Prefetch, Share
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.system.atomic import writing
 from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
 from vit_jax.training.step import sum_over_devices
@@ -65,10 +65,10 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
         axis_name: the device axis under `pmap`; None where one program holds the whole batch.
 
     Returns:
-        A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over the
-        batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows are
-        name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`. Without
-        `row_names` there are none.
+        A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
+        the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
+        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`.
+        Without `row_names` there are none.
     """
     task = problem.task
 

@@ -50,7 +50,7 @@ def make_train_step(
         over the steps since the last log, and of this step alone `learning_rate`, `skipped_steps`, `skipped_in_row`
         and `nonfinite_leaf`.
     """
-    decay_at = ema_decay if callable(ema_decay) else lambda step: ema_decay
+    decay_at: Any = ema_decay if callable(ema_decay) else lambda step: ema_decay
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         base_key = jax.random.wrap_key_data(state.key)

@@ -17,10 +17,10 @@ from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
 from vit_jax.ops.mixing import Mixing
 from vit_jax.parallel import sharding
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.checkpoints.writing import Checkpoints
 from vit_jax.training.step import make_init, make_train_step
 
 RNG = np.random.default_rng(0)
