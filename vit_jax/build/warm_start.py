@@ -105,11 +105,33 @@ def open_trained(
         return open_checkpoint(
             source, revision=revision, image_size=image_size, in_channels=channels, num_heads=num_heads
         )
-    saved = reading.read_model(path, step)
+    return opened_workdir(path, reading.read_model(path, step), image_size=image_size, channels=channels)
+
+
+def opened_workdir(
+    path: pathlib.Path,
+    saved: reading.SavedModel,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    key: str = "data.image_size",
+) -> Opened:
+    """Puts what was read of a work directory into the form of another library's checkpoint.
+
+    Args:
+        path: of the work directory, for messages.
+        saved: its model.
+        image_size: height and width in pixels for which to change the preprocessing; None is the model's own.
+        channels: likewise.
+        key: what the user calls the image size.
+
+    Raises:
+        InputError: a size or number of channels that is not valid.
+    """
     arrays = {name: np.asarray(x) for name, x in flax.traverse_util.flatten_dict(saved.params, sep="/").items()}
     if saved.info["task"] is None:
         arrays = {f"encoder/{name}": x for name, x in arrays.items()}
-    size = None if image_size is None else pair(image_size, "data.image_size")
+    size = None if image_size is None else pair(image_size, key)
     preprocessing = adapted(Preprocessing(**saved.info["preprocessing"]), size, channels)
     info = saved.info | {"preprocessing": dataclasses.asdict(preprocessing)}
     return Opened(f"{path} step {saved.step}", info, Found(arrays, {name: name for name in arrays}, list(arrays)))

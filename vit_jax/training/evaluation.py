@@ -13,9 +13,10 @@ import numpy as np
 
 from vit_jax.contracts import Evaluator, Rows, in_order
 from vit_jax.data.loading.loader import Loader, Prefetch, Share
+from vit_jax.ops.keys import example_streams
 from vit_jax.parallel.strategy import Strategy
 from vit_jax.system.atomic import writing
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.training.step import sum_over_devices
 from vit_jax.types import Batch, Params, TrainState, Variables, encoder_of
 

@@ -11,12 +11,8 @@ from flax import linen as nn
 
 from vit_jax.contracts import Forward, Prepare, Task
 from vit_jax.ops.batch_axes import sliced_over
-from vit_jax.ops.keys import example_keys
 from vit_jax.training.companions import Companion
 from vit_jax.types import Batch, Params, Variables, mask_of
-
-EXAMPLE_STREAMS = ("mask", "noise")
-"""Random streams that have a key for each example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +29,6 @@ class Problem:
     task: Task
     prepare: Prepare
     companions: Mapping[str, Companion] = dataclasses.field(default_factory=dict)
-
-
-def example_streams(key: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
-    """Makes the keys of EXAMPLE_STREAMS, `[B]` each: functions of the base key and the example's index alone."""
-    return {
-        name: example_keys(jax.random.fold_in(key, number), index) for number, name in enumerate(EXAMPLE_STREAMS, 1)
-    }
 
 
 def without_masked_rows(batch: Batch) -> Batch:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
+from vit_jax.ops.keys import example_streams
 from vit_jax.training.optimizer import Optimizer
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, TrainState
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
+from vit_jax.ops.keys import example_streams
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.optimizer import Optimizer
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, Params, TrainState, Variables
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, tuple[jax.Array, jax.Array]]]]
