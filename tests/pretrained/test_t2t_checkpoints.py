@@ -164,7 +164,10 @@ def test_an_unknown_architecture_has_to_tell_its_heads(changed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": (64, 96)}, r"t2t cannot express data.image_size \(64, 96\) \(valid: as high as wide, and a mul"),
+        (
+            {"image_size": (64, 96)},
+            r"t2t cannot express data.image_size \(64, 96\) \(valid: as high as wide, and a",
+        ),
         ({"image_size": 40}, r"data.image_size \(40, 40\)"),
     ],
 )
