@@ -98,7 +98,7 @@ def pair(value: Any, key: str) -> tuple[int, int]:
         InputError: something else.
     """
     several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
-    sides = tuple(value) if several else (value,)
+    sides: tuple[Any, ...] = tuple(value) if several else (value,)
     sides = sides * 2 if len(sides) == 1 else sides
     if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
         raise InputError(f"{key} is {value!r}; valid: one number, or height and width")
