@@ -58,7 +58,9 @@ class BrightTask(Task):
         for mean, noise, placement in zip(outputs["mean"], outputs["noise"], placements, strict=True):
             rows, columns = np.indices(placement.image_size)
             points = placement.to_input(np.stack([columns + 0.5, rows + 0.5], axis=-1)).astype(int)
-            results.append(Bright(mean[points[..., 1], points[..., 0]] > threshold, float(noise)))
+            inside = ((points >= 0) & (points < placement.input_size[::-1])).all(axis=-1)
+            x, y = (np.clip(points[..., i], 0, placement.input_size[1 - i] - 1) for i in (0, 1))
+            results.append(Bright(inside & (mean[y, x] > threshold), float(noise)))
         return results
 
 

@@ -10,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from tiny import classification, flipped
 
 from vit_jax.errors import InputError
+from vit_jax.info import new_info
 from vit_jax.models import swin, vit
-from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
-from vit_jax.ops.mixing import Mixing
 from vit_jax.parallel import sharding
 from vit_jax.parallel import strategy as parallel
-from vit_jax.tasks.classification import Classification
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.checkpoints.writing import Checkpoints
-from vit_jax.training.step import make_init, make_train_step
+from vit_jax.training.problem import Problem
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -32,17 +35,16 @@ BATCHES = [
     }
     for step in range(20)
 ]
-PREPARE = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, mixing=Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0))
 
 
 def mesh(num_devices, **sizes):
-    return parallel.Mesh(**{"data": 1} | sizes, min_size=0, devices=jax.local_devices()[:num_devices])
+    return Mesh(**{"data": 1} | sizes, min_size=0, devices=jax.local_devices()[:num_devices])
 
 
 LAYOUTS = {
     "mesh 1": lambda: mesh(1),
-    "pmap 1": lambda: parallel.Pmap(jax.local_devices()[:1]),
-    "pmap 8": lambda: parallel.Pmap(jax.local_devices()[:8]),
+    "pmap 1": lambda: Pmap(jax.local_devices()[:1]),
+    "pmap 8": lambda: Pmap(jax.local_devices()[:8]),
     "data 8": lambda: mesh(8, data=8),
     "fsdp 8": lambda: mesh(8, fsdp=8),
     "fsdp 2": lambda: mesh(2, fsdp=2),
@@ -55,19 +57,17 @@ class Training:
 
     def __init__(self, strategy, *, num_heads=2, encoder=None, **options):
         self.strategy = strategy
-        task = Classification(3)
+        task = classification(3)
         sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 16, "num_heads": num_heads}
         encoder = encoder or vit.create("Ti/2", **sizes | options)
         # Without the keys' bias, whose gradient is zero but for rounding, which Adam would scale up to whole steps.
         optimizer = optimizers.create(
             "adamw", schedule=lambda step: 0.01, weight_decay=0.1, clip_norm=1.0, freeze=("key/bias",)
         )
-        parts = (task.wrap(encoder), task, optimizer)
+        parts = (Problem(task.wrap(encoder), task, flipped), optimizer)
         example = {name: value[:1] for name, value in BATCHES[0].items()}
-        self.make_state = functools.partial(make_init(*parts, prepare=PREPARE, ema=True), 0, example)
-        self.step = strategy.compile_train_step(
-            make_train_step(*parts, prepare=PREPARE, ema_decay=0.9, axis_name=strategy.axis_name)
-        )
+        self.make_state = functools.partial(make_init(*parts, moving_average=True), 0, example)
+        self.step = strategy.compile_train_step(make_train_step(*parts, ema_decay=0.9, axis_name=strategy.axis_name))
 
     def new_state(self):
         return self.strategy.place_state(self.strategy.new_state(self.make_state))
@@ -198,7 +198,7 @@ def test_the_rule(path, shape, spec):
             "the 4 slices .* valid: 4, 8 and other",
         ),
         (
-            lambda: parallel.Mesh(tensor=8, devices=V5E_4X4),
+            lambda: Mesh(tensor=8, devices=V5E_4X4),
             "parallel.tensor is 8, which spans processes, .* valid: a size that divides the 4 devices of a process",
         ),
         (lambda: abstract(mesh(3, tensor=3)), "parallel.tensor is 3, which does not divide the 2 attention heads of"),
@@ -237,7 +237,7 @@ V5E_4X4 = [Chip(4 * y + x, y // 2 * 2 + x // 2, (x, y, 0)) for y in range(4) for
 
 @pytest.mark.parametrize(("data", "fsdp", "tensor"), [(4, 1, 4), (1, 4, 4), (2, 2, 4), (2, 4, 2), (8, 1, 2), (1, 8, 2)])
 def test_no_group_of_tensor_spans_processes(data, fsdp, tensor):
-    grid = parallel.Mesh(data, fsdp, tensor, devices=V5E_4X4).mesh.devices
+    grid = Mesh(data, fsdp, tensor, devices=V5E_4X4).mesh.devices
     assert grid.shape == (data, fsdp, tensor)
     assert sorted(chip.id for chip in grid.flat) == list(range(16))
     for group in grid.reshape(-1, tensor):
@@ -248,7 +248,7 @@ def test_minus_one_is_the_devices_left():
     assert dict(mesh(8, data=-1, tensor=2).mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
 
 
-INFO = {"model": {}, "task": {}, "class_names": [], "preprocessing": {}, "version": "0"}
+INFO = new_info(model={}, task={}, fields={}, preprocessing={})
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_arrays_that_were_placed_are_not_written_to(layout):
 
 def test_what_fsdp_cuts_nothing_of_is_said():
     params = {"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}
-    whole = parallel.Mesh(1, 8, 1, min_size=49)
-    assert whole.layout == "data=1 x fsdp=8 x tensor=1" and parallel.Pmap().layout == ""
+    whole = Mesh(1, 8, 1, min_size=49)
+    assert whole.layout == "data=1 x fsdp=8 x tensor=1" and Pmap().layout == ""
     (note,) = whole.notes(params)
     assert note.startswith("fsdp=8 cuts none of the parameters: each has fewer than parallel.fsdp_min_size=49 elements")
-    assert parallel.Mesh(1, 8, 1, min_size=48).notes(params) == [] == parallel.Pmap().notes(params)
-    assert parallel.Mesh(8, 1, 1, min_size=49).notes(params) == []
+    assert Mesh(1, 8, 1, min_size=48).notes(params) == [] == Pmap().notes(params)
+    assert Mesh(8, 1, 1, min_size=49).notes(params) == []

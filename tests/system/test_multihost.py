@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 import train
 from vit_jax.errors import InputError
 from vit_jax.parallel import strategy as parallel
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.system import hosts
 from vit_jax.training.checkpoints import reading
 
@@ -176,7 +177,7 @@ def lose(victim: int, workdir: pathlib.Path, changes: dict, *, from_step: int):
 def train_alone(monkeypatch, workdir: pathlib.Path, **changes):
     """The same run in this process, under `pmap` on two devices."""
     with monkeypatch.context() as patch:
-        patch.setattr(parallel, "create", lambda **_: parallel.Pmap(jax.devices()[:2]))
+        patch.setattr(parallel, "create", lambda **_: Pmap(jax.devices()[:2]))
         assert train.train(small_config(**CHANGES | changes), workdir) == 0
 
 

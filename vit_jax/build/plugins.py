@@ -24,6 +24,7 @@ import vit_jax.data.augment
 import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
+from vit_jax.build.option_docs import NOT_OPTIONS
 from vit_jax.contracts import Evaluator, Task
 from vit_jax.errors import InputError
 from vit_jax.types import Fields, class_fields
@@ -45,7 +46,6 @@ SECTIONS = {
 """Section of a config in which the options of each kind are."""
 
 _CREATE = re.compile(r"^(create\s*=|def create\()", re.MULTILINE)
-_NOT_OPTIONS = ("fields", "name", "parent")
 
 
 def names(kind: str) -> list[str]:
@@ -91,7 +91,7 @@ def option_types(kind: str, name: str) -> dict[str, Any]:
     """Gives the options of a family, task, evaluator or augmentation: name -> type annotation."""
     cls = options_class(kind, name)
     hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in _NOT_OPTIONS}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in NOT_OPTIONS}
 
 
 def check_option(kind: str, name: str, option: str) -> Any:
@@ -151,7 +151,7 @@ def describe(task: Task) -> dict[str, Any]:
     options = {
         field.name: getattr(task, field.name)
         for field in dataclasses.fields(task)
-        if field.name not in _NOT_OPTIONS and getattr(task, field.name) != field.default
+        if field.name not in NOT_OPTIONS and getattr(task, field.name) != field.default
     }
     return {"name": type(task).__module__.rpartition(".")[2], "options": options}
 
@@ -249,6 +249,11 @@ def parsed(text: str, kind: Any, what: str) -> Any:
         value = (value,)
     if float in allowed and type(value) is int:
         return value if int in allowed else float(value)
+    elements = _element_types(kind)
+    if isinstance(value, tuple) and elements and object not in elements:
+        value = tuple(float(x) if type(x) is int and int not in elements and float in elements else x for x in value)
+        if not {type(x) for x in value} <= elements:
+            raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     if object not in allowed and type(value) not in allowed:
         raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     return value
@@ -266,6 +271,15 @@ def _plain_types(kind: Any) -> set[type]:
     if not isinstance(origin, type):
         return {object}
     return {tuple} if issubclass(origin, (tuple, list)) or origin.__module__ == "collections.abc" else {origin}
+
+
+def _element_types(kind: Any) -> set[type]:
+    """Gives the classes that an annotation allows in a tuple, `tuple[int, ...] | None` -> {int}; none if all."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return set().union(*map(_element_types, typing.get_args(kind)))
+    if tuple not in _plain_types(kind):
+        return set()
+    return set().union(*(_plain_types(element) for element in typing.get_args(kind) if element is not Ellipsis))
 
 
 def _in_words(allowed: set[type]) -> str:

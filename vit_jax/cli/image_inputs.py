@@ -140,9 +140,9 @@ class _Download:
             InputError: it cannot be had, is too large, or takes too long.
         """
         end = time.monotonic() + TIMEOUT_SECONDS
-        request = urllib.request.Request(self._url, headers={"User-Agent": "vit-jax"})
         content = bytearray()
         try:
+            request = urllib.request.Request(self._url, headers={"User-Agent": "vit-jax"})
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
                 while chunk := response.read(_CHUNK_BYTES):
                     content += chunk

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.contracts import Forward, Prepare, Task
+from vit_jax.errors import InputError
 from vit_jax.ops.batch_axes import sliced_over
 from vit_jax.training.companions import Companion
 from vit_jax.types import Batch, Params, Variables, mask_of
@@ -29,6 +30,19 @@ class Problem:
     task: Task
     prepare: Prepare
     companions: Mapping[str, Companion] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks that no field of the data is called as a batch calls something else.
+
+        Raises:
+            InputError: one is.
+        """
+        for name in ("mask", "index"):
+            if name in self.task.fields:
+                raise InputError(
+                    f"the data has a field called {name!r}, which in a batch says which rows are examples, or which "
+                    "example a row is; valid: another name"
+                )
 
 
 def without_masked_rows(batch: Batch) -> Batch:
