@@ -5,9 +5,17 @@ import json
 import numpy as np
 import pytest
 import scipy.special
+from conftest import small_config
 from safetensors.numpy import load_file
 
 import vit_jax
+from vit_jax.build.experiment import experiment
+
+OF_THE_SOURCE = {"model__name": None, "model__variant": None}
+OF_THE_SOURCE |= {
+    f"model__options__{key}": None for key in ("hidden_dim", "depth", "mlp_dim", "num_heads", "posemb", "pooling")
+}
+OF_THE_SOURCE |= {f"data__{key}": None for key in ("image_size", "channels", "mean", "std")}
 
 
 def bare(copy):
@@ -96,9 +104,22 @@ def test_what_is_not_supported_is_named(changed, change, message):
 class TestWithItsDecoder:
     """`ViTMAEForPreTraining`, which is the task `masked_autoencoder`."""
 
-    @pytest.fixture(autouse=True)
-    def task(self):
-        pytest.importorskip("vit_jax.tasks.masked_autoencoder")
+    def test_it_reconstructs_as_transformers(self, golden):
+        loaded = vit_jax.load(golden / "hf_vit_mae")
+        expected = np.load(golden / "hf_vit_mae" / "expected.npz")
+        pixels = expected["pixel_values"].transpose(0, 2, 3, 1)
+        outputs = loaded.model.apply({"params": loaded.params}, pixels, expected["noise"], train=False)
+        np.testing.assert_allclose(outputs.patches, expected["logits"], atol=2e-5)
+        np.testing.assert_array_equal(outputs.masked, expected["mask"])
+        np.testing.assert_allclose(loaded.task.loss(outputs, {}).mean(), expected["loss"], atol=2e-5)
+
+    def test_training_may_start_from_its_encoder(self, golden):
+        whole = vit_jax.load(golden / "hf_vit_mae")
+        config = small_config(init__source=str(golden / "hf_vit_mae"), **OF_THE_SOURCE)
+        run = experiment(config)
+        assert all(path.startswith("encoder/") for path in run.warm_start.arrays)
+        kernel = run.warm_start.arrays["encoder/block_2/mlp/fc1/kernel"]
+        np.testing.assert_array_equal(kernel, whole.params["encoder"]["block_2"]["mlp"]["fc1"]["kernel"])
 
     def test_it_comes_back_bit_for_bit(self, golden, tmp_path):
         before = vit_jax.load(golden / "hf_vit_mae")

@@ -56,9 +56,11 @@ _OPTIONS = {
     "decoder_heads": "decoder_num_attention_heads",
     "decoder_mlp_dim": "decoder_intermediate_size",
     "mask_ratio": "mask_ratio",
-    "normalize_pixels": "norm_pix_loss",
+    "normalise_pixels": "norm_pix_loss",
 }
 """Option of the task -> key of config.json."""
+_BOTH = ("gelu", "norm_eps")
+"""Options of the encoder that the decoder shares."""
 _CONFIG = huggingface.CONFIG | {
     "decoder_hidden_size": 512,
     "decoder_num_hidden_layers": 8,
@@ -91,7 +93,11 @@ def describe(files: Files) -> Description:
     names, task = mapping.expand(HUGGINGFACE, config["num_hidden_layers"], prefix, grid), None
     if named == "ViTMAEForPreTraining":
         names += mapping.expand(DECODER, config["decoder_num_hidden_layers"], _layers(files), grid)
-        task = {"name": "masked_autoencoder", "options": {ours: config[theirs] for ours, theirs in _OPTIONS.items()}}
+        if not config["qkv_bias"]:
+            raise InputError(f"{files.name}: qkv_bias false is not supported in the decoder; valid: true")
+        both = {name: options[name] for name in _BOTH}
+        task = {"name": "masked_autoencoder"}
+        task["options"] = {ours: config[theirs] for ours, theirs in _OPTIONS.items()} | both
     return Description(
         model=plain_vit(options),
         preprocessing=huggingface_config.read_preprocessing(files, _PROCESSOR, image_size, config["num_channels"]),
@@ -108,7 +114,8 @@ def _layers(files: Files) -> str:
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
     """Lists the settings of a model that the format cannot express."""
-    found = unsupported_settings("model", model.encoder, _SUPPORTED)
+    found = unsupported_settings("model", model.encoder, _SUPPORTED | {"qkv_bias": (True,)})
+    found += unsupported_settings("task", model.task, {name: (getattr(model.encoder, name),) for name in _BOTH})
     for name, sides in (
         ("model.patch_size", model.encoder.patch_size),
         ("data.image_size", model.preprocessing.image_size),
