@@ -96,8 +96,8 @@ def describe(files: Files) -> Description:
         if not config["qkv_bias"]:
             raise InputError(f"{files.name}: qkv_bias false is not supported in the decoder; valid: true")
         both = {name: options[name] for name in _BOTH}
-        task = {"name": "masked_autoencoder"}
-        task["options"] = {ours: config[theirs] for ours, theirs in _OPTIONS.items()} | both
+        decoder = {ours: config[theirs] for ours, theirs in _OPTIONS.items()}
+        task = {"name": "masked_autoencoder", "options": decoder | both}
     return Description(
         model=plain_vit(options),
         preprocessing=huggingface_config.read_preprocessing(files, _PROCESSOR, image_size, config["num_channels"]),
