@@ -16,6 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.ops import platform
 from vit_jax.ops.batch_axes import BATCH_AXES
 from vit_jax.parallel import sharding
@@ -263,6 +264,7 @@ class Mesh:
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._min_size = min_size
+        self._roles: dict[str, roles.Role] = {}  # of the parameters, collected while a state is traced
         self._platform = devices[0].platform
         self._finished = _finished(devices[0], self.num_devices)
 
@@ -284,18 +286,25 @@ class Mesh:
 
     def state_sharding(self, state: Any) -> Any:
         """A tree of shardings for a state or parameters, real or abstract."""
-        return sharding.shardings(state, self.mesh, min_size=self._min_size)
+        return sharding.shardings(state, self.mesh, roles=self._roles, min_size=self._min_size)
+
+    def _shapes(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Traces make_state, which initialises the model; keeps the roles of its parameters."""
+        with roles.collecting() as found:
+            shapes = jax.eval_shape(lambda: make_state())  # a new function, since JAX remembers what it traced
+        self._roles |= found
+        return shapes
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Shapes and types with shardings: every process reads its shards of a checkpoint."""
-        state = jax.eval_shape(make_state)
+        state = self._shapes(make_state)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.state_sharding(state)
         )
 
     def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Made in shards: no device ever holds the whole."""
-        return jax.jit(make_state, out_shardings=self.state_sharding(jax.eval_shape(make_state)))()
+        return jax.jit(make_state, out_shardings=self.state_sharding(self._shapes(make_state)))()
 
     def place_state(self, state: Any) -> Any:
         """Each leaf in its shards; one that lies so already stays."""

@@ -13,7 +13,6 @@ from vit_jax.models.swin import Swin
 from vit_jax.pretrained import files
 from vit_jax.pretrained import mapping as names
 from vit_jax.pretrained.outgoing import Outgoing, Unheld, outside
-from vit_jax.pretrained.report import BIAS_TABLE
 from vit_jax.pretrained.swin.huggingface import MASK_VALUE
 from vit_jax.pretrained.swin.timm import names_of
 from vit_jax.pretrained.vit.timm import GELU
@@ -109,7 +108,7 @@ def _cropped(model: Outgoing) -> Outgoing:
     fits = encoder.fits(model.preprocessing.image_size)
     stages = [stage for stage, depth in enumerate(encoder.depths) for _ in range(depth)]
     for path, table in model.params.items():
-        if BIAS_TABLE.search(path):
+        if path.endswith("attention/bias_table"):
             stage = stages[encoder.layer_number(path.removeprefix("encoder/")) - 1]
             rows, columns = (
                 slice(whole - used, whole + used - 1)
