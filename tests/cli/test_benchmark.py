@@ -41,8 +41,11 @@ def test_a_family_in_stages_has_figures_too(capsys):
         (["--batch-size", "9"], "batch_size 9 is not a multiple of the 8 devices"),
         (["--batch-size", "8", "--image-size", "x"], "--image-size is 'x'"),
         (["--batch-size", "8", "--variant", "Q/16"], "vit has no variant 'Q/16'"),
-        (["--batch-size", "8", "--attention", "flash"], "model.attention is 'flash'; valid: auto, xla, cudnn"),
-        (["--batch-size", "8", "--attention", "cudnn"], "model.attention is 'cudnn', which needs an NVIDIA GPU"),
+        (["--batch-size", "8", "--attention", "flash"], "model.options.attention is 'flash'; valid: auto, xla, cudnn"),
+        (
+            ["--batch-size", "8", "--attention", "cudnn"],
+            "attention is 'cudnn', which needs an NVIDIA GPU",
+        ),
         (["--batch-size", "8", "--train", "--infer"], "not allowed with argument"),
     ],
 )

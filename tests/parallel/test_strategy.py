@@ -14,6 +14,7 @@ from tiny import classification, flipped
 
 from vit_jax.errors import InputError
 from vit_jax.info import new_info
+from vit_jax.layers.roles import Cut, Role
 from vit_jax.models import swin, vit
 from vit_jax.ops.batch_axes import keep_cut
 from vit_jax.parallel import sharding
@@ -163,25 +164,27 @@ def test_what_belongs_to_a_parameter_is_cut_as_it_is():
 SIZES = {"data": 1, "fsdp": 4, "tensor": 2}
 
 
+HEADS, UNITS = "attention heads", "MLP hidden units"
+
+
 @pytest.mark.parametrize(
-    ("path", "shape", "spec"),
+    ("shape", "cut", "spec"),
     [
-        ("head/kernel", (64, 10), ("fsdp",)),
-        ("head/kernel", (64, 128), (None, "fsdp")),
-        ("head/kernel", (64, 64), ("fsdp",)),  # the first of equals
-        ("head/kernel", (63, 10), ()),  # nothing that 4 divides
-        ("head/kernel", (8, 8), ()),  # less than 100 elements
-        ("opt_state/1/mu/encoder/block_0/attention/out/kernel", (6, 16, 96), ("tensor", None, "fsdp")),
-        ("encoder/block_0/attention/key/bias", (6, 16), ("tensor",)),
-        ("encoder/block_0/attention/out/bias", (96,), ()),
-        ("encoder/block_0/mlp/fc1/kernel", (96, 384), ("fsdp", "tensor")),
-        ("encoder/block_0/mlp/fc2/kernel", (384, 96), ("tensor", "fsdp")),
-        ("encoder/blocks/mlp/fc2/kernel", (12, 384, 96), (None, "tensor", "fsdp")),  # layers stacked
-        ("step", (), ()),
+        ((64, 10), None, ("fsdp",)),
+        ((64, 128), None, (None, "fsdp")),
+        ((64, 64), None, ("fsdp",)),  # the first of equals
+        ((63, 10), None, ()),  # nothing that 4 divides
+        ((8, 8), None, ()),  # less than 100 elements
+        ((6, 16, 96), Cut(-3, HEADS), ("tensor", None, "fsdp")),
+        ((6, 16), Cut(-2, HEADS), ("tensor",)),
+        ((96, 384), Cut(-1, UNITS), ("fsdp", "tensor")),
+        ((384, 96), Cut(-2, UNITS), ("tensor", "fsdp")),
+        ((12, 384, 96), Cut(-2, UNITS), (None, "tensor", "fsdp")),  # layers stacked
+        ((), None, ()),
     ],
 )
-def test_the_rule(path, shape, spec):
-    assert sharding.partition(path, shape, SIZES, min_size=100) == PartitionSpec(*spec)
+def test_the_rule(shape, cut, spec):
+    assert sharding.partition("path", shape, SIZES, role=Role(cut=cut), min_size=100) == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused(golden, arrays, tmp_path):
     with pytest.raises(vit_jax.InputError, match="the model has no place for block2/unit3/conv1/bias"):
         vit_jax.load(saved(tmp_path, more))
     gap = {name.replace("block2/", "block3/"): x for name, x in arrays.items()}
-    with pytest.raises(vit_jax.InputError, match=r"model.resnet_stages is \(1, 0, 2\)"):
+    with pytest.raises(vit_jax.InputError, match=r"model.options.resnet_stages is \(1, 0, 2\)"):
         vit_jax.load(saved(tmp_path, gap, "R_S_16-res_128.npz"))
     classifier = vit_jax.load(golden / FILE, image_size=60)
     with pytest.raises(vit_jax.InputError, match=r"data.image_size \(60, 60\) \(valid: a multiple of 8x8 px, "):

@@ -6,10 +6,10 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+from vit_jax.data.augment.policies import AUTOAUGMENT, VARIANTS, AutoAugment, ColorJitter, RandAugment, ThreeAugment
 
 from vit_jax.data.augment import policies
 from vit_jax.data.augment.operations import OPS
-from vit_jax.data.augment.policies import AUTOAUGMENT, VARIANTS, AutoAugment, ColorJitter, RandAugment, ThreeAugment
 from vit_jax.data.loading import order
 from vit_jax.errors import InputError
 

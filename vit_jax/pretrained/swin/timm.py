@@ -22,7 +22,6 @@ from vit_jax.pretrained.description import Description, block_count, mlp_ratio, 
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
-from vit_jax.pretrained.report import BIAS_TABLE
 from vit_jax.pretrained.swin.names import BUFFERS, MASK_VALUE, block_names, model_info, table_grids, version_of
 from vit_jax.pretrained.timm_config import ACT_LAYER, GELU
 
@@ -335,7 +334,7 @@ def _cropped(model: ExportModel) -> ExportModel:
     fits = encoder.fits(model.preprocessing.image_size)
     stages = [stage for stage, depth in enumerate(encoder.depths) for _ in range(depth)]
     for path, table in model.params.items():
-        if BIAS_TABLE.search(path):
+        if path.endswith("attention/bias_table"):
             stage = stages[encoder.layer_number(path.removeprefix("encoder/")) - 1]
             rows, columns = (
                 slice(whole - used, whole + used - 1)
