@@ -87,8 +87,9 @@ def test_it_answers_as_it_did(workdir, digit_files):
     np.testing.assert_allclose(loaded.apply(images), ANSWERS[workdir.name]["logits"], atol=1e-6)
     (result,) = loaded.predict([digit_files[0][0]], top_k=10)
     label, probability = ANSWERS[workdir.name]["digit"][0]
-    best = result.json()["classes"][0]
-    assert best["name"] == str(label) and best["probability"] == pytest.approx(probability, abs=1e-6)
+    best = result.json()["predictions"][0]
+    assert (best["label"], best["class_name"]) == (label, str(label))
+    assert best["probability"] == pytest.approx(probability, abs=1e-6)
 
 
 @of_each
