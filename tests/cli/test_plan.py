@@ -13,7 +13,7 @@ from vit_jax.cli import plan_text
 from vit_jax.cli.main import main
 from vit_jax.data.sources import tfds as sources
 from vit_jax.parallel import strategy as parallel
-from vit_jax.parallel.pmap import Pmap
+from vit_jax.parallel.pmap import Pmap, PmapAhead
 from vit_jax.planning import hardware, plan, search, topology
 
 SMALL = ["hidden_dim=16", "depth=1", "mlp_dim=16", "num_heads=2"]
@@ -119,7 +119,7 @@ def test_pmap_for_absent_devices_is_the_same_program():
         assert plan.device_bytes(state, strategy) == 20_000 and plan.device_bytes(batch, strategy) == 2 * 20_000
         return strategy.compile_train_step(step).lower(state, batch).compile()
 
-    real, ahead = (compiled(strategy) for strategy in (Pmap(), parallel.PmapAhead(jax.devices())))
+    real, ahead = (compiled(strategy) for strategy in (Pmap(), PmapAhead(jax.devices())))
     for name in ("argument_size_in_bytes", "temp_size_in_bytes", "alias_size_in_bytes"):
         assert getattr(real.memory_analysis(), name) == pytest.approx(getattr(ahead.memory_analysis(), name), abs=64)
     assert real.cost_analysis()["flops"] == ahead.cost_analysis()["flops"]

@@ -1,85 +1,242 @@
-"""From a config's section `data` to datasets and to what is done with their images (thin, until geometry lands)."""
+"""From a config's section `data` to datasets, and to what is done with their examples."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.contracts import Prepare
-from vit_jax.data.images import transforms
-from vit_jax.data.loading import loader
+from vit_jax.build import plugins
+from vit_jax.contracts import Prepare, Source
+from vit_jax.data.augment.stages import HostAugmentation, PlacingAugmentation, StepAugmentation
+from vit_jax.data.images.decoding import Reading
+from vit_jax.data.images.transforms import WITHOUT_ANTIALIAS, Preprocessing
+from vit_jax.data.loading.loader import Loader
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline, bound
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
-from vit_jax.data.sources import tfds as sources
+from vit_jax.data.sources import tfds as tfds_sources
+from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.errors import InputError
-from vit_jax.info import class_names_of
-from vit_jax.ops import augment, mixing
-from vit_jax.types import Fields, class_fields
+from vit_jax.info import Info
+from vit_jax.ops.augment import make_prepare
+from vit_jax.types import Batch, Fields
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
+    """What a config's section `data` describes.
+
+    section: the section.
+    splits: opens a split by its name.
+    source: the examples to train on, or a stand-in for them.
+    preprocessing: of images.
+    pipeline: of the training examples, as they are trained on.
+    prepare: what a step does with a batch.
+    """
+
     section: Any
-    images: Any
-    source: Any
-    preprocessing: transforms.Preprocessing
-    fields: Fields
+    splits: "Splits"
+    source: Source
+    preprocessing: Preprocessing
+    pipeline: Pipeline
     prepare: Prepare
 
-    def example(self):
-        return loader.blank_batch(self.preprocessing, self.source, 1)
+    @property
+    def fields(self) -> Fields:
+        """The fields of the batches."""
+        return self.pipeline.fields
 
-    def train_loader(self):
-        return self._loader(self.source, repeats=self.section.repeats)
+    def example(self) -> Batch:
+        """Makes a batch of one blank example, for shapes."""
+        return self.pipeline.blank(1)
 
-    def _loader(self, source, **training):
-        if self.section.in_memory:
-            return loader.InMemory(source, self.preprocessing, **training)
-        return loader.Streaming(
-            source,
-            self.preprocessing,
-            num_workers=self.section.num_workers,
-            num_threads=self.section.num_threads,
-            **training,
+    def train_loader(self) -> Loader:
+        """Makes the loader of the training examples."""
+        return self._loader(self.pipeline, repeats=self.section.repeats)
+
+    def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
+        """Opens the datasets of the evaluations.
+
+        Args:
+            splits: name of the evaluation -> split; empty takes what is held out.
+            fields: of the model's data.
+
+        Raises:
+            InputError: a split the dataset lacks, or classes that are not the model's.
+        """
+        splits = dict(splits) or self.splits.held_out(self.section.split)
+        return {name: self._evaluated(self.splits.open(split), fields) for name, split in splits.items()}
+
+    def reference_loader(self, split: str | None, size: int, fields: Fields) -> Loader:
+        """Opens the examples that evaluators learn from.
+
+        Args:
+            split: of the dataset; None is the training split.
+            size: number of its examples; 0 is all.
+            fields: of the model's data.
+
+        Raises:
+            InputError: a split the dataset lacks, other classes than the model's, or a negative size.
+        """
+        if size < 0:
+            raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
+        source = self.splits.open(split or self.section.split)
+        return self._evaluated(source.sample(size) if size else source, fields)
+
+    def _evaluated(self, source: Source, fields: Fields) -> Loader:
+        reading = self.pipeline.reading.exact()
+        pipeline = Pipeline(same_fields(source, fields), self.preprocessing, self.section.max_boxes, reading=reading)
+        return self._loader(pipeline)
+
+    def _loader(self, pipeline: Pipeline, **training: Any) -> Loader:
+        section = self.section
+        if section.in_memory:
+            return InMemory(pipeline, **training)
+        return Streaming(pipeline, num_workers=section.num_workers, num_threads=section.num_threads, **training)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The splits of a TFDS dataset, or of a folder of images.
+
+    section: a config's section `data`.
+    images: the folder; None for a TFDS dataset.
+    """
+
+    section: Any
+    images: Any
+
+    @classmethod
+    def of(cls, section: Any) -> "Splits":
+        """Opens the folder if the section names one.
+
+        Raises:
+            InputError: it names neither a folder nor a dataset.
+        """
+        if section.folder is not None:
+            options = {"eval_fraction": section.eval_fraction, "split_seed": section.split_seed}
+            return cls(section, folder.open_folder(section.folder, **options))
+        if section.name is None:
+            raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
+        return cls(section, None)
+
+    def open(self, split: str) -> Any:
+        """Opens a split; it has the fields that `data.fields` names.
+
+        Raises:
+            InputError: there is no such split or field.
+        """
+        section = self.section
+        if self.images is not None:
+            options = {"skip_corrupt": section.skip_corrupt, "max_pixels": section.max_image_pixels}
+            source = self.images.source(split, **options)
+        else:
+            source = tfds_sources.open_source(section.name, split, section.data_dir)
+        return source.only(section.fields) if section.fields else source
+
+    def held_out(self, training_split: str) -> dict[str, str]:
+        """Names the splits that are not trained on: of a folder all, of a TFDS dataset validation or else test."""
+        if self.images is not None:
+            return {name: name for name in self.images.splits if name != training_split}
+        there = tfds_sources.open_builder(self.section.name, self.section.data_dir).info.splits
+        names = [name for name in ("validation", "test") if name in there and name not in training_split]
+        return {name: name for name in names[:1]}
+
+
+def open_data(section: Any, base: Info | None, *, source: Source | None = None) -> Data:
+    """Opens what a config's section `data` describes.
+
+    Args:
+        section: a ConfigDict with the keys of configs/common.py.
+        base: info of the model that the run starts from, which gives what the section leaves open; None without one.
+        source: a stand-in for the training examples; None opens them.
+
+    Raises:
+        InputError: a name or value that is not valid, or options that do not go together.
+    """
+    _check_values(section)
+    splits = Splits(section, None) if source is not None else Splits.of(section)
+    preprocessing = _preprocessing(section, base)
+    source = splits.open(section.split) if source is None else source
+    augmentations = [
+        plugins.create("augmentation", name, options=options) for name, options in section.augment.to_dict().items()
+    ]
+    placing = [each for each in augmentations if isinstance(each, PlacingAugmentation)]
+    host = [each for each in augmentations if isinstance(each, HostAugmentation)]
+    in_step = sorted((each for each in augmentations if isinstance(each, StepAugmentation)), key=lambda x: x.order)
+    pipeline = Pipeline(
+        source,
+        preprocessing,
+        section.max_boxes,
+        placing=placing[0] if placing else None,
+        policies=bound(host, preprocessing),
+        reading=_train_reading(section, preprocessing),
+    )
+    fields = pipeline.fields
+    for each in in_step:
+        fields = each.fields(fields)
+    prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields, augmentations=in_step)
+    return Data(section, splits, source, preprocessing, pipeline, prepare)
+
+
+def open_evaluation(
+    section: Any, preprocessing: Preprocessing, fields: Fields, *, splits: Mapping[str, str]
+) -> tuple[dict[str, Loader], Data]:
+    """Opens the datasets that a trained model is evaluated on.
+
+    Args:
+        section: `data` of the run's config.
+        preprocessing: the model's own.
+        fields: of the model's data.
+        splits: name of the evaluation -> split; empty takes what is held out.
+
+    Returns:
+        Name of the evaluation -> its examples; and the data, for a reference dataset.
+    """
+    _check_values(section)
+    opened = Splits.of(section)
+    reading = Reading(section.max_image_pixels)
+    source = stand_in("nothing", fields, 0)
+    pipeline = Pipeline(source, preprocessing, section.max_boxes, reading=reading)
+    prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields)
+    data = Data(section, opened, source, preprocessing, pipeline, prepare)
+    return data.eval_loaders(splits, fields), data
+
+
+def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
+    """Makes what an evaluation step does with a batch: normalisation alone."""
+    return make_prepare(preprocessing.mean, preprocessing.std, fields=fields)
+
+
+def _check_values(section: Any) -> None:
+    for key in ("num_threads", "repeats", "max_boxes"):
+        if section[key] < 1:
+            raise InputError(f"data.{key} is {section[key]}; valid: 1 or more")
+    if section.num_workers < 0:
+        raise InputError(f"data.num_workers is {section.num_workers}; valid: 0 or more")
+
+
+def _preprocessing(section: Any, base: Info | None) -> Preprocessing:
+    """Gives the section's preprocessing, and where it leaves something open that of the model to start from."""
+    names = [field.name for field in dataclasses.fields(Preprocessing)]
+    given = {name: section[name] for name in names if section[name] is not None}
+    fields = (base["preprocessing"] if base else {}) | given
+    if {"resize", "crop_fraction"} & given.keys() and "resize_to" not in given:
+        fields["resize_to"] = None  # else the base's would count instead of what was given
+    if "image_size" not in fields:
+        raise InputError("data.image_size is not set; valid: height and width in pixels, or an init.source that has it")
+    preprocessing = Preprocessing(**fields)
+    if preprocessing.channels not in (1, 3):
+        raise InputError(f"data.channels is {preprocessing.channels}; valid: 1 (grey), 3 (RGB)")
+    return preprocessing
+
+
+def _train_reading(section: Any, preprocessing: Preprocessing) -> Reading:
+    if not section.antialias and section.in_memory:
+        raise InputError("data.antialias=false is for decoding in each epoch; valid with data.in_memory=false")
+    if not section.antialias and preprocessing.interpolation not in WITHOUT_ANTIALIAS:
+        raise InputError(
+            f"data.interpolation is {preprocessing.interpolation!r}; valid with data.antialias=false: "
+            f"{', '.join(WITHOUT_ANTIALIAS)}"
         )
-
-    def eval_loaders(self, section, fields):
-        return {
-            name: self._loader(_same(_open(self.section, self.images, split), fields))
-            for name, split in section.splits.items()
-        }
-
-    def reference_loader(self, section, fields):
-        source = _same(_open(self.section, self.images, section.reference_split or self.section.split), fields)
-        return self._loader(source.sample(section.reference_examples) if section.reference_examples else source)
-
-
-def _same(source, fields):
-    if tuple(source.class_names) != class_names_of(fields):
-        raise InputError("the classes differ")
-    return source
-
-
-def _open(data, images, split):
-    return sources.open_source(data.name, split, data.data_dir) if images is None else images.source(split)
-
-
-def open_data(data, base, *, source=None) -> Data:
-    images = (
-        folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
-        if data.folder
-        else None
-    )
-    source = source or _open(data, images, data.split)
-    names = [field.name for field in dataclasses.fields(transforms.Preprocessing)]
-    given = {name: data[name] for name in names if data[name] is not None}
-    preprocessing = transforms.Preprocessing(**(base["preprocessing"] if base else {}) | given)
-    fields = class_fields(source.class_names, several=source.multi_label)
-    a = data.augment
-    mix = a.get("mix")
-    prepare = augment.make_prepare(
-        preprocessing.mean,
-        preprocessing.std,
-        flip="flip" in a,
-        shift_px=a.shift.pixels if "shift" in a else 0,
-        erase_probability=a.erase.probability if "erase" in a else 0.0,
-        mixing=mixing.Mixing(len(source.class_names), **mix) if mix else None,
-    )
-    return Data(data, images, source, preprocessing, fields, prepare)
+    return Reading(section.max_image_pixels, reduced=section.reduced_decoding, antialias=section.antialias)

@@ -99,7 +99,7 @@ def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
     return Experiment(
         **vars(step),
         train_loader=data.train_loader(),
-        eval_loaders=data.eval_loaders(config.evaluation, step.problem.task.fields),
+        eval_loaders=data.eval_loaders(config.evaluation.splits.to_dict(), step.problem.task.fields),
         evaluators=evaluators(config.evaluation, step.problem.task, data),
         warm_start=_warm_start(config.init, opened, step) if opened else None,
     )
@@ -138,7 +138,8 @@ def evaluators(section: Any, task: Task, data: data_.Data) -> Evaluators:
         each[-1].check(task)
     if not any(evaluator.uses_reference for evaluator in each):
         return Evaluators(each)
-    return Evaluators(each, data.reference_loader(section, task.fields))
+    reference = data.reference_loader(section.reference_split, section.reference_examples, task.fields)
+    return Evaluators(each, reference)
 
 
 def _check_values(config: Any) -> None:

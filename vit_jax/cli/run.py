@@ -11,7 +11,8 @@ import jax
 
 from vit_jax.build.experiment import Experiment, experiment
 from vit_jax.cli import workdir_files
-from vit_jax.data.loading.loader import Prefetch, Share
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.prefetch import Prefetch
 from vit_jax.ops.trees import leaf_names
 from vit_jax.parallel import strategy as parallel
 from vit_jax.system import compile_cache

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.contracts import Evaluator, Rows, in_order
-from vit_jax.data.loading.loader import Loader, Prefetch, Share
+from vit_jax.data.loading.loader import Loader, Share
+from vit_jax.data.loading.prefetch import Prefetch
 from vit_jax.ops.keys import example_streams
 from vit_jax.parallel.strategy import Strategy
 from vit_jax.system.atomic import writing

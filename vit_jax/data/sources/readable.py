@@ -7,7 +7,8 @@ import os
 import pathlib
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import PIL
 from tqdm import tqdm
@@ -25,8 +26,6 @@ def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = 
 
     Images that the same version of Pillow has decoded before, with the same path, size, time and limit, are taken as
     good.
-    They are remembered in $XDG_CACHE_HOME/vit_jax (by default ~/.cache/vit_jax), 16 bytes an image; if nothing can be
-    written there, nothing is remembered.
 
     Args:
         root: absolute path of the folder that the paths start from.
@@ -37,29 +36,56 @@ def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = 
     Returns:
         Place in `paths` -> why, with the path; ascending.
     """
+    full = [os.path.join(root, path) for path in paths]
+    return failures(
+        len(full),
+        lambda place: decode(full[place], 3, max_pixels=max_pixels),
+        lambda place: mark_of(full[place], max_pixels),
+        root=root,
+        name=name,
+    )
+
+
+def failures(
+    count: int, check: Callable[[int], Any], mark: Callable[[int], bytes], *, root: str, name: str
+) -> dict[int, str]:
+    """Checks files in threads, but for those that passed before.
+
+    What passes is remembered in $XDG_CACHE_HOME/vit_jax (by default ~/.cache/vit_jax), 16 bytes for each check; if
+    nothing can be written there, nothing is remembered.
+
+    Args:
+        count: number of checks.
+        check: called with 0 to count - 1; raises InputError for a fault.
+        mark: 16 bytes that stand for what the check depends on; may raise InputError.
+        root: folder whose checks are remembered together.
+        name: for the progress bar.
+
+    Returns:
+        Number of the check -> its error's text, ascending.
+    """
     memory = _memory(root)
     known, new, bad = _load(memory), set(), {}
 
-    def check(chunk: range) -> tuple[list[bytes], dict[int, str]]:
+    def check_chunk(chunk: range) -> tuple[list[bytes], dict[int, str]]:
         good, failed = [], {}
         for place in chunk:
-            path = os.path.join(root, paths[place])
             try:
-                mark = _mark(path, max_pixels)
-                if mark not in known:
-                    decode(path, 3, max_pixels=max_pixels)
-                    good.append(mark)
+                stamp = mark(place)
+                if stamp not in known:
+                    check(place)
+                    good.append(stamp)
             except InputError as error:
                 failed[place] = str(error)
         return good, failed
 
-    chunks = [range(start, min(start + _CHUNK, len(paths))) for start in range(0, len(paths), _CHUNK)]
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     # Pillow lets other threads run while it decodes. A log that is no terminal gets a line a minute.
     pool = concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1))
     seconds = 0.1 if sys.stderr.isatty() else 60.0
-    bar = tqdm(total=len(paths), desc=f"checking {name}", unit=" images", mininterval=seconds, delay=1.0)
+    bar = tqdm(total=count, desc=f"checking {name}", unit=" images", mininterval=seconds, delay=1.0)
     try:
-        for chunk, (good, failed) in zip(chunks, pool.map(check, chunks), strict=True):
+        for chunk, (good, failed) in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             new.update(good)
             bad |= failed
             bar.update(len(chunk))
@@ -71,8 +97,8 @@ def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = 
     return bad
 
 
-def _mark(path: str, max_pixels: int) -> bytes:
-    """Stands for a file as it is now.
+def mark_of(path: str, *checked: object) -> bytes:
+    """Makes 16 bytes that stand for a file as it is now, and for what it was checked against.
 
     Raises:
         InputError: it is not there, or no file.
@@ -83,7 +109,7 @@ def _mark(path: str, max_pixels: int) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):  # to read a pipe would take for ever
         raise InputError(f"{path} is no regular file")
-    text = f"\0{status.st_size}\0{status.st_mtime_ns}\0{PIL.__version__}\0{max_pixels}"
+    text = f"\0{status.st_size}\0{status.st_mtime_ns}\0{PIL.__version__}" + "".join(f"\0{value}" for value in checked)
     return hashlib.blake2b(os.fsencode(path) + text.encode(), digest_size=_MARK_BYTES).digest()
 
 

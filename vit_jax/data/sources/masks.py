@@ -1,0 +1,208 @@
+"""A folder of images and of their masks: pictures of the same size whose pixels are numbers of classes."""
+
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.images.decoding import Picture
+from vit_jax.data.sources.files import Files
+from vit_jax.data.sources.listing import ENDINGS, Endings, is_image, list_folder, some, walk
+from vit_jax.data.sources.readable import failures, mark_of
+from vit_jax.errors import InputError
+from vit_jax.types import Field, Fields
+
+CLASSES_FILE = "classes.txt"
+_PNG = b"\x89PNG"
+_BIT_DEPTH = 24  # place of the byte in a PNG file
+_IMAGES, _MASKS = "images", "masks"
+_VALID = "valid: a grey or palette PNG whose values are numbers of classes"
+
+
+def ignored_by(names: tuple[str, ...]) -> tuple[int, ...]:
+    """Values of a mask that mark pixels without a class: 255, unless this is the number of a class.
+
+    Example:
+        >>> ignored_by(("background", "cat"))
+        (255,)
+    """
+    return (255,) if len(names) <= 255 else ()
+
+
+def are_in(folder: str) -> bool:
+    """Whether a folder holds images and masks."""
+    return all(os.path.isdir(os.path.join(folder, name)) for name in (_IMAGES, _MASKS))
+
+
+def read_masks(
+    root: str, folders: Mapping[str, str], others: Endings, *, classes_in: str
+) -> tuple[Fields, dict[str, Files]]:
+    """Lists images and their masks: `images/**/NAME.jpg` with `masks/**/NAME.png`.
+
+    Args:
+        root: absolute path.
+        folders: split -> folder of `images` and `masks`, from `root`.
+        others: counts the files that are not images.
+        classes_in: folder of `classes.txt`, which has the name of a class on each line, class 0 first.
+
+    Returns:
+        The fields, and split -> files.
+
+    Raises:
+        InputError: no images, an image without a mask or with several, a mask that is not a PNG, or class names that
+            are missing or not unique.
+    """
+    names = _class_names(os.path.join(classes_in, CLASSES_FILE))
+    splits = {}
+    for split, folder in folders.items():
+        where = os.path.join(root, folder)
+        if not are_in(where):
+            raise InputError(f"{where} lacks {_IMAGES} or {_MASKS}; valid: both, as in {folders['train'] or root}")
+        inside = set(list_folder(where)[1]) - {CLASSES_FILE}
+        loose = [name for name in sorted(inside) if is_image(name)]
+        if loose:
+            raise InputError(f"{os.path.join(where, loose[0])} lies beside {_IMAGES} and {_MASKS}; valid: in {_IMAGES}")
+        splits[split] = _pairs(root, folder, others)
+    image = Field("image", (None, None, None), "uint8")
+    return {"image": image, "mask": Field("mask", (None, None), names=names, ignore=ignored_by(names))}, splits
+
+
+def _pairs(root: str, folder: str, others: Endings) -> Files:
+    paths = sorted(walk(root, os.path.join(folder, _IMAGES), others))
+    if not paths:
+        where = os.path.join(root, folder, _IMAGES)
+        raise InputError(f"{where} holds no images; valid: images of {', '.join(ENDINGS)}")
+    masks: dict[str, str] = {}
+    for path in sorted(walk(root, os.path.join(folder, _MASKS), others)):
+        stem = _stem(path, os.path.join(folder, _MASKS))
+        if not path.lower().endswith(".png"):
+            raise InputError(f"{os.path.join(root, path)} is no PNG; {_VALID}")
+        if stem in masks:
+            raise InputError(f"{os.path.join(root, path)} and {masks[stem]} are masks of one image; valid: one of them")
+        masks[stem] = path
+    stems = [_stem(path, os.path.join(folder, _IMAGES)) for path in paths]
+    missing = [path for path, stem in zip(paths, stems, strict=True) if stem not in masks]
+    if missing:
+        more = f", one of {len(missing)}," if len(missing) > 1 else ""
+        expected = os.path.join(root, folder, _MASKS, _stem(missing[0], os.path.join(folder, _IMAGES)) + ".png")
+        raise InputError(f"{os.path.join(root, missing[0])}{more} has no mask; valid: {expected}")
+    return Files(root, paths, masks=[masks[stem] for stem in stems])
+
+
+def _stem(path: str, folder: str) -> str:
+    """`a/b` of `train/images/a/b.jpg` in `train/images`."""
+    return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def _class_names(path: str) -> tuple[str, ...]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = tuple(line.strip() for line in file.read().rstrip().split("\n"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; valid: a class's name on each line") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8; valid: a class's name on each line") from None
+    for number, name in enumerate(names):
+        if not name:
+            raise InputError(f"{path}, line {number + 1}, is empty; valid: the name of class {number}")
+        if name in names[:number]:
+            raise InputError(f"{path}, line {number + 1}, repeats {name!r}; valid: each name once")
+    return names
+
+
+def read_values(mask: bytes | str) -> np.ndarray:
+    """Decodes a mask without changing its values: of a palette they are the indices.
+
+    Args:
+        mask: a file's bytes, or its path.
+
+    Returns:
+        `[H, W]` int32.
+
+    Raises:
+        InputError: it has more than one channel, or cannot be decoded.
+    """
+    name = mask if isinstance(mask, str) else "the mask"
+    try:
+        data = pathlib.Path(mask).read_bytes() if isinstance(mask, str) else mask
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            kind, values = image.mode, np.asarray(image).astype(np.int32)
+    except Exception as error:  # Pillow has many kinds for damaged files
+        raise InputError(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
+    if values.ndim != 2 or kind == "F":
+        raise InputError(f"{name} is {kind}, without a palette; {_VALID}")
+    if kind == "L" and data.startswith(_PNG) and data[_BIT_DEPTH] in (2, 4):  # Pillow spreads these over a byte
+        raise InputError(f"{name} is grey of {data[_BIT_DEPTH]} bits; valid: 8 or 16 bits, or a palette")
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCheck:
+    """Refuses masks that do not fit their images or their classes, before the first step.
+
+    field: of the mask.
+    """
+
+    field: Field
+
+    def __call__(self, files: Files, *, name: str, max_pixels: int) -> None:
+        """Reads the masks of a split that have not passed before.
+
+        Args:
+            files: with readable images and masks.
+            name: of the split.
+            max_pixels: of an image.
+
+        Raises:
+            InputError: a mask of another size than its image, or with several channels, or values that are no classes;
+                these with the share of each value.
+        """
+        masks = [os.path.join(files.root, path) for path in files.masks or ()]
+        images = [os.path.join(files.root, path) for path in files.paths]
+        against = (len(self.field.names), self.field.ignore)
+        bad = failures(
+            len(masks),
+            lambda place: self._check(images[place], masks[place], max_pixels),
+            lambda place: mark_of(masks[place], mark_of(images[place]), *against),
+            root=files.root,
+            name=f"{name}, values of the masks",
+        )
+        if not bad:
+            return
+        more = f"; {len(bad) - 1} more masks of {name} have faults" if len(bad) > 1 else ""
+        raise InputError(bad[min(bad)] + more)
+
+    def _check(self, image: str, mask: str, max_pixels: int) -> None:
+        values = read_values(mask)
+        picture = Picture(image, 3, max_pixels)
+        if values.shape != (picture.height, picture.width):
+            raise InputError(
+                f"{mask} has {values.shape[0]}x{values.shape[1]} pixels and its image {image} "
+                f"{picture.height}x{picture.width} (height x width); valid: the same size"
+            )
+        classes = len(self.field.names)
+        shares = value_shares(values)
+        unknown = [value for value in shares if value >= classes and value not in self.field.ignore]
+        if unknown:
+            ignored = "".join(f"; {value} is ignored" for value in self.field.ignore)
+            raise InputError(
+                f"{mask} has values without a class: {some([str(value) for value in unknown])}; valid: 0 to "
+                f"{classes - 1}, the lines of {CLASSES_FILE}{ignored}; its values are "
+                + some([f"{value} ({share:.1%})" for value, share in shares.items()], 12)
+            )
+
+
+def value_shares(values: np.ndarray) -> dict[int, float]:
+    """Counts a mask's values: value -> share of the pixels, ascending.
+
+    Example:
+        >>> value_shares(np.array([[0, 0], [0, 7]]))
+        {0: 0.75, 7: 0.25}
+    """
+    found, counts = np.unique(values, return_counts=True)
+    return {int(value): float(count / values.size) for value, count in zip(found, counts, strict=True)}
