@@ -54,7 +54,7 @@ CHIPS = {
         "NVIDIA H200$", 989.4e12, "https://www.nvidia.com/en-us/data-center/h200/: SXM, half of with sparsity"
     ),
 }
-"""Accelerators by name. Where two patterns match, the first counts. A TPU chip, with one or two cores, is one device."""
+"""Accelerators by name. Where two patterns match, the first counts. A TPU chip is one device, with one core or two."""
 
 
 def chip_of(device_kind: str) -> tuple[str, Chip] | None:

@@ -14,8 +14,8 @@ from vit_jax.errors import InputError
 from vit_jax.planning.hardware import CHIPS, chip_of
 
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
-"""Options of libtpu for a kind. Without them it describes each core of a v4 chip as a device; on Cloud TPUs JAX sees both
-as one device, as libtpu does without an option for v5p."""
+"""Options of libtpu for a kind. Without them it describes each core of a v4 chip as a device; JAX on Cloud TPUs sees
+one device, as libtpu does for v5p without an option."""
 
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once, since none takes a TPU
