@@ -54,7 +54,7 @@ os.environ |= environment  # conftest has set its own
 import train
 from test_multihost import digest
 from vit_jax.cli import errors, main
-from vit_jax.data.loading.loader import InMemory
+from vit_jax.data.loading.memory import InMemory
 from vit_jax.system import hosts
 from vit_jax.training.checkpoints.writing import Checkpoints
 
