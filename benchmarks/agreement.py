@@ -74,7 +74,7 @@ def trained_params(run, strategy: str, num_devices: int, sizes: dict[str, int]):
     import jax
 
     from vit_jax.data.loading.loader import Share
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.parallel import strategy as parallel
     from vit_jax.training.step import make_init, make_train_step
 
     devices = jax.local_devices()[:num_devices]

@@ -66,7 +66,7 @@ def _run(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
     command = [
         *(sys.executable, "train.py", f"--workdir={workdir}", f"--config.num_steps={num_steps}"),
         *("--config.log_every_steps=7", "--config.evaluation.every_steps=50", "--config.checkpoint.every_steps=20"),
-        *("--config.model.dropout=0.1", "--config.model.depth=2", "--config.ema_decay=0.9"),
+        *("--config.model.options.dropout=0.1", "--config.model.options.depth=2", "--config.ema_decay=0.9"),
     ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

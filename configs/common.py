@@ -1,7 +1,8 @@
-"""Every key that a config has, with its meaning and the value it starts from.
+"""Every key of a run, with its meaning and its default.
 
-A config file calls `get_config()`, changes what its experiment needs, and returns it locked; any key can be given
-on the command line, `--config.optimizer.learning_rate=1e-3`. At the end are published choices of augmentation by name.
+A config file calls `get_config()`, changes what its experiment needs, and returns it locked. Any key can be changed on
+the command line, `--config.optimizer.learning_rate=1e-3`. Options of a model, a task, an augmentation or an evaluator
+are no keys of the run: `vit-jax options` lists them. At the end are published choices of augmentation by name.
 """
 
 from ml_collections import ConfigDict
@@ -9,24 +10,23 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """A classification run with a plain ViT on a TFDS dataset."""
+    """Gives the defaults: image classification with a plain ViT on a TFDS dataset."""
     config = ConfigDict()
-    # Every random choice (initial values, order, augmentation, dropout) follows from it; 0 or more.
+    # Seed of every random choice (initial values, order, augmentation, dropout); 0 or more.
     config.seed = 0
-    # Length of the run in passes over the training split; num_steps counts if it is given.
+    # Length of the run in epochs; num_steps takes precedence if it is set.
     config.num_epochs = 1.0
     config.num_steps = placeholder(int)
-    # Examples a step, over all devices of all processes, which (with mesh: data x fsdp) must divide it.
+    # Global batch size; the devices of all processes (under mesh: data x fsdp) must divide it.
     config.batch_size = 128
-    # In how many parts, one after the other, each device takes its share of the batch, for less memory; it must divide
-    # the share. Gradients and metrics are those of the whole batch.
+    # Micro-batches per step (gradient accumulation); must divide the per-device batch size.
     config.accumulate_steps = 1
-    # After how many steps in a row whose loss, gradients or new parameters are not finite the run stops.
+    # Steps in a row with a loss, gradient or update that is not finite, after which the run stops.
     config.max_skipped_steps = 10
-    # Decay of the parameters' exponential moving average, which starts at the initial values and is what is evaluated
-    # and loaded. 0 is none.
+    # Decay of the exponential moving average of the parameters, in [0, 1). The average is what is evaluated and loaded;
+    # 0 keeps none.
     config.ema_decay = 0.0
-    # Steps between lines of metrics.jsonl; the figures are means over them.
+    # Steps between lines of metrics.jsonl; figures are means over them.
     config.log_every_steps = 50
     config.init = _init()
     config.model = _model()
@@ -35,24 +35,24 @@ def get_config() -> ConfigDict:
     config.evaluation = _evaluation()
     config.optimizer = _optimizer()
     config.checkpoint = _checkpoint()
-    # A trace for TensorBoard or Perfetto, in <workdir>/profile: after which step it starts, and its length in
-    # steps, 0 for none.
+    # Trace for TensorBoard or Perfetto in <workdir>/profile: the step after which it starts, and its length in steps; 0
+    # is no trace.
     config.profile = ConfigDict({"start_step": 10, "num_steps": 0})
     config.parallel = ConfigDict()
-    # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be cut as well.
+    # pmap: every device holds the whole state and a slice of the batch. mesh: the state can be sharded as well.
     config.parallel.strategy = "pmap"
-    # Of mesh, devices along each axis, -1 being the devices left: data cuts the batch; fsdp cuts it too, and every
-    # large parameter with what belongs to it; tensor cuts attention heads and MLP hidden units.
+    # Of mesh, devices along each axis; -1 is all that are left. data shards the batch; fsdp shards the batch and every
+    # large parameter with its optimizer state; tensor shards attention heads and MLP hidden units.
     config.parallel.data = -1
     config.parallel.fsdp = 1
     config.parallel.tensor = 1
-    # Parameters of fewer elements are not cut over fsdp.
+    # Parameters with fewer elements are not sharded over fsdp.
     config.parallel.fsdp_min_size = 2**14
     return config
 
 
 def unset(section: ConfigDict, *keys: str) -> None:
-    """Sets keys to None in a way that the command line can still set them."""
+    """Sets keys to None so that the command line can still set them."""
     for key in keys:
         kind = type(section[key])
         del section[key]
@@ -60,108 +60,33 @@ def unset(section: ConfigDict, *keys: str) -> None:
 
 
 def _init() -> ConfigDict:
-    """What a run starts from. With a source, whatever `model`, and the image's form in `data`, leave at None is its."""
+    """What a run starts from. With a source, keys of `model` and `data` that are None are inherited from it."""
     init = ConfigDict()
-    # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None is new random values.
+    # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None starts from random
+    # values.
     init.source = placeholder(str)
     # Of a work directory: last, best, or a step. Of a Hugging Face id: branch, tag or commit.
     init.step = "last"
     init.revision = placeholder(str)
-    # Of an .npz that does not tell.
+    # Attention heads of an .npz that does not tell their number.
     init.num_heads = placeholder(int)
-    # auto (kept if the classes have the same names, else new), keep (as many classes are enough), new.
+    # auto (keep the head if the task and the names of the classes are the same, else make a new one), keep (the number
+    # of classes is enough), new.
     init.head = "auto"
-    # Tensors of the source that may be unused, and parameters that it may lack; "encoder.pooler", "*/bias".
+    # Tensors of the source that may stay unused, and parameters that it may lack, such as "encoder.pooler", "*/bias".
     init.allow = ()
     return init
 
 
 def _model() -> ConfigDict:
-    """The encoder; None leaves a value to init.source, or else to the variant or the family's default."""
+    """The encoder. None leaves a value to init.source."""
     model = ConfigDict()
     # A file of vit_jax/models (docs/models.md), and a row of its VARIANTS; for vit any patch works, "Ti/4", "B/16x8".
     model.name = "vit"
     model.variant = "B/16"
-    # Of matrix products and tokens: float32 or bfloat16. Parameters, norms, softmax and loss are float32.
-    model.dtype = "float32"
-    # The transformer's size, where it is not the variant's. For a family in stages, num_heads is a tuple.
-    model.hidden_dim = placeholder(int)
-    model.depth = placeholder(int)
-    model.mlp_dim = placeholder(int)
-    model.num_heads = placeholder(object)
-    # The same of a family in stages: blocks of each; of swin, the first stage's channels, and an MLP's units a channel.
-    model.depths = placeholder(tuple)
-    model.embed_dim = placeholder(int)
-    model.mlp_ratio = placeholder(float)
-    # Of swin and pvt: 1 or 2. Of swin: rows and columns of windows, one number, or for each stage a number or both; the
-    # shifts, and (V2) the windows that the weights were first trained with, likewise; "authors" or "timm", how windows
-    # meet edges.
-    model.version = placeholder(int)
-    model.window_size = placeholder(object)
-    model.shift_size = placeholder(object)
-    model.pretrained_window_size = placeholder(object)
-    model.window_fit = placeholder(str)
-    # Of pvt, a value for each stage: widths, an MLP's units a channel; the side of the places that keys and values are
-    # reduced to, the side of its patches, and their distance.
-    model.hidden_dims = placeholder(tuple)
-    model.mlp_ratios = placeholder(tuple)
-    model.reductions = placeholder(tuple)
-    model.patch_sizes = placeholder(tuple)
-    model.strides = placeholder(tuple)
-    # Of pvt: attention to 7 x 7 places; the MLP's activation, exact, tanh, quick, relu or silu.
-    model.linear_attention = placeholder(bool)
-    model.activation = placeholder(str)
-    # learned, sincos2d, sincos1d, none.
-    model.posemb = placeholder(str)
-    # t2t: rows and columns that sincos1d is computed for, from which it is resized; default those of the images.
-    model.posemb_grid = placeholder(tuple)
-    # Whether a learned position embedding covers the prefix tokens too; default true.
-    model.prefix_posemb = placeholder(bool)
-    # token (class token), gap (mean over patches), map (attention pooling).
-    model.pooling = placeholder(str)
-    # Whether there is a class token; by default only if pooling is token.
-    model.class_token = placeholder(bool)
-    # DeiT's second token, and how many register tokens; default none.
-    model.distillation_token = placeholder(bool)
-    model.register_tokens = placeholder(int)
-    # LayerNorm before the first block; the last LayerNorm's place: tokens (default), pooled, none.
-    model.pre_norm = placeholder(bool)
-    model.final_norm = placeholder(str)
-    # Width of the dense and tanh layer before the head.
-    model.representation_size = placeholder(int)
-    # Where LayerScale's factors start, 1e-4; by default there are none.
-    model.layer_scale = placeholder(float)
-    # Whether the patch projection, and query, key and value, have a bias; default true.
-    model.patch_bias = placeholder(bool)
-    model.qkv_bias = placeholder(bool)
-    # LayerNorm on each head's queries and keys; default false.
-    model.qk_norm = placeholder(bool)
-    # tanh, exact or quick.
-    model.gelu = placeholder(str)
-    # LayerNorm's epsilon; for a family in stages, that after the patch embeddings (and pvt's reductions) as well.
-    model.norm_eps = placeholder(float)
-    model.embed_norm_eps = placeholder(float)
-    # Rates in [0, 1): on activations, on attention weights, and of stochastic depth at the last block.
-    model.dropout = placeholder(float)
-    model.attention_dropout = placeholder(float)
-    model.drop_path = placeholder(float)
-    # t2t: the attention within the tokens-to-token module, performer or transformer; the width of its tokens, default
-    # 64; its dropout, default 0; what the backbone multiplies the products of queries and keys by, default 1 / sqrt(d).
-    model.tokens_type = placeholder(str)
-    model.token_dim = placeholder(int)
-    model.token_dropout = placeholder(float)
-    model.qk_scale = placeholder(float)
-    # hybrid: residual units in each stage of its ResNet, (3, 4, 9), and the channels of its root, default 64.
-    model.resnet_stages = placeholder(tuple)
-    model.resnet_width = placeholder(int)
-    # The last three change neither parameters nor outputs and are no part of what a checkpoint's model is. How
-    # attention is computed: auto (default), xla, cudnn (NVIDIA GPUs, bfloat16).
-    model.attention = placeholder(str)
-    # What the
-    # backward pass computes again to save memory: none (default), full (all but each block's input), dots (all but
-    # matrix products with parameters). Whether the blocks are compiled as one loop; default false.
-    model.remat = placeholder(str)
-    model.scan = placeholder(bool)
+    # Options of the family, where they are not those of the variant: `vit-jax options vit` lists them with their
+    # meaning; --config.model.options.NAME=VALUE sets one.
+    model.options = ConfigDict()
     return model
 
 
@@ -170,100 +95,65 @@ def _task() -> ConfigDict:
     task = ConfigDict()
     # A file of vit_jax/tasks.
     task.name = "classification"
-    # softmax (one label an image) or sigmoid (each class on its own).
-    task.loss_type = "softmax"
-    # Share of the label spread over all classes, in [0, 1).
-    task.label_smoothing = 0.0
-    # Where the head's bias starts.
-    task.head_bias = 0.0
-    # Whether the model's distillation token has a head too, which is the one that learns from a teacher; the logits are
-    # then the mean of both. None is that of init.source.
-    task.distillation_head = False
-    # From here on, of the task distillation. The model to learn from, anything that init.source can be; a run that
-    # continues has it in its checkpoint. Of a work directory its step, as init.step, of a Hugging Face id its revision.
-    task.teacher = placeholder(str)
-    task.teacher_step = "last"
-    task.teacher_revision = placeholder(str)
-    # What tells which of its classes is which of the data's: names (in whatever order) or numbers (whatever the names).
-    task.teacher_classes = "names"
-    # hard (default: the class that it finds most probable) or soft (its probabilities, at a temperature; default 1).
-    task.kind = placeholder(str)
-    task.temperature = placeholder(float)
-    # The teacher's share of the loss, in [0, 1]; default 0.5.
-    task.weight = placeholder(float)
+    # Options of the task: `vit-jax options classification`; --config.task.options.NAME=VALUE.
+    task.options = ConfigDict()
     return task
 
 
 def _data() -> ConfigDict:
-    """The dataset, and what becomes of an image on its way to the model."""
+    """The dataset, and the way of an image to the model."""
     data = ConfigDict()
-    # `digits`, or a TFDS dataset prepared as array_record; the split to train on, "train[:90%]".
+    # digits, digit_scenes, ... or a TFDS dataset prepared as array_record; the training split, "train[:90%]".
     data.name = "digits"
     data.split = "train"
-    # TFDS's folder; by default $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+    # TFDS's folder; the default is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     data.data_dir = placeholder(str)
-    # A folder of images instead of a TFDS dataset: folder/<class>/**/image, split into train and test, or
-    # folder/{train,val,test}/<class>/**/image.
+    # A folder of images instead of a TFDS dataset (docs/folder.md): <class>/**/image, split into train and test, or
+    # {train,val,test}/<class>/**/image; with masks, images/** and masks/**.
     data.folder = placeholder(str)
-    # Of a folder without train, val and test: share of each class's images for test, in [0, 1), and which ones;
-    # config.seed has no part in it, so that runs of several seeds share a test set.
+    # Of a folder without train, val and test: share of the images held out as test, in [0, 1), and the seed that
+    # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2
     data.split_seed = 0
-    # Of a folder: leave out images that cannot be decoded, with a warning, or else stop before training.
+    # Fields of the examples to use, ("image", "mask"); empty is all that there are.
+    data.fields = ()
+    # Of a folder: leave out images that cannot be decoded, with a warning; otherwise they stop the run before step 1.
     data.skip_corrupt = False
-    # Height times width of an image, above which it is refused before it is decoded.
+    # Largest image in pixels, height times width; larger ones are refused before they are decoded.
     data.max_image_pixels = 178_956_970
-    # From here to std: None is init.source's.
-    # Height and width in pixels that the model takes; 1 (grey) or 3 (RGB) channels.
+    # From here to std: None inherits the value from init.source.
+    # Height and width of the model's input in pixels; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
-    # exact (whatever the proportions) or shortest_edge (keeping them); then the middle is cut out.
+    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the ratio); then a centre crop.
     data.resize = "exact"
-    # Share of each side that shortest_edge keeps, in (0, 1]; or height and width before the cut, for either way.
+    # Share of each side that the crop keeps after shortest_edge, in (0, 1]; or height and width before the crop.
     data.crop_fraction = 1.0
     data.resize_to = placeholder(tuple)
-    # Where the cut's margins are uneven, half a pixel goes: floor (Hugging Face) or nearest (torchvision, timm).
+    # Rounding of a crop whose margins are uneven: floor (Hugging Face) or nearest (torchvision, timm).
     data.crop_offset = "floor"
     # bilinear, bicubic, nearest, box, hamming or lanczos.
     data.interpolation = "bilinear"
-    # Of each channel, for pixels in [0, 1].
+    # Mean and standard deviation of each channel, for pixels in [0, 1].
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.5, 0.5, 0.5)
-    # Training only, as are all the keys up to in_memory: none, or random (resized crop: of at least this share of the
-    # area), which needs in_memory=False.
-    data.crop = "none"
-    data.crop_min_area = 0.08
-    # Decode a JPEG that is to be shrunk to half of its size or less at 1/2, 1/4 or 1/8; quicker, with slightly other
-    # pixels. Average over all pixels when shrinking, or else, twice as quick, interpolate between the nearest ones as
-    # TensorFlow does (needs vit-jax[fast]). Both without in_memory.
+    # From here to max_boxes: training only.
+    # Decode a JPEG at 1/2, 1/4 or 1/8 of its size where it is shrunk that much: quicker, pixels differ slightly.
+    # antialias averages over all pixels when shrinking; without it neighbours are interpolated, as in TensorFlow, which
+    # takes half the time (needs vit-jax[fast]). Neither applies with in_memory.
     data.reduced_decoding = True
     data.antialias = True
-    # Mirror left to right at random; pad by so many pixels and crop back at random.
-    data.flip = False
-    data.shift_px = 0
-    # none, randaugment, autoaugment_cifar, autoaugment_imagenet, trivialaugment, three_augment.
-    data.augment = "none"
-    # paper, google, timm, timm_increasing; operations an image; their magnitude, 0 to 10 (paper and google: 30), and
-    # the standard deviation of its noise.
-    data.randaugment_variant = "timm"
-    data.randaugment_num_ops = 2
-    data.randaugment_magnitude = 9.0
-    data.randaugment_magnitude_std = 0.0
-    # Greatest relative change of brightness, contrast and saturation, and of the hue, at most 0.5.
-    data.color_jitter = (0.0, 0.0, 0.0, 0.0)
-    # How often in a row each image comes, augmented anew each time.
+    # Augmentations, each with its options, {"flip": {}, "mix": {"mixup_alpha": 0.2}}: `vit-jax options` lists them.
+    # --config.data.augment.NAME.OPTION=VALUE sets an option and turns the augmentation on; .NAME=true or false turns it
+    # on or off.
+    data.augment = ConfigDict()
+    # Repeated augmentation: copies of each image in a row, each augmented in its own way.
     data.repeats = 1
-    # Probability of replacing a random rectangle by noise.
-    data.erase_probability = 0.0
-    # alpha of Beta(alpha, alpha), which the share of an image or of its area follows; 0 is none.
-    data.mixup_alpha = 0.0
-    data.cutmix_alpha = 0.0
-    # Probability of mixing a batch at all, and of cutmix where both are on.
-    data.mix_probability = 1.0
-    data.mix_switch_probability = 0.5
-    # Decode the whole split once and keep it as uint8, or else decode while reading.
+    # Boxes per image: arrays of boxes are padded to this number; an image with more boxes is an error.
+    data.max_boxes = 100
+    # Decode the whole split once and keep it in memory as uint8, instead of decoding while training.
     data.in_memory = False
-    # Without in_memory: processes that decode (0: threads of this one), and threads in each.
+    # Without in_memory: worker processes that decode (0: threads of this process), and the number of threads.
     data.num_workers = 0
     data.num_threads = 8
     return data
@@ -272,26 +162,20 @@ def _data() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     """What is evaluated, and when."""
     evaluation = ConfigDict()
-    # Name of the evaluation, which its metrics start with -> split. Empty: with data.folder every split but the one to
-    # train on, of a TFDS dataset validation or, where there is none, test.
+    # Name of an evaluation, the prefix of its metrics -> split. Empty: every split of data.folder but the training
+    # split; of a TFDS dataset validation, or test if it has none.
     evaluation.splits = ConfigDict({"test": "test"})
-    # Steps between evaluations; 0 is only at the end.
+    # Steps between evaluations; 0 evaluates only at the end.
     evaluation.every_steps = 0
-    # Any number: it is rounded up to a multiple of the devices, and padding is not counted.
+    # Batch size of the evaluation; it is rounded up to a multiple of the devices, and padding does not count.
     evaluation.batch_size = 512
-    # Files of vit_jax/evaluators beside the task's own metrics: confusion, calibration, average_precision, knn, probe.
-    evaluation.metrics = ()
-    # What knn and probe learn from: a split (None is that to train on), and so many of its examples at random, always
-    # the same ones; 0 is all. Each evaluation runs the model on all of them.
+    # Evaluators (files of vit_jax/evaluators) beside the task's own metrics, each with its options,
+    # {"confusion": {}, "knn": {"k": 10}}: `vit-jax options` lists them; set like data.augment.
+    evaluation.metrics = ConfigDict()
+    # Reference data of knn and probe: a split (None is the training split), and the number of its examples, drawn with
+    # a fixed seed; 0 is all. Each evaluation runs the model on all of them.
     evaluation.reference_split = placeholder(str)
     evaluation.reference_examples = 0
-    # Bins of the confidence.
-    evaluation.calibration = ConfigDict({"num_bins": 15})
-    # How many neighbours vote; a vote weighs exp(cosine similarity / temperature).
-    evaluation.knn = ConfigDict({"k": 20, "temperature": 0.07})
-    # Linear classifiers from so many examples a class (0: all), each the mean over num_seeds choices of them; the
-    # weight of the squared weights.
-    evaluation.probe = ConfigDict({"shots": (1, 5, 10, 25, 0), "l2": 1024.0, "num_seeds": 3})
     return evaluation
 
 
@@ -300,36 +184,35 @@ def _optimizer() -> ConfigDict:
     optimizer = ConfigDict()
     # adamw, adam, sgd, muon (for the kernels of the blocks; adamw for all else).
     optimizer.name = "adamw"
-    # The highest rate, after the warm-up; constant, cosine, linear, rsqrt; the rate it ends with (cosine, linear).
+    # Peak learning rate; schedule after the warm-up: constant, cosine, linear, rsqrt; final rate (cosine, linear).
     optimizer.learning_rate = 1e-3
     optimizer.schedule = "cosine"
     optimizer.end_learning_rate = 0.0
-    # Steps of linear rise from 0, of linear fall to 0 at the end, and the time constant of rsqrt.
+    # Steps of linear warm-up from 0, steps of linear cool-down to 0 at the end, and the time scale of rsqrt.
     optimizer.warmup_steps = 0
     optimizer.cooldown_steps = 0
     optimizer.rsqrt_timescale_steps = 10_000
-    # The warm-up as a share of the run, in [0, 1); counts if warmup_steps is 0.
+    # Warm-up as a share of the run, in [0, 1); used if warmup_steps is 0.
     optimizer.warmup_fraction = 0.0
-    # Multiplied by the rate (adamw, muon) or added to the gradient (sgd); kernels only.
+    # Decoupled and multiplied by the rate (adamw, muon) or added to the gradient (sgd); kernels only.
     optimizer.weight_decay = 0.0
-    # Adam's, also of what muon leaves to it.
+    # Of Adam, also for the parameters that muon leaves to it.
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
-    # SGD's.
+    # Of SGD.
     optimizer.momentum = 0.9
     optimizer.nesterov = False
-    # What Adam's mean of the gradients, or the momentum of SGD or Muon, is kept in: float32, or bfloat16 for half its
-    # memory.
+    # Type of Adam's first moment, or of the momentum of SGD and Muon: float32, or bfloat16 for half the memory.
     optimizer.moment_dtype = "float32"
-    # Greatest global norm of the gradients; 0 is no clipping.
+    # Largest global norm of the gradients; 0 does not clip.
     optimizer.clip_norm = 0.0
-    # Regular expressions for paths of parameters that stay as they are, ("encoder/patch_embed", "block_[0-5]/").
+    # Regular expressions for paths of parameters that are frozen, ("encoder/patch_embed", "block_[0-5]/").
     optimizer.freeze = ()
-    # Train the head alone; keep the first blocks, and all before them, as they are.
+    # Freeze the whole encoder and train the head alone; freeze the first blocks and all before them.
     optimizer.freeze_encoder = False
     optimizer.freeze_blocks = 0
-    # Each layer's learning rate is this times that of the layer above it, in (0, 1]; 1 is the same rate for all.
+    # Layer-wise decay of the learning rate: each layer's rate is this times that of the layer above, in (0, 1].
     optimizer.layer_decay = 1.0
     return optimizer
 
@@ -337,37 +220,42 @@ def _optimizer() -> ConfigDict:
 def _checkpoint() -> ConfigDict:
     """What is saved in <workdir>/checkpoints."""
     checkpoint = ConfigDict()
-    # Steps between saves; 0 is only at the end (and when the run is stopped).
+    # Steps between checkpoints; 0 saves only at the end, or when the run is stopped.
     checkpoint.every_steps = 0
-    # How many of the newest stay; with two there is one to fall back on.
+    # Number of the newest checkpoints to keep; with two there is one to fall back on.
     checkpoint.keep_last = 2
-    # The best by this metric stays as well, "test/accuracy" (max or min of it), and each evaluation is saved. Empty is
-    # none.
+    # Metric whose best checkpoint is kept too, "test/accuracy", and whether max or min is best; every evaluation is
+    # then saved. Empty keeps none.
     checkpoint.best_metric = ""
     checkpoint.best_mode = "max"
     return checkpoint
 
 
 AUGREG = {
-    "none": {"augment": "none", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light1": {"augment": "randaugment", "randaugment_magnitude": 0.0, "mixup_alpha": 0.0},
-    "light2": {"augment": "randaugment", "randaugment_magnitude": 10.0, "mixup_alpha": 0.2},
-    "medium1": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.2},
-    "medium2": {"augment": "randaugment", "randaugment_magnitude": 15.0, "mixup_alpha": 0.5},
-    "strong1": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.5},
-    "strong2": {"augment": "randaugment", "randaugment_magnitude": 20.0, "mixup_alpha": 0.8},
+    "none": (None, 0.0),
+    "light1": (0.0, 0.0),
+    "light2": (10.0, 0.2),
+    "medium1": (15.0, 0.2),
+    "medium2": (15.0, 0.5),
+    "strong1": (20.0, 0.5),
+    "strong2": (20.0, 0.8),
 }
-"""Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
-google's RandAugment, and mixup."""
+"""Magnitude of RandAugment (None is no RandAugment) and alpha of mixup.
+
+Steiner et al. 2021 (AugReg, arXiv:2106.10270), section 3, as in big_vision's configs/vit_i1k.py: two operations of
+google's RandAugment, and mixup.
+"""
 
 
 def set_augreg(config: ConfigDict, name: str) -> None:
     """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
     if name not in AUGREG:
         raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
-    config.data.update(AUGREG[name])
-    config.data.update({"randaugment_variant": "google", "randaugment_num_ops": 2, "randaugment_magnitude_std": 0.0})
-    config.data.update({"cutmix_alpha": 0.0, "mix_probability": 1.0})
+    magnitude, mixup_alpha = AUGREG[name]
+    if magnitude is not None:
+        config.data.augment.randaugment = {"variant": "google", "num_ops": 2, "magnitude": magnitude}
+    if mixup_alpha:
+        config.data.augment.mix = {"mixup_alpha": mixup_alpha}
 
 
 def set_deit(config: ConfigDict) -> None:
@@ -376,26 +264,15 @@ def set_deit(config: ConfigDict) -> None:
     Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
     depth, optimizer and schedule are choices of their own.
     """
-    config.task.update({"label_smoothing": 0.1})
-    config.data.update(
-        {
-            "crop": "random",
-            "crop_min_area": 0.08,
-            "interpolation": "bicubic",
-            "flip": True,
-            "augment": "randaugment",
-            "randaugment_variant": "timm_increasing",
-            "randaugment_num_ops": 2,
-            "randaugment_magnitude": 9.0,
-            "randaugment_magnitude_std": 0.5,
-            "repeats": 3,
-            "erase_probability": 0.25,
-            "mixup_alpha": 0.8,
-            "cutmix_alpha": 1.0,
-            "mix_probability": 1.0,
-            "mix_switch_probability": 0.5,
-        }
-    )
+    config.task.options.label_smoothing = 0.1
+    config.data.update({"interpolation": "bicubic", "repeats": 3})
+    config.data.augment = {
+        "random_crop": {"min_area": 0.08},
+        "flip": {},
+        "randaugment": {"variant": "timm_increasing", "num_ops": 2, "magnitude": 9.0, "magnitude_std": 0.5},
+        "erase": {"probability": 0.25},
+        "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    }
 
 
 def set_small_images(config: ConfigDict, device: str) -> None:
@@ -405,22 +282,31 @@ def set_small_images(config: ConfigDict, device: str) -> None:
         config: to change.
         device: `cpu`, half an hour on two cores; or `gpu`, one GPU of a data centre.
     """
-    config.model.update({"posemb": "sincos2d", "pooling": "gap"})
-    config.data.update({"image_size": (32, 32), "flip": True, "in_memory": True})
+    config.model.options = {"posemb": "sincos2d", "pooling": "gap"}
+    config.data.update({"image_size": (32, 32), "in_memory": True})
+    config.data.augment.flip = {}
     config.optimizer.update({"name": "muon", "warmup_fraction": 0.1, "weight_decay": 0.05, "clip_norm": 1.0})
     if device == "cpu":
         config.update({"batch_size": 128, "num_epochs": 8.0})
-        config.model.update({"variant": "Ti/4", "hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
-        config.data.update({"shift_px": 2})
-        config.optimizer.update({"learning_rate": 6e-3})
+        config.model.variant = "Ti/4"
+        config.model.options.update({"hidden_dim": 128, "depth": 4, "mlp_dim": 256, "num_heads": 4})
+        config.data.augment.shift = {"pixels": 2}
+        config.optimizer.learning_rate = 6e-3
     elif device == "gpu":
         config.update({"batch_size": 512, "num_epochs": 200.0, "ema_decay": 0.9998})
-        config.model.update({"variant": "S/4", "dtype": "bfloat16", "drop_path": 0.1})
-        config.task.update({"label_smoothing": 0.1})
-        config.data.update({"shift_px": 4, "augment": "trivialaugment", "erase_probability": 0.1})
-        config.data.update({"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "mix_probability": 0.5})
-        config.optimizer.update({"learning_rate": 2e-3})
+        config.model.variant = "S/4"
+        config.model.options.update({"dtype": "bfloat16", "drop_path": 0.1})
+        config.task.options.label_smoothing = 0.1
+        config.data.augment.update(
+            {
+                "shift": {"pixels": 4},
+                "trivialaugment": {},
+                "erase": {"probability": 0.1},
+                "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "probability": 0.5},
+            }
+        )
+        config.optimizer.learning_rate = 2e-3
     else:
         raise ValueError(f"no variant {device!r}; valid: cpu, gpu")
-    config.evaluation.update({"every_steps": 390})
-    config.checkpoint.update({"every_steps": 390})
+    config.evaluation.every_steps = 390
+    config.checkpoint.every_steps = 390

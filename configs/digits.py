@@ -18,20 +18,20 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.99
 
     config.model.variant = "Ti/4"
-    config.model.hidden_dim = 64
-    config.model.depth = 4
-    config.model.mlp_dim = 128
-    config.model.num_heads = 4
-    config.model.posemb = "sincos2d"
-    config.model.pooling = "gap"
-    config.model.drop_path = 0.1
-    config.task.label_smoothing = 0.1
+    config.model.options.hidden_dim = 64
+    config.model.options.depth = 4
+    config.model.options.mlp_dim = 128
+    config.model.options.num_heads = 4
+    config.model.options.posemb = "sincos2d"
+    config.model.options.pooling = "gap"
+    config.model.options.drop_path = 0.1
+    config.task.options.label_smoothing = 0.1
 
     config.data.image_size = (8, 8)
     config.data.channels = 1
     config.data.mean = (0.5,)
     config.data.std = (0.5,)
-    config.data.shift_px = 1
+    config.data.augment.shift = {"pixels": 1}
     config.data.in_memory = True
 
     config.optimizer.learning_rate = 2e-3

@@ -48,7 +48,8 @@ def get_config(family: str = "vit") -> ConfigDict:
     config = digits.get_config().unlock()
     options, side = FAMILIES[family]
     config.model = common.get_config().model  # without what the digits' config chooses for its ViT
-    config.model.update({"name": family, "drop_path": 0.1} | options)
+    config.model.update({"name": family, "variant": options["variant"]})
+    config.model.options = {"drop_path": 0.1} | {key: value for key, value in options.items() if key != "variant"}
     config.data.image_size = (side, side)
     config.num_epochs = 60.0
     return config.lock()

@@ -21,14 +21,12 @@ def get_config(augmentation: str = "none") -> ConfigDict:
 
     # Taken from init.source.
     common.unset(config.model, "name", "variant")
-    common.unset(config.task, "distillation_head")
     common.unset(config.data, "image_size", "channels", "resize", "crop_fraction", "crop_offset", "interpolation")
     common.unset(config.data, "mean", "std")
 
     common.unset(config.data, "name")  # data.folder it is
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.35
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.35}
+    config.data.augment.flip = {}
     if augmentation != "none":
         common.set_augreg(config, augmentation)
 

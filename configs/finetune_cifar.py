@@ -35,9 +35,8 @@ def get_config(dataset: str = "cifar10") -> ConfigDict:
     config.data.name = dataset
     config.data.split = "train[:98%]"
     config.data.image_size = (384, 384)
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.05
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.05}
+    config.data.augment.flip = {}
 
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.03

@@ -27,16 +27,15 @@ def get_config(augmentation: str = "light2") -> ConfigDict:
     config.batch_size = 4096
 
     config.model.variant = "B/16"
-    config.model.pooling = "gap"
-    config.task.loss_type = "sigmoid"
-    config.task.head_bias = -10.0
+    config.model.options.pooling = "gap"
+    config.task.options.loss_type = "sigmoid"
+    config.task.options.head_bias = -10.0
 
     config.data.name = "imagenet21k"
     config.data.resize = "shortest_edge"
     config.data.crop_fraction = 0.875  # 256 before the cut
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.05
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.05}
+    config.data.augment.flip = {}
     common.set_augreg(config, augmentation)
 
     config.optimizer.learning_rate = 1e-3

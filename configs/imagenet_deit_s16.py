@@ -1,7 +1,7 @@
 """DeiT-S/16 on ImageNet-1k from nothing, learning from a teacher by its distillation token: 300 epochs, hard labels.
 
 python train.py --config=configs/imagenet_deit_s16.py --workdir=runs/imagenet_deit_s16 --config.data.num_workers=CORES \
-    --config.task.teacher=TEACHER
+    --config.task.options.teacher=TEACHER
 
 TEACHER is a classifier of ImageNet-1k's 1,000 classes: a work directory, a folder, an .npz or a Hugging Face id, as
 timm/deit_base_patch16_224.fb_in1k is.
@@ -30,14 +30,14 @@ def get_config() -> ConfigDict:
 
     config.model.name = "deit"
     config.model.variant = "S/16"
-    config.model.drop_path = 0.1
+    config.model.options.drop_path = 0.1
 
     config.task.name = "distillation"
-    config.task.kind = "hard"
-    config.task.weight = 0.5
-    config.task.distillation_head = True
+    config.task.options.kind = "hard"
+    config.task.options.teacher_weight = 0.5
+    config.task.options.distillation_head = True
     # The data's classes are called by their WordNet numbers, those of published models by words, in the same order.
-    config.task.teacher_classes = "numbers"
+    config.task.options.teacher_classes = "numbers"
 
     config.data.name = "imagenet2012"
     config.data.split = "train"

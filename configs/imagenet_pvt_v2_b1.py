@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
 
     config.model.name = "pvt"
     config.model.variant = "B1"
-    config.model.drop_path = 0.1
+    config.model.options.drop_path = 0.1
 
     config.data.name = "imagenet2012"
     config.data.image_size = (224, 224)

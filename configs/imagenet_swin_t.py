@@ -32,7 +32,7 @@ def get_config(size: str = "T") -> ConfigDict:
 
     config.model.name = "swin"
     config.model.variant = f"{size}/7"
-    config.model.drop_path = DROP_PATH[size]
+    config.model.options.drop_path = DROP_PATH[size]
 
     config.data.name = "imagenet2012"
     config.data.image_size = (224, 224)

@@ -31,8 +31,8 @@ def get_config(variant: str = "14") -> ConfigDict:
 
     config.model.name = "t2t"
     config.model.variant = variant
-    config.model.token_dropout = 0.0 if variant.startswith("t-") else 0.1
-    config.model.drop_path = 0.1
+    config.model.options.token_dropout = 0.0 if variant.startswith("t-") else 0.1
+    config.model.options.drop_path = 0.1
 
     config.data.name = "imagenet2012"
     config.data.split = "train"

@@ -6,7 +6,7 @@ python train.py --config=configs/imagenet_vit_b16_augreg.py:medium2 --workdir=ru
 Expected result: not measured by this project, and the source states none for B/16; Steiner et al. 2021 (AugReg,
 arXiv:2106.10270) compare the choices in figure 4. The values are those of big_vision's configs/vit_i1k.py, which takes
 medium2 without dropout as a choice for 30 and for 300 epochs. The B/16 that the authors published has strong2, dropout
-and stochastic depth instead: `:strong2 --config.model.dropout=0.1 --config.model.drop_path=0.1`.
+and stochastic depth instead: `:strong2 --config.model.options.dropout=0.1 --config.model.options.drop_path=0.1`.
 Hardware and time: the source names none; 92,897 steps of 4,096 images. Data: `imagenet2012`, see docs/datasets.md.
 
 Differences from the source: Adam's first moment is float32 (there bfloat16); resizing is antialiased (there not);
@@ -26,16 +26,15 @@ def get_config(augmentation: str = "medium2") -> ConfigDict:
     config.batch_size = 4096
 
     config.model.variant = "B/16"
-    config.model.prefix_posemb = False  # big_vision adds the class token after the position embedding
-    config.model.representation_size = 768
+    config.model.options.prefix_posemb = False  # big_vision adds the class token after the position embedding
+    config.model.options.representation_size = 768
 
     config.data.name = "imagenet2012"
     config.data.split = "train[:99%]"
     config.data.resize = "shortest_edge"
     config.data.crop_fraction = 0.875  # 256 before the cut
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.05
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.05}
+    config.data.augment.flip = {}
     common.set_augreg(config, augmentation)
 
     config.optimizer.learning_rate = 1e-3

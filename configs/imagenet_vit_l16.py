@@ -23,6 +23,6 @@ def get_config(augmentation: str = "medium2") -> ConfigDict:
     """The run with an augmentation of AugReg: that of B/16 but for the model."""
     config = imagenet_vit_b16_augreg.get_config(augmentation).unlock()
     config.model.variant = "L/16"
-    config.model.dtype = "bfloat16"
-    config.model.representation_size = 1024
+    config.model.options.dtype = "bfloat16"
+    config.model.options.representation_size = 1024
     return config.lock()

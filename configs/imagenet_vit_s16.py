@@ -23,17 +23,16 @@ def get_config(epochs: str = "90") -> ConfigDict:
     config.batch_size = 1024
 
     config.model.variant = "S/16"
-    config.model.posemb = "sincos2d"
-    config.model.pooling = "gap"
-    config.model.representation_size = 384
+    config.model.options.posemb = "sincos2d"
+    config.model.options.pooling = "gap"
+    config.model.options.representation_size = 384
 
     config.data.name = "imagenet2012"
     config.data.split = "train[:99%]"
     config.data.resize = "shortest_edge"
     config.data.crop_fraction = 0.875  # 256 before the cut
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.05
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.05}
+    config.data.augment.flip = {}
     common.set_augreg(config, "light2")
 
     config.optimizer.learning_rate = 1e-3

@@ -29,15 +29,13 @@ def get_config(test_split: str = "") -> ConfigDict:
 
     # Taken from init.source.
     common.unset(config.model, "name", "variant")
-    common.unset(config.task, "distillation_head")
     common.unset(config.data, "image_size", "channels", "resize", "crop_fraction", "crop_offset", "interpolation")
     common.unset(config.data, "mean", "std")
     config.init.head = "new"
 
     common.unset(config.data, "name")  # data.folder or data.name has to be given
-    config.data.crop = "random"
-    config.data.crop_min_area = 0.08
-    config.data.flip = True
+    config.data.augment.random_crop = {"min_area": 0.08}
+    config.data.augment.flip = {}
 
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 1e-3

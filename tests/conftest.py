@@ -43,10 +43,10 @@ def small_config(**changes):
         "num_steps": 12,
         "batch_size": 48,
         "log_every_steps": 4,
-        "model__hidden_dim": 16,
-        "model__depth": 1,
-        "model__mlp_dim": 16,
-        "model__num_heads": 2,
+        "model__options__hidden_dim": 16,
+        "model__options__depth": 1,
+        "model__options__mlp_dim": 16,
+        "model__options__num_heads": 2,
         "optimizer__warmup_steps": 2,
         "evaluation__every_steps": 6,
         "checkpoint__every_steps": 6,
@@ -54,12 +54,24 @@ def small_config(**changes):
         "checkpoint__best_metric": "test/accuracy",
     }
     for key, value in (small | changes).items():
-        *path, name = key.split("__")
-        section = config
-        for part in path:
-            section = section[part]
-        section[name] = value
+        set_key(config, key.split("__"), value)
     return config
+
+
+def set_key(config, path, value):
+    """Sets a key of a config; an option may be new, of any type, or with None be taken out again."""
+    *parents, name = path
+    section = config
+    for part in parents:
+        section = section[part]
+    if "options" in parents or {"augment", "metrics"} & {*path}:
+        with config.unlocked():
+            if name in section:
+                del section[name]  # a ConfigDict keeps a key's type
+            if value is not None:
+                section[name] = value
+    else:
+        section[name] = value
 
 
 @pytest.fixture(scope="session")
@@ -77,23 +89,26 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     import jax
     import numpy as np
 
-    from vit_jax.build import experiment as build
-    from vit_jax.training import checkpoint
+    from vit_jax.build.info import from_info
+    from vit_jax.info import new_info
+    from vit_jax.training.checkpoints import reading
+    from vit_jax.types import class_fields
 
-    fields = {"image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]} | preprocessing
-    info = {
-        "model": {"name": "vit", "variant": "Ti/4", "options": {"hidden_dim": 16, "depth": 1, "num_heads": 2}},
-        "task": {"name": "classification", "options": {}} | (task or {}),
-        "class_names": list(class_names),
-        "preprocessing": fields,
-        "version": "0",
-    }
-    model, _, _ = build.from_info(info)
-    images = np.zeros((1, *fields["image_size"], fields["channels"]), np.float32)
+    task = {"name": "classification", "options": {}} | (task or {})
+    several = task["options"].get("loss_type") == "sigmoid"
+    preprocessing = {"image_size": [8, 8], "channels": 1, "mean": [0.5], "std": [0.5]} | preprocessing
+    info = new_info(
+        model={"name": "vit", "variant": "Ti/4", "options": {"hidden_dim": 16, "depth": 1, "num_heads": 2}},
+        task=task,
+        fields=class_fields(list(class_names), several=several),
+        preprocessing=preprocessing,
+    )
+    model, _, _ = from_info(info)
+    images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
-    checkpoint.write_params(workdir / "checkpoints", 0, params, info)
+    reading.write_params(workdir / "checkpoints", 0, params, info)
     return workdir
 
 

@@ -43,7 +43,7 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
         data = config.data
         names = "0123456789" if data.name == "digits" else ("cat", "dog")
         like_the_students = {"channels": data.channels, "mean": data.mean, "std": data.std}
-        config.task.teacher = str(write_classifier(tmp_path / "teacher", names, **like_the_students))
+        config.task.options.teacher = str(write_classifier(tmp_path / "teacher", names, **like_the_students))
     if config.data.name != "digits":
         config.data.folder, config.data.split = str(two_classes(tmp_path / "images")), "train"
         config.evaluation.splits = {}

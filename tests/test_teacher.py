@@ -12,6 +12,7 @@ import pytest
 from conftest import GOLDEN, small_config, write_classifier
 from flax.traverse_util import flatten_dict
 from test_train import assert_equal_runs, run
+from vit_jax.training.teacher import Teacher
 
 import train
 import vit_jax
@@ -19,23 +20,23 @@ from vit_jax.build import experiment as build
 from vit_jax.cli.main import main
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
+from vit_jax.training.checkpoints.writing import Checkpoints
 from vit_jax.training.step import make_init, make_train_step
-from vit_jax.training.teacher import Teacher
 
 DIGITS = "0123456789"
 SMALL = {
     "model__name": "deit",
-    "model__posemb": None,
-    "model__pooling": None,
-    "task__distillation_head": True,
+    "model__options__posemb": None,
+    "model__options__pooling": None,
+    "task__options__distillation_head": True,
     "data__mean": (0.4,),
 }
 
 
 def config_with(teacher, **changes):
-    return small_config(**(SMALL | {"task__name": "distillation", "task__teacher": str(teacher)} | changes))
+    return small_config(**(SMALL | {"task__name": "distillation", "task__options__teacher": str(teacher)} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def parts_of(run, strategy):
 def test_the_teacher_stays_as_it_is_and_costs_no_optimizer_state(teacher, distilled):
     info = json.loads((distilled / "checkpoints" / "12" / "info" / "metadata").read_text())
     run = build.experiment(config_with(distilled.parent / "teacher"), saved_info=info)
-    make_state, _ = parts_of(run, parallel.Pmap())
+    make_state, _ = parts_of(run, Pmap())
     with Checkpoints(distilled / "checkpoints", keep_last=2) as checkpoints:
         state = checkpoints.restore(jax.eval_shape(make_state), run.info, max_step=12).state
     chex.assert_trees_all_equal(state.teacher, vit_jax.load(teacher).params)
@@ -167,15 +168,18 @@ def test_the_teachers_classes_are_put_in_the_order_of_the_data(tmp_path):
 
     expected = logits(plain)
     np.testing.assert_array_equal(logits(shuffled), expected[:, ::-1])
-    np.testing.assert_array_equal(logits(shuffled, task__teacher_classes="numbers"), expected)
+    np.testing.assert_array_equal(logits(shuffled, task__options__teacher_classes="numbers"), expected)
 
 
 def test_the_teacher_computes_in_the_configs_dtype(teacher):
-    assert build.experiment(config_with(teacher, model__dtype="bfloat16")).teacher.model.encoder.dtype == "bfloat16"
+    assert (
+        build.experiment(config_with(teacher, model__options__dtype="bfloat16")).teacher.model.encoder.dtype
+        == "bfloat16"
+    )
 
 
 def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
-    config = config_with(teacher, model__drop_path=0.0, optimizer__name="sgd", task__kind="soft")
+    config = config_with(teacher, model__options__drop_path=0.0, optimizer__name="sgd", task__options__kind="soft")
     config.data.mixup_alpha = 0.8
     run = build.experiment(config)
     batches = [
@@ -189,9 +193,9 @@ def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
     devices = jax.local_devices()
     ends = {}
     for name, strategy in {
-        "one": parallel.Mesh(devices=devices[:1], min_size=0),
-        "pmap 8": parallel.Pmap(devices[:8]),
-        "data 2 fsdp 2 tensor 2": parallel.Mesh(2, 2, 2, devices=devices[:8], min_size=0),
+        "one": Mesh(devices=devices[:1], min_size=0),
+        "pmap 8": Pmap(devices[:8]),
+        "data 2 fsdp 2 tensor 2": Mesh(2, 2, 2, devices=devices[:8], min_size=0),
     }.items():
         make_state, step = parts_of(run, strategy)
         state = strategy.place_state(run.teacher.apply(strategy.new_state(make_state)))
@@ -213,7 +217,9 @@ def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
 
 @pytest.mark.parametrize("accumulate_steps", [1, 4])
 def test_accumulating_changes_nothing(teacher, accumulate_steps):
-    run = build.experiment(config_with(teacher, model__drop_path=0.0, optimizer__name="sgd", task__kind="soft"))
+    run = build.experiment(
+        config_with(teacher, model__options__drop_path=0.0, optimizer__name="sgd", task__options__kind="soft")
+    )
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8),
         "label": np.arange(16, dtype=np.int32) % 10,
@@ -229,7 +235,13 @@ def test_accumulating_changes_nothing(teacher, accumulate_steps):
 
 
 def test_the_loss_is_the_hand_made_one_on_the_augmented_batch(teacher):
-    config = config_with(teacher, model__drop_path=0.0, task__kind="soft", task__temperature=2.0, task__weight=0.3)
+    config = config_with(
+        teacher,
+        model__options__drop_path=0.0,
+        task__options__kind="soft",
+        task__options__temperature=2.0,
+        task__options__teacher_weight=0.3,
+    )
     config.data.update({"mixup_alpha": 0.8, "flip": True})
     run = build.experiment(config)
     batch = {
@@ -287,13 +299,16 @@ def test_a_teacher_that_does_not_fit_is_refused(make, message, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task__teacher": None}, r"task.teacher is not set; valid for distillation: a work directory"),
+        ({"task__options__teacher": None}, r"task.teacher is not set; valid for distillation: a work directory"),
         ({"task__name": "classification"}, r"task.teacher is '.*', but task.name is 'classification', which has none"),
-        ({"task__teacher": None, "task__name": "classification", "task__kind": "hard"}, r"has no option 'kind'"),
-        ({"task__teacher_classes": "order"}, r"task.teacher_classes is 'order'; valid: names, numbers"),
-        ({"task__teacher_revision": "main"}, r"task.teacher_revision is 'main', but .* is a work directory"),
-        ({"task__teacher_step": "7"}, r"has no checkpoint of step 7"),
-        ({"task__kind": "warm"}, r"task.kind is 'warm'; valid: hard, soft"),
+        (
+            {"task__options__teacher": None, "task__name": "classification", "task__options__kind": "hard"},
+            r"has no option 'kind'",
+        ),
+        ({"task__options__teacher_classes": "order"}, r"task.teacher_classes is 'order'; valid: names, numbers"),
+        ({"task__options__teacher_revision": "main"}, r"task.teacher_revision is 'main', but .* is a work directory"),
+        ({"task__options__teacher_step": "7"}, r"has no checkpoint of step 7"),
+        ({"task__options__kind": "warm"}, r"task.kind is 'warm'; valid: hard, soft"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes, message, teacher):
@@ -302,6 +317,6 @@ def test_a_config_that_does_not_fit_is_refused(changes, message, teacher):
 
 
 def test_a_missing_teacher_ends_the_command_with_one_line(tmp_path):
-    result = run(tmp_path / "run", "--config.task.name=distillation", "--config.task.teacher=nowhere/at/all")
+    result = run(tmp_path / "run", "--config.task.name=distillation", "--config.task.options.teacher=nowhere/at/all")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert "nowhere" in result.stderr and not (tmp_path / "run" / "checkpoints").exists()

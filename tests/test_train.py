@@ -18,7 +18,7 @@ from conftest import ROOT, small_config
 import train
 from benchmarks import kill_and_resume
 from vit_jax.errors import InputError, TrainingDiverged
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 
 def assert_equal_runs(left: pathlib.Path, right: pathlib.Path, step: int):
@@ -55,8 +55,8 @@ def test_the_work_directory_holds_what_was_promised(trained):
     assert lines[-1]["test/examples"] == 360 and lines[-1]["train/examples_seen"] == 12 * 48
     assert 0.0 <= lines[-1]["test/accuracy"] <= 1.0
     assert list(trained.glob("events.out.tfevents.*"))
-    assert checkpoint.steps_in(trained / "checkpoints") == [6, 12]
-    info = checkpoint.read_info(trained / "checkpoints", 12)
+    assert reading.steps_in(trained / "checkpoints") == [6, 12]
+    info = reading.read_info(trained / "checkpoints", 12)
     assert info["class_names"] == list("0123456789")
     assert info["preprocessing"]["image_size"] == [8, 8]
 
@@ -94,7 +94,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         StopAt(patch, 5, number)
         assert train.train(small_config(), tmp_path) == status
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [5]
+    assert reading.steps_in(tmp_path / "checkpoints") == [5]
     assert "stopped at step 5" in capsys.readouterr().err
     assert train.train(small_config(), tmp_path) == 0
     assert "resuming after step 5" in capsys.readouterr().err
@@ -117,12 +117,12 @@ def test_sigkill_and_resume_equals_an_uninterrupted_run(trained, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not checkpoint.steps_in(tmp_path / "checkpoints"):
+    while not reading.steps_in(tmp_path / "checkpoints"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [6]
+    assert reading.steps_in(tmp_path / "checkpoints") == [6]
     assert train.train(small_config(), tmp_path) == 0
     assert_equal_runs(trained, tmp_path, 12)
 
@@ -226,19 +226,21 @@ def test_a_longer_run_continues(trained, tmp_path, capsys):
     assert train.train(small_config(num_steps=14), longer) == 0
     shown = capsys.readouterr().err
     assert "resuming after step 12" in shown and "config changed since: num_steps: 12 -> 14" in shown
-    assert checkpoint.steps_in(longer / "checkpoints")[-1] == 14
+    assert reading.steps_in(longer / "checkpoints")[-1] == 14
 
 
 def test_a_run_continues_with_scanned_blocks_and_without_again(trained, tmp_path):
     plain, scanned = (shutil.copytree(trained, tmp_path / name) for name in ("plain", "scanned"))
     assert train.train(small_config(num_steps=14), plain) == 0
-    assert train.train(small_config(num_steps=14, model__scan=True, model__remat="full"), scanned) == 0
+    assert (
+        train.train(small_config(num_steps=14, model__options__scan=True, model__options__remat="full"), scanned) == 0
+    )
     states = []
     for run in (plain, scanned):
         with ocp.StandardCheckpointer() as checkpointer:
             states.append([checkpointer.restore(run / "checkpoints" / "14" / name) for name in ("params", "rest")])
     chex.assert_trees_all_close(*states, atol=1e-5)
-    infos = [checkpoint.read_info(run / "checkpoints", 14) for run in (plain, scanned)]
+    infos = [reading.read_info(run / "checkpoints", 14) for run in (plain, scanned)]
     assert infos[0] == infos[1]
     assert train.train(small_config(num_steps=15), scanned) == 0
 
@@ -247,7 +249,7 @@ def test_another_model_is_refused_and_nothing_changes(trained, tmp_path):
     other = shutil.copytree(trained, tmp_path / "other")
     before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
     with pytest.raises(InputError, match=r"model.hidden_dim is 16 there and 32 here"):
-        train.train(small_config(model__hidden_dim=32), other)
+        train.train(small_config(model__options__hidden_dim=32), other)
     assert {file: file.read_bytes() for file in other.rglob("*") if file.is_file()} == before
 
 
@@ -257,7 +259,7 @@ def test_divergence_ends_the_run_and_what_it_advises_continues_it(tmp_path, caps
     broken = {"optimizer__learning_rate": 1e39, "optimizer__clip_norm": 0.0, "optimizer__warmup_steps": 0}
     with pytest.raises(TrainingDiverged, match=r"in a row.*update of encoder/\S+ in step 1\b.*clip_norm"):
         train.train(small_config(**changes, **broken), tmp_path)
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [2]
+    assert reading.steps_in(tmp_path / "checkpoints") == [2]
     assert train.train(small_config(**changes, optimizer__clip_norm=1.0), tmp_path) == 0
     assert "resuming after step 2" in capsys.readouterr().err
 
@@ -265,7 +267,7 @@ def test_divergence_ends_the_run_and_what_it_advises_continues_it(tmp_path, caps
 def test_each_evaluation_is_saved_where_the_best_is_kept(tmp_path):
     config = small_config(evaluation__every_steps=4, checkpoint__every_steps=0, checkpoint__keep_last=3)
     assert train.train(config, tmp_path) == 0
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [4, 8, 12]
+    assert reading.steps_in(tmp_path / "checkpoints") == [4, 8, 12]
 
 
 def test_a_signal_after_the_last_step_of_a_finished_run_changes_nothing(trained, tmp_path, monkeypatch):
@@ -290,7 +292,10 @@ BAD = [
     ),
     (["--config=configs/nope.py"], "configs/nope.py does not exist; valid here: configs/cifar10.py"),
     (["--config.optimizer.learning_ratee=1"], "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
-    (["--config.model.patch_size=8"], "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
+    (
+        ["--config.model.options.patch_size=8"],
+        "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in",
+    ),
     (["--config.seed=x"], "--config.seed=x"),
     (["--config=tests"], "config file tests is no Python file; valid here: configs/cifar10.py"),
     (["--config="], "config file '' does not exist; valid here: configs/cifar10.py"),
@@ -312,9 +317,9 @@ BAD_CONFIGS = [
     ({"model__name": "vitt"}, "unknown model 'vitt' .did you mean 'vit'"),
     ({"model__variant": "X/16"}, "no variant 'X/16'; valid: Ti/16"),
     ({"model__variant": "Ti/3"}, "8x8 px is not divisible by the patch size 3x3"),
-    ({"model__pooling": "max"}, "'max'; valid: token, gap, map"),
+    ({"model__options__pooling": "max"}, "'max'; valid: token, gap, map"),
     ({"task__name": "clasification"}, "unknown task 'clasification'"),
-    ({"task__loss_type": "hinge"}, "'hinge'; valid: softmax, sigmoid"),
+    ({"task__options__loss_type": "hinge"}, "'hinge'; valid: softmax, sigmoid"),
     ({"data__name": "digts"}, "unknown dataset 'digts'; nearest: digits"),
     ({"data__split": "tran"}, "no split 'tran'; valid: train, test"),
     ({"evaluation__splits__test": "tst"}, "no split 'tst'; valid: train, test"),

@@ -1,7 +1,16 @@
-"""A tiny model of each family, for the tests that run over all of them."""
+"""Tiny models, tasks and data that several tests share."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.ops.keys import example_keys
+from vit_jax.tasks.classification import Classification
+from vit_jax.types import Batch, class_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,3 +58,47 @@ TINY = {
         without=("bfloat16 in all products",),
     ),
 }
+
+
+def classification(num_classes: int, *, several: bool = False, task: Any = Classification, **options: Any) -> Any:
+    """A classification task of classes `0`, `1` and so on, or another task of the same fields."""
+    return task(class_fields([str(label) for label in range(num_classes)], several=several), **options)
+
+
+def scaled(key: Any, batch: Batch, axis_name: str | None = None) -> Batch:
+    """Prepares a batch without anything random: images in [-1, 1]."""
+    return batch | {"image": jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1.0}
+
+
+def flipped(key: Any, batch: Batch, axis_name: str | None = None) -> Batch:
+    """Prepares a batch with a random flip of each image."""
+    batch = scaled(key, batch)
+    if key is None:
+        return batch
+    flip = jax.vmap(jax.random.bernoulli)(example_keys(key, batch["index"]))[:, None, None, None]
+    return batch | {"image": jnp.where(flip, batch["image"][:, :, ::-1], batch["image"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayLoader:
+    """A dataset for evaluation that is held in arrays; the rest of its last batch is NaN where it can be.
+
+    arrays: name -> `[N, ...]`.
+    """
+
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def eval_batches(self, share: Any) -> Iterator[Batch]:
+        """Batches in order, the last one filled up."""
+        batch_size = share.batch_size
+        for start in range(0, len(self), batch_size):
+            index = np.arange(start, start + batch_size)
+            there = index < len(self)
+            batch = {name: x[np.minimum(index, len(self) - 1)] for name, x in self.arrays.items()}
+            for x in batch.values():
+                if np.issubdtype(x.dtype, np.floating):
+                    x[~there] = np.nan
+            yield batch | {"index": index.astype(np.uint32), "mask": there.astype(np.float32)}

@@ -14,7 +14,7 @@ from flax import linen as nn
 from PIL import Image
 
 from vit_jax.errors import InputError
-from vit_jax.types import Batch, Fields, Params, Placement, Variables
+from vit_jax.types import Batch, Fields, Params, Placement, Variables, mask_of
 
 
 @runtime_checkable
@@ -187,10 +187,22 @@ class Task:
 
     needs_moving_average: ClassVar[bool] = False
     """Whether the forward pass uses `Forward.ema_params`."""
+    model_options: ClassVar[tuple[str, ...]] = ()
+    """Options that say what the model is; a run with init.source takes them from there unless they are given."""
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
         """Adds the head: a module that has the encoder as `encoder`."""
         raise NotImplementedError
+
+    def initialise(self, model: nn.Module, key: jax.Array, batch: Batch) -> Variables:
+        """Makes new parameters and other variables of the model that `wrap` gave.
+
+        Args:
+            model: what `wrap` gave.
+            key: `[]` typed key.
+            batch: prepared, of one example or more; only shapes count.
+        """
+        return dict(model.init({"params": key}, batch["image"], train=False))
 
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
@@ -214,7 +226,7 @@ class Task:
 
     def weight(self, batch: Batch) -> jax.Array:
         """`[B]` float32, what each example counts in the mean loss: 1, its boxes, its valid pixels."""
-        return jnp.ones(len(batch["image"]), jnp.float32)
+        return jnp.ones(mask_of(batch).shape, jnp.float32)
 
     def metrics(self, outputs: Any, batch: Batch, *, train: bool) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Name -> (sum, count) over the unmasked examples, both `[]` float32; the step itself adds `loss`."""

@@ -1,9 +1,13 @@
-"""Checks of a model's options: one line that names the culprit and says what is valid."""
+"""Checks of a model's options, in one line that names the option and says what is valid."""
 
 import dataclasses
+import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from vit_jax.errors import InputError
 
@@ -12,8 +16,8 @@ from vit_jax.errors import InputError
 class Rule:
     """What an option's value must be.
 
-    ok: whether a value is valid.
-    valid: what is, in words.
+    ok: tells whether a value is valid.
+    valid: the valid values, in words.
     """
 
     ok: Callable[[Any], bool]
@@ -21,12 +25,12 @@ class Rule:
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Whether it is a whole number, of at least so much; true and false are none."""
+    """Tells whether a value is an integer of at least `least`; True and False are not integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a whole number, 1 or more."""
+    """Tells whether a value is an integer of at least 1."""
     return is_whole(value, 1)
 
 
@@ -42,14 +46,14 @@ RATE = Rule(lambda x: _is_number(x) and 0 <= x < 1, "at least 0 and less than 1"
 POSITIVE = Rule(lambda x: _is_number(x) and x > 0, "above 0")
 POSITIVE_OR_NONE = Rule(lambda x: x is None or (_is_number(x) and x > 0), "above 0, or None")
 STAGES = Rule(
-    lambda x: isinstance(x, tuple | list) and len(x) > 0 and all(map(is_count, x)),
-    "the blocks of each stage, numbers of 1 or more",
+    lambda x: isinstance(x, tuple) and len(x) > 0 and all(map(is_count, x)),
+    "the number of blocks of each stage, 1 or more",
 )
 SIZE = Rule(lambda x: isinstance(x, tuple) and len(x) == 2 and all(map(is_count, x)), "height and width in pixels")
 
 
 def one_of(choices: Collection[Any]) -> Rule:
-    """A value among some."""
+    """Makes the rule that a value is one of `choices`."""
     return Rule(lambda x: any(type(x) is type(c) and x == c for c in choices), ", ".join(map(str, choices)))
 
 
@@ -59,27 +63,108 @@ DTYPE = one_of(("float32", "bfloat16"))
 
 
 def counts(length: int) -> Rule:
-    """A whole number for each stage of a hierarchical model, of which there are `length`."""
+    """Makes the rule that a value holds an integer for each of `length` stages."""
     return Rule(
-        lambda x: isinstance(x, tuple | list) and len(x) == length and all(map(is_count, x)),
-        f"{length} numbers of 1 or more, one for each of model.depths",
+        lambda x: isinstance(x, tuple) and len(x) == length and all(map(is_count, x)),
+        f"{length} numbers of 1 or more, one for each of model.options.depths",
     )
 
 
-def check_options(family: str, module: type, fields: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Raises InputError for an option that a model lacks or a value that its rule does not allow.
+def plain(value: Any) -> Any:
+    """Converts a value as a user or a file may give it to plain Python.
 
     Args:
-        family: what the model is called in messages.
-        module: the Linen module whose fields the options are; those that are declared `bool` need no rule.
-        fields: name -> value, of the options that are given.
-        rules: name -> rule, of the options that have one, checked in this order.
+        value: anything. NumPy numbers and arrays without axes (JAX arrays too) become Python numbers, lists become
+            tuples (also within lists and tuples), and dtypes such as `jnp.bfloat16` their names. All else is returned
+            as it is.
+
+    Example:
+        >>> plain([np.int64(2), [3, np.float32(0.5)]]), plain(np.dtype("float32"))
+        ((2, (3, 0.5)), 'float32')
     """
-    valid = {field.name: field.type for field in dataclasses.fields(module) if field.name not in ("name", "parent")}
-    for name in fields:
+    if isinstance(value, list | tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, np.dtype) or (isinstance(value, type) and _is_dtype(value)):
+        return np.dtype(value).name
+    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
+        return value.item()
+    return value
+
+
+def _is_dtype(kind: type) -> bool:
+    """Tells whether a class is a NumPy scalar type or one of those that `jax.numpy` has in their place."""
+    return issubclass(kind, np.generic) or isinstance(getattr(kind, "dtype", None), np.dtype)
+
+
+def names_of(owner: type) -> list[str]:
+    """Lists the options of a dataclass: its fields, without those that Flax adds to a module."""
+    return [field.name for field in dataclasses.fields(owner) if field.name not in ("name", "parent")]
+
+
+def check_options(
+    family: str, module: type, given: Mapping[str, Any], rules: Mapping[str, Rule] | None = None
+) -> dict[str, Any]:
+    """Checks a model's options and gives them in plain Python.
+
+    Args:
+        family: name of the model in messages.
+        module: Linen module whose fields are the options. Those declared `bool` need no rule.
+        given: name -> value.
+        rules: name -> rule, checked in this order.
+
+    Returns:
+        Name -> value, each as `plain` gives it.
+
+    Raises:
+        InputError: the module has no such option, or its rule does not allow the value.
+    """
+    valid = names_of(module)
+    for name in given:
         if name not in valid:
-            raise InputError(f"{family} has no option {name!r}; valid: {', '.join(valid)}")
-    flags = {name: FLAG for name, kind in valid.items() if kind is bool}
-    for name, rule in {**rules, **flags}.items():
-        if name in fields and not rule.ok(fields[name]):
-            raise InputError(f"model.{name} is {fields[name]!r}; valid: {rule.valid}")
+            near = difflib.get_close_matches(name, valid, n=1)
+            nearest = f"nearest: {near[0]!r}; " if near else ""
+            raise InputError(f"{family} has no option {name!r}; {nearest}valid: {', '.join(valid)}")
+    values = {name: plain(value) for name, value in given.items()}
+    flags = {field.name: FLAG for field in dataclasses.fields(module) if field.type is bool}
+    for name, rule in {**(rules or {}), **flags}.items():
+        if name in values and not rule.ok(values[name]):
+            raise InputError(f"model.options.{name} is {values[name]!r}; valid: {rule.valid}")
+    return values
+
+
+def check_divisible(fields: Mapping[str, Any], name: str, by: str) -> None:
+    """Raises InputError unless the option `by` divides the option `name`."""
+    if fields[name] % fields[by]:
+        raise InputError(f"model.options.{name} {fields[name]} is not divisible by model.options.{by} {fields[by]}")
+
+
+def meanings(owner: type) -> dict[str, str]:
+    """Reads what each option means from the docstrings of its class and of the classes that it inherits from.
+
+    Args:
+        owner: dataclass whose docstring has an entry `name: meaning.` for each field. The entry starts at the
+            docstring's own indentation, and further lines of it are indented.
+
+    Returns:
+        Name -> meaning in one line, in the order of the fields. A field without an entry is left out.
+    """
+    names, found = names_of(owner), {}
+    for cls in reversed(owner.__mro__):
+        name = None
+        for line in _lines(cls.__dict__.get("__doc__") or ""):
+            entry = re.match(r"(\w+): (.*)", line)
+            if entry and entry[1] in names:
+                name = entry[1]
+                found[name] = entry[2]
+            elif name and line.startswith(" ") and line.strip():
+                found[name] += f" {line.strip()}"
+            else:
+                name = None
+    return {name: found[name] for name in names if name in found}
+
+
+def _lines(docstring: str) -> list[str]:
+    """Splits a docstring into lines without its own indentation."""
+    first, *rest = docstring.expandtabs().splitlines() or [""]
+    margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
+    return [first.strip(), *(line[margin:] for line in rest)]

@@ -114,7 +114,7 @@ mask: `[B]` float32, 1 for an example and 0 for a row that fills the batch up; a
 
 def mask_of(batch: Batch) -> jax.Array:
     """The batch's `mask` `[B]` float32; ones where it is absent."""
-    return batch["mask"] if "mask" in batch else jax.numpy.ones(len(batch["image"]), "float32")
+    return batch["mask"] if "mask" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,12 @@ OPEN = {
     for key in ("image_size", "channels", "mean", "std", "resize", "crop_fraction", "crop_offset", "interpolation")
 }
 OPEN |= {f"model__{key}": None for key in ("name", "variant", "hidden_dim", "depth", "mlp_dim", "num_heads")}
-OPEN |= {"model__posemb": None, "model__pooling": None, "model__drop_path": None, "task__distillation_head": None}
+OPEN |= {
+    "model__options__posemb": None,
+    "model__options__pooling": None,
+    "model__options__drop_path": None,
+    "task__options__distillation_head": None,
+}
 """What configs/finetune.py leaves to the source."""
 
 
@@ -107,13 +112,13 @@ def test_another_resolution_and_number_of_channels():
 def test_options_given_count_and_the_sources_regularisation_does_not(changed):
     copy = changed("hf_vit")
     copy.config["hidden_dropout_prob"] = 0.3
-    run, _ = start(config_from(copy.save(), model__drop_path=0.2, data__mean=(0.0, 0.0, 0.0)))
+    run, _ = start(config_from(copy.save(), model__options__drop_path=0.2, data__mean=(0.0, 0.0, 0.0)))
     assert (run.model.encoder.dropout, run.model.encoder.drop_path) == (0.0, 0.2)
     assert run.info["preprocessing"]["mean"] == (0.0, 0.0, 0.0)
 
 
 def test_how_a_model_is_computed_is_no_part_of_it():
-    run, _ = start(config_from(GOLDEN / "hf_vit", model__remat="full", model__scan=True))
+    run, _ = start(config_from(GOLDEN / "hf_vit", model__options__remat="full", model__options__scan=True))
     assert (run.model.encoder.remat, run.model.encoder.scan) == ("full", True)
     assert not {"remat", "scan"} & run.info["model"]["options"].keys()
     loaded, _, _ = build.from_info(run.info)
@@ -171,9 +176,9 @@ def test_what_is_frozen_stays_bit_for_bit(options, tmp_path):
         ({"init__head": "old"}, "init.head is 'old'; valid: auto, keep, new"),
         ({"init__head": "keep"}, "has 7 classes and the data 10"),
         ({"model__variant": "S/16"}, "model.variant is 'S/16', but init.source is 'B/8'"),
-        ({"model__hidden_dim": 64}, r"not \[4, 16\]"),
-        ({"model__pooling": "gap"}, "no place for vit.embeddings.cls_token"),
-        ({"model__depth": 4}, "lacks vit.encoder.layer.3|lacks encoder/block_3"),
+        ({"model__options__hidden_dim": 64}, r"not \[4, 16\]"),
+        ({"model__options__pooling": "gap"}, "no place for vit.embeddings.cls_token"),
+        ({"model__options__depth": 4}, "lacks vit.encoder.layer.3|lacks encoder/block_3"),
         ({"data__image_size": (44, 44)}, "patch"),
         ({"optimizer__freeze_blocks": 4}, "freeze_blocks is 4; valid: 0 to the model's 3 blocks"),
         ({"optimizer__layer_decay": 1.5}, "layer_decay is 1.5; valid: more than 0, at most 1"),
@@ -191,7 +196,9 @@ def test_refusals_leave_nothing_behind(changes, message, tmp_path):
 
 
 def test_what_the_model_has_no_place_for_can_be_named():
-    config = config_from(GOLDEN / "hf_vit", model__pooling="gap", init__allow=("*cls_token", "*/prefix", "*position*"))
+    config = config_from(
+        GOLDEN / "hf_vit", model__options__pooling="gap", init__allow=("*cls_token", "*/prefix", "*position*")
+    )
     run, params = start(config)
     assert "encoder/class_token" not in params
     assert "vit.embeddings.cls_token" in run.warm_start.report.unused
@@ -211,7 +218,7 @@ def test_a_pooler_goes_with_the_head(changed):
     run, params = start(config_from(source))
     assert run.model.encoder.representation_size is None and "encoder/pre_logits/kernel" not in params
     assert set(run.warm_start.report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
-    run, params = start(config_from(source, model__representation_size=48))
+    run, params = start(config_from(source, model__options__representation_size=48))
     assert run.model.encoder.representation_size == 48 and not np.any(params["encoder/pre_logits/kernel"] == 1)
 
 
@@ -224,12 +231,10 @@ def test_a_crop_that_is_given_replaces_the_sources_size_before_the_crop():
 
 def test_weights_are_applied_to_a_new_state_alone(changed, tmp_path, monkeypatch):
     """Even if the run's first checkpoint came into being after the source was opened."""
-    from vit_jax.training import checkpoint
-
     options = {"batch_size": 8, "evaluation__every_steps": 0, "optimizer__warmup_steps": 0}
     options |= {"data__image_size": (16, 16), "data__channels": 1}
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=2, **options), tmp_path) == 0
-    monkeypatch.setattr(checkpoint, "last_info", lambda directory: None)
+    monkeypatch.setattr(reading, "last_info", lambda directory: None)
     options["optimizer__learning_rate"] = 0.0
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=3, ema_decay=0.99, **options), tmp_path) == 0
     trained, source = (

@@ -102,7 +102,7 @@ def test_evaluate_another_split_as_a_table(trained, capsys):
         (["convert", "TRAINED", "", "--to", "timm"], "the name of the destination is empty; valid: a folder"),
         (["plan", "--config", "/nowhere/configs/x.py"], "x.py does not exist; valid here: none, as there is no folder"),
         (["predict", "--model", "TRAINED"], "IMAGE"),
-        (["train"], "'train'"),
+        (["trian"], "'trian'"),
         ([], "COMMAND"),
     ],
 )

@@ -12,11 +12,12 @@ from conftest import ROOT
 from vit_jax.cli import plan_text
 from vit_jax.cli.main import main
 from vit_jax.data.sources import tfds as sources
-from vit_jax.parallel import strategies as parallel
-from vit_jax.planning import hardware, plan, topology
+from vit_jax.parallel import strategy as parallel
+from vit_jax.parallel.pmap import Pmap, PmapAhead
+from vit_jax.planning import hardware, plan, search, topology
 
 SMALL = ["hidden_dim=16", "depth=1", "mlp_dim=16", "num_heads=2"]
-DIGITS = [f"--config={ROOT}/configs/digits.py", *(f"--config.model.{change}" for change in SMALL)]
+DIGITS = [f"--config={ROOT}/configs/digits.py", *(f"--config.model.options.{change}" for change in SMALL)]
 
 
 def run(capsys, *arguments):
@@ -60,7 +61,7 @@ def test_whether_it_fits_is_unknown_where_the_device_does_not_tell_its_memory(ca
     assert result["fits"] is None is result["room_bytes"] is result["largest_batch_size"]
     assert [one["fits"] for one in result["tried"]] == [None] and "whether it fits is unknown" in err
     lines = plan_text.table(result).splitlines()
-    assert "memory of a device, which does not tell how much it has: whether this fits is unknown" in lines
+    assert "memory of each device, which does not tell how much it has: whether this fits is unknown" in lines
     assert "largest batch that fits: not known, since the devices do not tell their memory" in lines
 
 
@@ -93,8 +94,8 @@ def test_the_table(capsys):
     assert main(["plan", *DIGITS, "--max-compilations=1", "--config.accumulate_steps=2", "--num-classes=7"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "vit Ti/4, float32, 8 x 8 x 1, 7 classes"
-    assert lines[2] == "strategy pmap; batch size 64, 8 a slice in 2 parts"
-    assert any(line.startswith("memory of a device, fits: ") for line in lines)
+    assert lines[2] == "strategy pmap; batch size 64, 8 per slice in 2 micro-batches"
+    assert any(line.startswith("memory of each device, fits: ") for line in lines)
     assert "largest batch that fits: not searched for; 64 fits" in lines
     assert any(line.startswith("note: XLA counts what is in a loop") for line in lines)
     assert any(line.startswith("note: the dataset was not read") for line in lines)
@@ -118,7 +119,7 @@ def test_pmap_for_absent_devices_is_the_same_program():
         assert plan.device_bytes(state, strategy) == 20_000 and plan.device_bytes(batch, strategy) == 2 * 20_000
         return strategy.compile_train_step(step).lower(state, batch).compile()
 
-    real, ahead = (compiled(strategy) for strategy in (parallel.Pmap(), parallel.PmapAhead(jax.devices())))
+    real, ahead = (compiled(strategy) for strategy in (Pmap(), PmapAhead(jax.devices())))
     for name in ("argument_size_in_bytes", "temp_size_in_bytes", "alias_size_in_bytes"):
         assert getattr(real.memory_analysis(), name) == pytest.approx(getattr(ahead.memory_analysis(), name), abs=64)
     assert real.cost_analysis()["flops"] == ahead.cost_analysis()["flops"]
@@ -187,14 +188,14 @@ def test_the_search(first, base, each, there):
     tried = {}
     tried[first] = fits(first)
     most = (there - base) // each
-    found = plan.largest(tried, fits, limit=12)
+    found = search.largest(tried, fits, limit=12)
     assert found <= most <= found + max(1, found // 16) and len(tried) <= 12
 
 
 def test_the_search_stops_at_its_limit():
     tried = {64: (False, -10)}
-    assert plan.largest(tried, lambda n: (False, -n), limit=3) == 0 and len(tried) == 3
-    assert plan.largest({8: (True, 1)}, lambda n: 1 / 0, limit=1) == 8
+    assert search.largest(tried, lambda n: (False, -n), limit=3) == 0 and len(tried) == 3
+    assert search.largest({8: (True, 1)}, lambda n: 1 / 0, limit=1) == 8
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,10 @@ def test_bad_arguments_are_one_line(trained, tmp_path, capsys, arguments, messag
     ("changes", "message"),
     [
         ({"evaluation__metrics": ("knm",)}, "unknown metric 'knm'"),
-        ({"evaluation__metrics": ("calibration",), "task__loss_type": "sigmoid"}, "valid: task.loss_type 'softmax'"),
+        (
+            {"evaluation__metrics": ("calibration",), "task__options__loss_type": "sigmoid"},
+            "valid: task.loss_type 'softmax'",
+        ),
         ({"evaluation__metrics": ("knn",), "evaluation__knn__k": 0}, "evaluation.knn.k is 0"),
         ({"evaluation__metrics": ("knn",), "evaluation__reference_split": "tran"}, "no split 'tran'"),
         ({"evaluation__metrics": ("knn",), "evaluation__reference_examples": -1}, "reference_examples is -1"),

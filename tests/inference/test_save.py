@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from vit_jax.inference.predictor import Classifier
 
 import vit_jax
 from vit_jax.build import experiment as build
-from vit_jax.inference.classifier import Classifier
+from vit_jax.info import KEYS
 from vit_jax.ops import posemb
 from vit_jax.pretrained import families
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 GOLDEN = [
     ("hf_vit", "huggingface"),
@@ -366,7 +367,7 @@ def test_others_may_read_what_is_written(tmp_path):
 
 def test_a_work_directory_has_parameters_and_description_alone(golden, tmp_path):
     vit_jax.save(vit_jax.load(golden / "hf_vit"), tmp_path / "run", to="workdir")
-    assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [0]
+    assert reading.steps_in(tmp_path / "run" / "checkpoints") == [0]
     items = {path.name for path in (tmp_path / "run" / "checkpoints" / "0").iterdir() if path.is_dir()}
     assert items == {"params", "info"}
-    assert set(checkpoint.read_info(tmp_path / "run" / "checkpoints", 0)) == set(checkpoint.INFO_KEYS)
+    assert set(reading.read_info(tmp_path / "run" / "checkpoints", 0)) == set(KEYS)

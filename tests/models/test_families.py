@@ -17,8 +17,8 @@ from tiny import TINY
 import vit_jax
 import vit_jax.models
 from vit_jax.build import experiment as build
-from vit_jax.training import checkpoint
 from vit_jax.training import optimizer as optimizers
+from vit_jax.training.checkpoints import reading
 from vit_jax.training.step import make_eval_step, make_init, make_train_step
 from vit_jax.types import Features
 from vit_jax.version import __version__
@@ -238,7 +238,7 @@ def test_saved_and_loaded_it_answers_alike(family, tmp_path):
         "preprocessing": {"image_size": row.sizes[0], "mean": [0.5] * 3, "std": [0.5] * 3},
         "version": __version__,
     }
-    checkpoint.write_params(tmp_path / "run" / "checkpoints", 0, params, json.loads(json.dumps(info)))
+    reading.write_params(tmp_path / "run" / "checkpoints", 0, params, json.loads(json.dumps(info)))
     classifier = vit_jax.load(tmp_path / "run")
     expected = apply(model, params, images)
     np.testing.assert_allclose(classifier.apply(images), expected, atol=2e-5)

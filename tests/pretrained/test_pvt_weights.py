@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import vit_jax
 from vit_jax.build import experiment as build
-from vit_jax.inference.classifier import Classifier
+from vit_jax.inference.predictor import Classifier
 
 FOLDERS = {"hf_pvt": "huggingface", "hf_pvt_v2": "huggingface", "timm_pvt_v2_li": "timm"}
 

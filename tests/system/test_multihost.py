@@ -25,16 +25,17 @@ from jax.experimental import multihost_utils
 
 import train
 from vit_jax.errors import InputError
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.system import hosts
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 WAIT_SECONDS = 600
 """No process of these tests outlives it."""
 
 CHANGES = {
-    "model__mlp_dim": 512,  # small arrays lie in an index that all processes read, not in files of their shards
-    "model__drop_path": 0.0,  # drawn by device, and which examples a device sees depends on the processes
+    "model__options__mlp_dim": 512,  # small arrays lie in an index that all processes read, not in files of their shards
+    "model__options__drop_path": 0.0,  # drawn by device, and which examples a device sees depends on the processes
     "optimizer__name": "sgd",  # Adam makes whole steps of the rounding errors that are all of the key bias's gradient
     "optimizer__learning_rate": 0.1,
     "optimizer__schedule": "constant",
@@ -46,15 +47,16 @@ TENSOR = MESH | {"parallel__data": 2, "parallel__tensor": 2}
 
 SCRIPT = """
 import json, os, pathlib, sys, time
-sys.path[:0] = [".", "tests"]
+sys.path[:0] = [".", "tests", "tests/system"]
 environment = dict(os.environ)
 from conftest import small_config
 os.environ |= environment  # conftest has set its own
 import train
 from test_multihost import digest
-from vit_jax.cli import errors, hosts, main
+from vit_jax.cli import errors, main
 from vit_jax.data.loading.loader import InMemory
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.system import hosts
+from vit_jax.training.checkpoints.writing import Checkpoints
 
 gather, save, restore = InMemory._gather, Checkpoints.save, Checkpoints.restore
 
@@ -101,7 +103,7 @@ def saved_params(workdir: pathlib.Path, step: int):
 
 
 def last_step(workdir: pathlib.Path) -> int:
-    return max(checkpoint.steps_in(workdir / "checkpoints"), default=0)
+    return max(reading.steps_in(workdir / "checkpoints"), default=0)
 
 
 @contextlib.contextmanager
@@ -175,7 +177,7 @@ def lose(victim: int, workdir: pathlib.Path, changes: dict, *, from_step: int):
 def train_alone(monkeypatch, workdir: pathlib.Path, **changes):
     """The same run in this process, under `pmap` on two devices."""
     with monkeypatch.context() as patch:
-        patch.setattr(parallel, "create", lambda **_: parallel.Pmap(jax.devices()[:2]))
+        patch.setattr(parallel, "create", lambda **_: Pmap(jax.devices()[:2]))
         assert train.train(small_config(**CHANGES | changes), workdir) == 0
 
 
@@ -192,7 +194,7 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path, monkeypatch):
     """Under `pmap` and under `mesh`; from trained parameters with a teacher, too, and `vit-jax evaluate` of that."""
     source = str(tmp_path / "pmap")
     plain = {"evaluation__metrics": ("confusion", "calibration"), "evaluation__batch_size": 50}
-    taught = plain | {"init__source": source, "task__name": "distillation", "task__teacher": source}
+    taught = plain | {"init__source": source, "task__name": "distillation", "task__options__teacher": source}
     runs = [
         (tmp_path / "pmap", plain),
         (tmp_path / "fsdp", plain | FSDP),
@@ -250,7 +252,7 @@ def test_a_run_goes_on_through_sigterm_lost_processes_and_other_numbers_of_them(
 
     # Each of the two is lost; process 0 is also the one by which they know of each other.
     lose(1, workdir, endless | FSDP, from_step=stopped)
-    *_, before, newest = checkpoint.steps_in(workdir / "checkpoints")
+    *_, before, newest = reading.steps_in(workdir / "checkpoints")
     for file in (workdir / "checkpoints" / str(newest) / "params" / "ocdbt.process_1" / "d").iterdir():
         file.write_bytes(b"")  # none that process 0 reads
     lose(0, workdir, endless | FSDP, from_step=before)

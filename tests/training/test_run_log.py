@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from vit_jax.errors import TrainingDiverged
-from vit_jax.training.run_log import RunLog, read_last_values
+from vit_jax.training.json_lines import last_values
+from vit_jax.training.run_log import RunLog
 
 
 def log(workdir, start_step=0, stream=None, **options):
@@ -48,7 +49,7 @@ def test_a_line_a_step_with_train_and_test_together(tmp_path):
         "test/examples": 7,
     }
     assert second == {"step": 15, "test/accuracy": 0.6, "test/examples": 7}
-    assert read_last_values(tmp_path / "metrics.jsonl")["test/accuracy"] == 0.6
+    assert last_values(tmp_path / "metrics.jsonl")["test/accuracy"] == 0.6
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
@@ -109,6 +110,30 @@ def test_progress_is_a_plain_line_where_there_is_no_terminal(tmp_path):
     ):
         assert part in shown
     assert "\x1b" not in shown and "\r" not in shown
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"), [(["psnr", "ssim"], "loss 1.0000 | psnr 2.0000 | lr"), ([], "loss 1.0000 | lr")]
+)
+def test_progress_shows_the_first_metric_of_any_task(tmp_path, names, shown):
+    stream = io.StringIO()
+    values = {name: value for name, value in metrics().items() if name != "accuracy"}
+    values = {"gradient_norm": (7.0, 1.0), **values, **dict.fromkeys(names, (4.0, 2.0))}
+    with log(tmp_path, stream=stream) as run:
+        run.train(100, values, 0.0)
+        run.flush()
+    assert shown in stream.getvalue()
+
+
+def test_lines_are_written_as_they_always_were(tmp_path):
+    with log(tmp_path) as run:
+        run.train(10, metrics(loss=0.25), 0.0)
+        run.evaluation(10, {"test/loss": float("nan")})
+        run.flush()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (
+        b'{"step": 10, "train/accuracy": 0.5, "train/learning_rate": 0.1, "train/loss": 0.25, '
+        b'"train/skipped_steps": 0, "train/examples_seen": 80, "test/loss": null}\n'
+    )
 
 
 def test_speed_leaves_the_pauses_out(tmp_path, monkeypatch):

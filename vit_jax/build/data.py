@@ -1,189 +1,242 @@
-"""From a config's section `data`, and its evaluation's splits, to the datasets and what is done with their images."""
+"""From a config's section `data` to datasets, and to what is done with their examples."""
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from vit_jax.data.augment import policies
-from vit_jax.data.images import decoding, transforms
-from vit_jax.data.loading import loader
+from vit_jax.build import plugins
+from vit_jax.contracts import Prepare, Source
+from vit_jax.data.augment.stages import HostAugmentation, PlacingAugmentation, StepAugmentation
+from vit_jax.data.images.decoding import Reading
+from vit_jax.data.images.transforms import WITHOUT_ANTIALIAS, Preprocessing
+from vit_jax.data.loading.loader import Loader
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline, bound
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
-from vit_jax.data.sources import tfds as sources
+from vit_jax.data.sources import tfds as tfds_sources
+from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.errors import InputError
-from vit_jax.ops import augment, mixing
-from vit_jax.types import Prepare
+from vit_jax.info import Info
+from vit_jax.ops.augment import make_prepare
+from vit_jax.types import Batch, Fields
 
 
-def image_folder(data) -> folder.ImageFolder | None:
-    """The folder of images, if the dataset is one; None for a TFDS dataset."""
-    if data.get("folder") is None:  # a key that older work directories do not have
-        if data.name is None:
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a config's section `data` describes.
+
+    section: the section.
+    splits: opens a split by its name.
+    source: the examples to train on, or a stand-in for them.
+    preprocessing: of images.
+    pipeline: of the training examples, as they are trained on.
+    prepare: what a step does with a batch.
+    """
+
+    section: Any
+    splits: "Splits"
+    source: Source
+    preprocessing: Preprocessing
+    pipeline: Pipeline
+    prepare: Prepare
+
+    @property
+    def fields(self) -> Fields:
+        """The fields of the batches."""
+        return self.pipeline.fields
+
+    def example(self) -> Batch:
+        """Makes a batch of one blank example, for shapes."""
+        return self.pipeline.blank(1)
+
+    def train_loader(self) -> Loader:
+        """Makes the loader of the training examples."""
+        return self._loader(self.pipeline, repeats=self.section.repeats)
+
+    def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
+        """Opens the datasets of the evaluations.
+
+        Args:
+            splits: name of the evaluation -> split; empty takes what is held out.
+            fields: of the model's data.
+
+        Raises:
+            InputError: a split the dataset lacks, or classes that are not the model's.
+        """
+        splits = dict(splits) or self.splits.held_out(self.section.split)
+        return {name: self._evaluated(self.splits.open(split), fields) for name, split in splits.items()}
+
+    def reference_loader(self, split: str | None, size: int, fields: Fields) -> Loader:
+        """Opens the examples that evaluators learn from.
+
+        Args:
+            split: of the dataset; None is the training split.
+            size: number of its examples; 0 is all.
+            fields: of the model's data.
+
+        Raises:
+            InputError: a split the dataset lacks, other classes than the model's, or a negative size.
+        """
+        if size < 0:
+            raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
+        source = self.splits.open(split or self.section.split)
+        return self._evaluated(source.sample(size) if size else source, fields)
+
+    def _evaluated(self, source: Source, fields: Fields) -> Loader:
+        reading = self.pipeline.reading.exact()
+        pipeline = Pipeline(same_fields(source, fields), self.preprocessing, self.section.max_boxes, reading=reading)
+        return self._loader(pipeline)
+
+    def _loader(self, pipeline: Pipeline, **training: Any) -> Loader:
+        section = self.section
+        if section.in_memory:
+            return InMemory(pipeline, **training)
+        return Streaming(pipeline, num_workers=section.num_workers, num_threads=section.num_threads, **training)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The splits of a TFDS dataset, or of a folder of images.
+
+    section: a config's section `data`.
+    images: the folder; None for a TFDS dataset.
+    """
+
+    section: Any
+    images: Any
+
+    @classmethod
+    def of(cls, section: Any) -> "Splits":
+        """Opens the folder if the section names one.
+
+        Raises:
+            InputError: it names neither a folder nor a dataset.
+        """
+        if section.folder is not None:
+            options = {"eval_fraction": section.eval_fraction, "split_seed": section.split_seed}
+            return cls(section, folder.open_folder(section.folder, **options))
+        if section.name is None:
             raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
-        return None
-    return folder.open_folder(data.folder, eval_fraction=data.eval_fraction, split_seed=data.split_seed)
+        return cls(section, None)
+
+    def open(self, split: str) -> Any:
+        """Opens a split; it has the fields that `data.fields` names.
+
+        Raises:
+            InputError: there is no such split or field.
+        """
+        section = self.section
+        if self.images is not None:
+            options = {"skip_corrupt": section.skip_corrupt, "max_pixels": section.max_image_pixels}
+            source = self.images.source(split, **options)
+        else:
+            source = tfds_sources.open_source(section.name, split, section.data_dir)
+        return source.only(section.fields) if section.fields else source
+
+    def held_out(self, training_split: str) -> dict[str, str]:
+        """Names the splits that are not trained on: of a folder all, of a TFDS dataset validation or else test."""
+        if self.images is not None:
+            return {name: name for name in self.images.splits if name != training_split}
+        there = tfds_sources.open_builder(self.section.name, self.section.data_dir).info.splits
+        names = [name for name in ("validation", "test") if name in there and name not in training_split]
+        return {name: name for name in names[:1]}
 
 
-def open_source(data, images: folder.ImageFolder | None, split: str) -> sources.Source:
-    """A split of the folder, or of the TFDS dataset `data.name` where there is none."""
-    if images is None:
-        return sources.open_source(data.name, split, data.data_dir)
-    return images.source(split, skip_corrupt=data.skip_corrupt, max_pixels=_max_image_pixels(data))
-
-
-def _max_image_pixels(data) -> int:
-    return data.get("max_image_pixels", decoding.MAX_IMAGE_PIXELS)  # a key that older work directories do not have
-
-
-def eval_loaders(
-    config, images: folder.ImageFolder | None, preprocessing: transforms.Preprocessing, class_names: Sequence[str]
-) -> dict[str, loader.Loader]:
-    """The datasets that `config.evaluation.splits` names, or else those that are held out; name -> loader.
-
-    Args:
-        config: a ConfigDict with the keys of configs/common.py.
-        images: the config's folder of images; None for a TFDS dataset.
-        preprocessing: the model's.
-        class_names: the model's, in its order.
-
-    Raises:
-        InputError: a split the dataset lacks, or classes that are not the model's.
-    """
-    data, splits = config.data, config.evaluation.splits.to_dict()
-    if not splits and images is not None:
-        splits = {name: name for name in images.splits if name != data.split}
-    elif not splits:
-        there = sources.open_builder(data.name, data.data_dir).info.splits
-        held_out = [name for name in ("validation", "test") if name in there and name not in data.split]
-        splits = {name: name for name in held_out[:1]}
-    return {
-        name: make_loader(data, same_classes(open_source(data, images, split), class_names), preprocessing)
-        for name, split in splits.items()
-    }
-
-
-def same_classes(source: sources.Source, class_names: Sequence[str]) -> sources.Source:
-    """The source, whose classes are those named, in that order.
-
-    Raises:
-        InputError: they are not.
-    """
-    for label, (there, here) in enumerate(itertools.zip_longest(source.class_names, class_names)):
-        if there != here:
-            raise InputError(
-                f"the classes of {source.name} are not the model's: class {label} is {there!r} there and {here!r} "
-                "in the model; valid: the same names"
-            )
-    return source
-
-
-def train_prepare(data, preprocessing: transforms.Preprocessing, *, num_classes: int) -> Prepare:
-    """What a train step does with a batch: augmentation and normalisation.
-
-    Raises:
-        InputError: an option out of its range.
-    """
-    if data.shift_px < 0:
-        raise InputError(f"data.shift_px is {data.shift_px}; valid: 0 or more")
-    if not 0.0 <= data.erase_probability <= 1.0:
-        raise InputError(f"data.erase_probability is {data.erase_probability}; valid: 0 to 1")
-    mix = mixing.Mixing(
-        num_classes, data.mixup_alpha, data.cutmix_alpha, data.mix_probability, data.mix_switch_probability
-    )
-    return augment.make_prepare(
-        preprocessing.mean,
-        preprocessing.std,
-        flip=data.flip,
-        shift_px=data.shift_px,
-        erase_probability=data.erase_probability,
-        mixing=mix if data.mixup_alpha or data.cutmix_alpha else None,
-    )
-
-
-def preprocessing_of(data, base: dict[str, Any] | None) -> transforms.Preprocessing:
-    """The section's preprocessing, and where it leaves something open that of the model to start from.
+def open_data(section: Any, base: Info | None, *, source: Source | None = None) -> Data:
+    """Opens what a config's section `data` describes.
 
     Args:
-        data: the section.
-        base: what that model's checkpoint says of itself; None without one.
+        section: a ConfigDict with the keys of configs/common.py.
+        base: info of the model that the run starts from, which gives what the section leaves open; None without one.
+        source: a stand-in for the training examples; None opens them.
 
     Raises:
-        InputError: a size that nobody says, or channels that are neither 1 nor 3.
+        InputError: a name or value that is not valid, or options that do not go together.
     """
-    names = [field.name for field in dataclasses.fields(transforms.Preprocessing)]
-    given = {name: data[name] for name in names if data[name] is not None}
+    _check_values(section)
+    splits = Splits(section, None) if source is not None else Splits.of(section)
+    preprocessing = _preprocessing(section, base)
+    source = splits.open(section.split) if source is None else source
+    augmentations = [
+        plugins.create("augmentation", name, options=options) for name, options in section.augment.to_dict().items()
+    ]
+    placing = [each for each in augmentations if isinstance(each, PlacingAugmentation)]
+    host = [each for each in augmentations if isinstance(each, HostAugmentation)]
+    in_step = sorted((each for each in augmentations if isinstance(each, StepAugmentation)), key=lambda x: x.order)
+    pipeline = Pipeline(
+        source,
+        preprocessing,
+        section.max_boxes,
+        placing=placing[0] if placing else None,
+        policies=bound(host, preprocessing),
+        reading=_train_reading(section, preprocessing),
+    )
+    fields = pipeline.fields
+    for each in in_step:
+        fields = each.fields(fields)
+    prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields, augmentations=in_step)
+    return Data(section, splits, source, preprocessing, pipeline, prepare)
+
+
+def open_evaluation(
+    section: Any, preprocessing: Preprocessing, fields: Fields, *, splits: Mapping[str, str]
+) -> tuple[dict[str, Loader], Data]:
+    """Opens the datasets that a trained model is evaluated on.
+
+    Args:
+        section: `data` of the run's config.
+        preprocessing: the model's own.
+        fields: of the model's data.
+        splits: name of the evaluation -> split; empty takes what is held out.
+
+    Returns:
+        Name of the evaluation -> its examples; and the data, for a reference dataset.
+    """
+    _check_values(section)
+    opened = Splits.of(section)
+    reading = Reading(section.max_image_pixels)
+    source = stand_in("nothing", fields, 0)
+    pipeline = Pipeline(source, preprocessing, section.max_boxes, reading=reading)
+    prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields)
+    data = Data(section, opened, source, preprocessing, pipeline, prepare)
+    return data.eval_loaders(splits, fields), data
+
+
+def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
+    """Makes what an evaluation step does with a batch: normalisation alone."""
+    return make_prepare(preprocessing.mean, preprocessing.std, fields=fields)
+
+
+def _check_values(section: Any) -> None:
+    for key in ("num_threads", "repeats", "max_boxes"):
+        if section[key] < 1:
+            raise InputError(f"data.{key} is {section[key]}; valid: 1 or more")
+    if section.num_workers < 0:
+        raise InputError(f"data.num_workers is {section.num_workers}; valid: 0 or more")
+
+
+def _preprocessing(section: Any, base: Info | None) -> Preprocessing:
+    """Gives the section's preprocessing, and where it leaves something open that of the model to start from."""
+    names = [field.name for field in dataclasses.fields(Preprocessing)]
+    given = {name: section[name] for name in names if section[name] is not None}
     fields = (base["preprocessing"] if base else {}) | given
     if {"resize", "crop_fraction"} & given.keys() and "resize_to" not in given:
         fields["resize_to"] = None  # else the base's would count instead of what was given
     if "image_size" not in fields:
         raise InputError("data.image_size is not set; valid: height and width in pixels, or an init.source that has it")
-    preprocessing = transforms.Preprocessing(**fields)
+    preprocessing = Preprocessing(**fields)
     if preprocessing.channels not in (1, 3):
         raise InputError(f"data.channels is {preprocessing.channels}; valid: 1 (grey), 3 (RGB)")
     return preprocessing
 
 
-def train_loader(data, source: sources.Source, preprocessing: transforms.Preprocessing) -> loader.Loader:
-    """Training examples as the section wants them cropped, augmented and repeated.
-
-    Raises:
-        InputError: options that do not go together.
-    """
-    if data.crop not in ("none", "random"):
-        raise InputError(f"data.crop is {data.crop!r}; valid: none, random")
-    if data.crop == "random" and data.in_memory:
-        raise InputError("data.crop 'random' decodes anew each time; valid with data.in_memory=false")
-    crop = transforms.RandomResizedCrop(preprocessing, data.crop_min_area) if data.crop == "random" else None
-    chosen = policies.create(
-        data.augment,
-        mean=preprocessing.mean,
-        color_jitter=data.color_jitter,
-        variant=data.randaugment_variant,
-        num_ops=data.randaugment_num_ops,
-        magnitude=data.randaugment_magnitude,
-        magnitude_std=data.randaugment_magnitude_std,
-    )
-    return make_loader(
-        data,
-        source,
-        preprocessing,
-        random_crop=crop,
-        augment=chosen,
-        repeats=data.repeats,
-        reading=_train_reading(data, preprocessing),
-    )
-
-
-def _train_reading(data, preprocessing: transforms.Preprocessing) -> decoding.Reading:
-    valid = transforms.WITHOUT_ANTIALIAS
-    if not data.antialias and data.in_memory:
-        raise InputError("data.antialias=false is for decoding anew each time; valid with data.in_memory=false")
-    if not data.antialias and preprocessing.interpolation not in valid:
+def _train_reading(section: Any, preprocessing: Preprocessing) -> Reading:
+    if not section.antialias and section.in_memory:
+        raise InputError("data.antialias=false is for decoding in each epoch; valid with data.in_memory=false")
+    if not section.antialias and preprocessing.interpolation not in WITHOUT_ANTIALIAS:
         raise InputError(
             f"data.interpolation is {preprocessing.interpolation!r}; valid with data.antialias=false: "
-            f"{', '.join(valid)}"
+            f"{', '.join(WITHOUT_ANTIALIAS)}"
         )
-    return decoding.Reading(data.max_image_pixels, reduced=data.reduced_decoding, antialias=data.antialias)
-
-
-def make_loader(
-    data,
-    source: sources.Source,
-    preprocessing: transforms.Preprocessing,
-    *,
-    random_crop: transforms.RandomResizedCrop | None = None,
-    reading: decoding.Reading | None = None,
-    **training,
-) -> loader.Loader:
-    """A loader from memory or from disk; `training` is passed on."""
-    training["reading"] = reading or decoding.Reading(_max_image_pixels(data))
-    if data.in_memory:
-        return loader.InMemory(source, preprocessing, **training)
-    return loader.Streaming(
-        source,
-        preprocessing,
-        random_crop=random_crop,
-        num_workers=data.num_workers,
-        num_threads=data.num_threads,
-        **training,
-    )
+    return Reading(section.max_image_pixels, reduced=section.reduced_decoding, antialias=section.antialias)

@@ -11,6 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from vit_jax.build import plugins
+from vit_jax.cli import option_flags
 from vit_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
@@ -45,6 +47,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     if file.resolve() == root / "configs" / "common.py":
         raise InputError(f"configs/common.py is what configs start from, none itself; valid: {_configs(root)}")
     _check_file(file, root, *argument)
+    argv, changes = option_flags.take(argv)
     # config_flags looks at sys.argv itself for the changes.
     before, sys.argv = sys.argv, argv
     names = set(flags.FLAGS)
@@ -61,6 +64,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         sys.argv = before
         for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken
             delattr(flags.FLAGS, name)
+    option_flags.apply(config, changes)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")
     if workdir == "":
@@ -135,10 +139,19 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
             key = key.removeprefix("no")
         key = key.removeprefix("config.")
         if argument.startswith(("--config.", "-config.", "--noconfig.")) and key not in keys:
-            meant = _MEANT.get(key.rpartition(".")[2])
+            meant = _MEANT.get(key.rpartition(".")[2]) or _as_option(key, config)
             near = meant or f"nearest: {difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]!r}"
             return f"the config has no key {key!r}; {near}; configs/common.py lists all"
     return None
+
+
+def _as_option(key: str, config: Any) -> str | None:
+    """Says where a key is if it is an option of the config's family or task."""
+    section, _, option = key.partition(".")
+    if section not in ("model", "task") or config[section].name is None:
+        return None
+    is_option = option in plugins.option_types(section, config[section].name)
+    return f"valid: {section}.options.{option}" if is_option else None
 
 
 _MEANT = {
@@ -166,9 +179,9 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
         raise InputError(f"config file {file}{given}{_line_in(file, error)}: {_reason(error)}") from None
     if not isinstance(config, ConfigDict):
         raise InputError(f"config file {file}: get_config() gives a {type(config).__name__}; valid: a ConfigDict")
-    splits = "evaluation.splits."  # named by the user
-    have = {key for key in _dotted(config.to_dict()) if not key.startswith(splits)}
-    known = {key for key in _dotted(_defaults(root / "configs" / "common.py").to_dict()) if not key.startswith(splits)}
+    free = tuple(f"{section}." for section in ("evaluation.splits", *option_flags.SECTIONS))  # named by their owners
+    have = {key for key in _dotted(config.to_dict()) if not key.startswith(free)}
+    known = {key for key in _dotted(_defaults(root / "configs" / "common.py").to_dict()) if not key.startswith(free)}
     for key in sorted(have - known):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
         raise InputError(f"config file {file} sets {key!r}, which is no key; nearest: {near!r}")

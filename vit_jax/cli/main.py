@@ -14,12 +14,14 @@ COMMANDS = {
     "convert": "write a model for transformers, timm or Google's code",
     "data": "prepare datasets, say what is in them, draw their images",
     "evaluate": "score a trained model on its dataset",
+    "options": "list models, tasks, augmentations and metrics, and the options of each",
     "plan": "say what a run needs of devices, and how fast it can be, before there are any",
-    "predict": "name what images show",
+    "predict": "tell what a model finds in images",
+    "train": "train a model, by a config",
 }
 
 EPILOG = """examples:
-  python train.py                                  train on handwritten digits, into runs/digits
+  vit-jax train --config=digits                    train on handwritten digits, into runs/digits
   vit-jax evaluate --model runs/digits
   vit-jax predict --model runs/digits IMAGE.png
 

@@ -48,7 +48,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
     """
     import jax
 
-    from vit_jax.training.checkpoint import flat
+    from vit_jax.ops.trees import flat
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
@@ -92,10 +92,11 @@ def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list
 
 
 def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timing: dict[str, float]) -> str:
-    """The figures of a finished run, and the command that predicts with its model."""
+    """Lays out the figures of a finished run, and the command that predicts with its model."""
     rows = [("steps", f"{step}")]
     rows += [(key, _figure(value)) for key, value in values.items() if not key.startswith("train/") and key != "step"]
-    rows += [(key, _figure(values[key])) for key in ("train/loss", "train/accuracy") if values.get(key) is not None]
+    learned = [key for key in values if key.startswith("train/") and key.removeprefix("train/") not in _BOOKKEEPING]
+    rows += [(key, _figure(values[key])) for key in learned if values[key] is not None]
     if timing:
         rows += [
             ("training time", f"{timing['train_seconds']:.1f} s after the first step"),
@@ -106,6 +107,10 @@ def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timi
     lines = [f"  {name:<{width}}  {value}" for name, value in rows]
     directory = shlex.quote(str(workdir))
     return "\n".join(["", *lines, "", f"vit-jax predict --model {directory} IMAGE..."])
+
+
+_BOOKKEEPING = ("learning_rate", "gradient_norm", "skipped_steps", "examples_seen")
+"""Figures of training that say nothing of the model."""
 
 
 def _figure(value: float) -> str:

@@ -4,22 +4,22 @@ import pathlib
 from collections.abc import Sequence
 
 from vit_jax.errors import InputError
-from vit_jax.inference.classifier import Classifier
+from vit_jax.inference.predictor import Predictor
 from vit_jax.pretrained import families, formats
 from vit_jax.pretrained.outgoing import MAY_DIFFER
 from vit_jax.system.atomic import writing
-from vit_jax.training import checkpoint
+from vit_jax.training.checkpoints import reading
 
 FORMATS = (*families.FORMATS, "workdir")
 
 
-def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
+def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
     """Writes a model with its class names and preprocessing.
 
     What the format cannot express is refused, so that the model gives the same answers there.
 
     Args:
-        classifier: from `vit_jax.load`.
+        predictor: from `vit_jax.load`.
         dest: a folder that does not exist or is empty; for `google` a `.npz` file that does not exist. It appears
             under this name only when it is complete.
         to: `huggingface` (transformers' ViT, DeiT, Swin and PVT), `timm`, `google` (AugReg `.npz`), `t2t` (the T2T-ViT
@@ -41,7 +41,7 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
     if unknown:
         raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
     dest = free_destination(dest, to)
-    info, params = classifier.info, classifier.params
+    info, params = predictor.info, predictor.params
     if to != "workdir":
         formats.writer_of(info, to)  # first what no other name would mend
     if to == "google" and dest.suffix != ".npz":
@@ -52,7 +52,7 @@ def save(classifier: Classifier, dest: str | pathlib.Path, *, to: str, allow: Se
         if to != "google":
             part.mkdir()
         if checked is None:
-            checkpoint.write_params(part / "checkpoints", 0, params, info)
+            reading.write_params(part / "checkpoints", 0, params, info, variables=predictor.variables)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
             model, writer = checked

@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
-from vit_jax.layers.mlp import GELU
+from vit_jax.layers import roles
+from vit_jax.layers.mlp import GELU, UNITS
 from vit_jax.layers.projection import Projection
 
 ACTIVATIONS = GELU | {"relu": jax.nn.relu, "silu": jax.nn.silu}
@@ -62,8 +63,10 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Maps `[B, h, w, C]` to the same shape in `dtype`."""
         channels = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.normal(math.sqrt(2 / 9)), (3, 3, 1, channels))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        cut = roles.Cut(-1, UNITS)
+        init = nn.initializers.normal(math.sqrt(2 / 9))
+        kernel = roles.param(self, "kernel", init, (3, 3, 1, channels), roles.kernel(None, cut=cut))
+        bias = roles.param(self, "bias", nn.initializers.zeros, (channels,), roles.Role(cut=cut))
         return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
@@ -91,13 +94,13 @@ class DepthwiseMlp(nn.Module):
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation {self.activation!r} is unknown; valid: {', '.join(ACTIVATIONS)}")
         dim = x.shape[-1]
-        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6)}
-        x = Projection((dim, self.mlp_dim), name="fc1", **options)(x)
+        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6), "units": UNITS}
+        x = Projection((dim, self.mlp_dim), name="fc1", cut="outputs", **options)(x)
         if self.extra_relu:
             x = jax.nn.relu(x)
         if self.depthwise:
             x = DepthwiseConv(self.dtype, name="dwconv")(x)
         x = ACTIVATIONS[self.activation](x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = Projection((self.mlp_dim, dim), name="fc2", **options)(x)
+        x = Projection((self.mlp_dim, dim), name="fc2", cut="inputs", **options)(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -29,6 +29,9 @@ GELU = {
 """The GELUs: Google's JAX models use the tanh approximation, PyTorch's the exact one (erf), and OpenAI's CLIP the
 quick one (a sigmoid; Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2)."""
 
+UNITS = "MLP hidden units"
+"""What tensor parallelism cuts in an MLP."""
+
 
 class Mlp(nn.Module):
     """Dense, GELU, dropout, dense, dropout; the width comes back to the input's.
@@ -48,8 +51,8 @@ class Mlp(nn.Module):
         if self.gelu not in GELU:
             raise InputError(f"gelu {self.gelu!r} is unknown; valid: {', '.join(GELU)}")
         dim = x.shape[-1]
-        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6)}
-        x = GELU[self.gelu](Projection((dim, self.mlp_dim), name="fc1", **options)(x))
+        options = {"num_inputs": 1, "dtype": self.dtype, "bias_init": nn.initializers.normal(1e-6), "units": UNITS}
+        x = GELU[self.gelu](Projection((dim, self.mlp_dim), name="fc1", cut="outputs", **options)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = Projection((self.mlp_dim, dim), name="fc2", **options)(x)
+        x = Projection((self.mlp_dim, dim), name="fc2", cut="inputs", **options)(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)

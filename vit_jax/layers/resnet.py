@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.layers import roles
 from vit_jax.layers.norm import GroupNorm
 from vit_jax.layers.patch_embed import check_channels
 
@@ -60,7 +61,7 @@ class ResNet(nn.Module):
         """
         if self.has_variable("params", "conv_root"):
             check_channels(images.shape[-1], self.get_variable("params", "conv_root")["kernel"].shape[2])
-        x = StdConv(self.width, 7, 2, self.dtype, name="conv_root")(images)
+        x = StdConv(self.width, 7, 2, self.dtype, is_stem=True, name="conv_root")(images)
         x = nn.relu(GroupNorm(name="gn_root")(x)).astype(self.dtype)
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for i, units in enumerate(self.stages):
@@ -111,12 +112,14 @@ class StdConv(nn.Module):
     size: int
     stride: int
     dtype: str = "float32"
+    is_stem: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
         """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, features]`, rounded up, in `dtype`."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        role = roles.kernel(3, kind="stem" if self.is_stem else "kernel")
+        kernel = roles.param(self, "kernel", nn.initializers.lecun_normal(), shape, role)
         kernel = kernel - kernel.mean(axis=(0, 1, 2))
         kernel = kernel / (kernel.std(axis=(0, 1, 2)) + 1e-5)
         return jax.lax.conv_general_dilated(

@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.layers.mlp import GELU
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import check_channels
@@ -29,6 +30,7 @@ class Convolution(nn.Module):
     stride: int
     padding: int = 0
     dtype: str = "float32"
+    is_stem: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w dim"]:
@@ -46,7 +48,8 @@ class Convolution(nn.Module):
                 f"{x.shape[1]}x{x.shape[2]}; valid: larger images"
             )
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param("kernel", init, (self.size, self.size, channels, self.dim))
+        role = roles.kernel(3, kind="stem" if self.is_stem else "kernel")
+        kernel = roles.param(self, "kernel", init, (self.size, self.size, channels, self.dim), role)
         bias = self.param("bias", nn.initializers.zeros, (self.dim,))
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),

@@ -2,11 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.layers import roles
 from vit_jax.layers.attention import attention_weights
 from vit_jax.layers.mlp import Mlp
 from vit_jax.layers.norm import LayerNorm
@@ -127,7 +127,7 @@ class TokenTransformer(nn.Module):
     def _random_features(self) -> Float[Array, "m token_dim"]:
         count = self.token_dim // 2
         init = nn.initializers.orthogonal(math.sqrt(count))
-        return jax.lax.stop_gradient(self.param("random_features", init, (count, self.token_dim)))
+        return roles.param(self, "random_features", init, (count, self.token_dim), roles.Role(is_fixed=True))
 
 
 def performer_attention(

@@ -9,6 +9,8 @@ from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
+from vit_jax.layers.attention import UNITS
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.projection import Projection
 from vit_jax.ops import windows
@@ -85,13 +87,14 @@ class WindowAttention(nn.Module):
         placed = windows.fit(size, self.how.window, shift, how=self.how.fit, fixed=self.how.fixed)
         x = _placed(x, placed, rolled)
         shape = (dim, self.how.num_heads, self.how.head_dim or dim // self.how.num_heads)
+        options = {"dtype": self.dtype, "units": UNITS}
         query, key, value = (
             windows.partition(
-                Projection(shape, 1, self.dtype, self.how.qkv_bias and (name != "key" or self.key_bias), name=name)(x),
+                Projection(shape, 1, use_bias=self.how.qkv_bias and biased, cut="outputs", name=name, **options)(x),
                 placed.window,
                 self.how.num_heads,
             )
-            for name in ("query", "key", "value")
+            for name, biased in (("query", True), ("key", self.key_bias), ("value", True))
         )  # [b, windows, heads, n, d]
         scores = self._scores(query, key) + self._bias(placed.window)
         mask = windows.shift_mask(placed, self.how.mask_value)
@@ -101,7 +104,7 @@ class WindowAttention(nn.Module):
         weights = nn.Dropout(self.how.dropout, deterministic=not train)(weights)
         mixed = jnp.einsum("bwhnm,bwhmd->bwhnd", weights, value)
         y = windows.merge(mixed, placed.window, placed.size)
-        y = Projection((*shape[1:], dim), 2, self.dtype, name="out")(y)
+        y = Projection((*shape[1:], dim), 2, cut="inputs", name="out", **options)(y)
         return _put_back(y, placed, rolled, size)
 
     def _scores(
@@ -113,7 +116,8 @@ class WindowAttention(nn.Module):
     def _bias(self, window: Size) -> Float[Array, "heads n n"]:
         rows, columns = self.how.window
         shape = (2 * rows - 1, 2 * columns - 1, self.how.num_heads)
-        table = self.param("bias_table", nn.initializers.truncated_normal(0.02), shape)
+        init = nn.initializers.truncated_normal(0.02)
+        table = roles.param(self, "bias_table", init, shape, roles.Role("bias_table"))
         return _looked_up(table, window, self.how.window)
 
 

@@ -10,15 +10,16 @@ from vit_jax.models import vit
 from vit_jax.models.vit import Variant, ViT
 
 DEFAULTS = {"distillation_token": True, "gelu": "exact"}
-"""Where it differs from `ViT`, whose epsilon is DeiT's too."""
+"""Options whose defaults differ from those of `ViT`."""
 
 
 def create(variant: str, **overrides) -> ViT:
-    """Makes a DeiT by name, with any of its fields replaced.
+    """Makes a DeiT by name.
 
     Args:
         variant: a row of VARIANTS, or one of these sizes with another patch, as in `vit.create`.
-        **overrides: fields of `ViT`; `distillation_token=False` is the paper's model without distillation.
+        **overrides: fields of `ViT` in place of the variant's; `distillation_token=False` is the
+            paper's model without distillation.
 
     Raises:
         InputError: an unknown variant, field or value.
@@ -29,7 +30,7 @@ def create(variant: str, **overrides) -> ViT:
             f"deit has no variant {variant!r}; valid: {', '.join(VARIANTS)}, or one of these sizes "
             f"({', '.join(sizes)}) with another patch, as in 'Ti/4'"
         )
-    options.check_options("deit", ViT, overrides, {})  # their values are checked there
+    options.check_options("deit", ViT, overrides)  # vit.create checks the values
     return vit.create(variant, **(DEFAULTS | overrides))
 
 

@@ -23,7 +23,8 @@ class Variant:
     stages: residual units in each stage of the ResNet.
     patch_size: side of the patches that are cut out of the ResNet's features.
     params: parameters at 224 px with a head of 1,000 classes.
-    paper_params_millions: what the source prints; None if it prints none.
+    paper_params_millions: figure that the source prints; None if it prints none.
+    source: papers and tables.
     """
 
     vit: str
@@ -37,9 +38,10 @@ class Variant:
 class Hybrid(vit.ViT):
     """The encoder: images to `Features`. `create` makes one by name.
 
-    Its fields are those of `ViT`, with `patch_size` in cells of the ResNet's output, and
+    Its options are those of `ViT` and these:
 
-    resnet_stages: residual units in each stage of the ResNet; none is its root alone.
+    patch_size: height and width of a patch in cells of the ResNet's output; one number is both.
+    resnet_stages: number of residual units in each stage of the ResNet; an empty tuple is its root alone.
     resnet_width: channels of the ResNet's root, a multiple of 32.
 
     The ResNet comes before the first block in `layer_number`, and is not recomputed under `remat`.
@@ -48,6 +50,8 @@ class Hybrid(vit.ViT):
     resnet_stages: tuple[int, ...] = (3, 4, 9)
     resnet_width: int = 64
 
+    _patches_are_pixels = False
+
     def setup(self) -> None:
         """Makes the layers."""
         super().setup()
@@ -55,11 +59,11 @@ class Hybrid(vit.ViT):
 
     @property
     def stride(self) -> int:
-        """Side in pixels of what becomes one cell of the ResNet's output."""
+        """Side in pixels of one cell of the ResNet's output."""
         return total_stride(len(self.resnet_stages))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of this height and width.
+        """Gives the rows and columns of patches in an image of this height and width.
 
         Raises:
             InputError: the patch does not divide the ResNet's output.
@@ -74,11 +78,14 @@ class Hybrid(vit.ViT):
         return rows // patch_rows, columns // patch_columns
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
-        Counted are convolutions and matrix products alone, a multiply-add as two.
+        Only convolutions and matrix products count, a multiply-add as two.
 
-        patch_tokens: see `__call__`.
+        Args:
+            image_size: height and width in pixels.
+            channels: of the image.
+            patch_tokens: see `__call__`.
         """
         root, last, *grids = stage_grids(image_size, len(self.resnet_stages))
         macs, features = math.prod(root) * 7**2 * channels * self.resnet_width, self.resnet_width
@@ -91,17 +98,17 @@ class Hybrid(vit.ViT):
         return 2 * macs + super().flops(last, features, patch_tokens=patch_tokens)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Images to tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
-        self.grid_of((images.shape[1], images.shape[2]))  # for its refusal
+        """Makes tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
+        self.grid_of((images.shape[1], images.shape[2]))  # it may raise InputError
         return super().embed(self.resnet(images), train=train)
 
 
 def create(variant: str, **overrides) -> Hybrid:
-    """Makes a hybrid by name, with any of its fields replaced.
+    """Makes a hybrid by name.
 
     Args:
         variant: a row of VARIANTS, `"R50+B/16"`.
-        **overrides: fields of `Hybrid`; `patch_size` may be one number for both sides.
+        **overrides: fields of `Hybrid` in place of the variant's; `patch_size` may be one number for both sides.
 
     Raises:
         InputError: an unknown variant, field or value.
@@ -109,22 +116,18 @@ def create(variant: str, **overrides) -> Hybrid:
     if variant not in VARIANTS:
         raise InputError(f"hybrid has no variant {variant!r}; valid: {', '.join(VARIANTS)}")
     row = VARIANTS[variant]
-    options.check_options("hybrid", Hybrid, overrides, _RULES)
+    overrides = options.check_options("hybrid", Hybrid, overrides, _RULES)
     plain = vit.create(
         f"{row.vit}/{row.patch_size}", **{name: value for name, value in overrides.items() if name not in _RULES}
     )
-    fields = {
-        field.name: getattr(plain, field.name)
-        for field in dataclasses.fields(vit.ViT)
-        if field.name not in ("name", "parent")
-    }
-    stages = tuple(overrides.get("resnet_stages", row.stages))
-    return Hybrid(**fields, resnet_stages=stages, resnet_width=overrides.get("resnet_width", 64))
+    fields = {name: getattr(plain, name) for name in options.names_of(vit.ViT)}
+    stages, width = overrides.get("resnet_stages", row.stages), overrides.get("resnet_width", 64)
+    return Hybrid(**fields, resnet_stages=stages, resnet_width=width)
 
 
 _RULES = {
     "resnet_stages": options.Rule(
-        lambda x: isinstance(x, tuple | list) and all(map(options.is_count, x)), "numbers of 1 or more, or none"
+        lambda x: isinstance(x, tuple) and all(map(options.is_count, x)), "numbers of 1 or more, or an empty tuple"
     ),
     "resnet_width": options.Rule(lambda x: options.is_count(x) and x % 32 == 0, "a multiple of 32"),
 }

@@ -6,6 +6,7 @@ Baselines with Pyramid Vision Transformer" (arXiv:2106.13797); the authors' clas
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,13 +15,14 @@ from jaxtyping import Array, Float
 
 from vit_jax import options
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.layers.attention import ATTENTION, MultiHeadAttention
 from vit_jax.layers.depthwise import ACTIVATIONS, DepthwiseMlp
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PositionEmbedding
 from vit_jax.layers.spatial_reduction import LINEAR_GRID, Convolution, SpatialReduction, windows
-from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.layers.stack import REMAT, block_numbers, run_stack
 from vit_jax.types import Features
 
 
@@ -29,8 +31,10 @@ class Variant:
     """One row of VARIANTS; patch sizes, strides and reductions are those of `PVT`.
 
     params: parameters at 224 px with a head of 1,000 classes.
-    paper_params_millions, paper_gflops: what the source's table of ImageNet results prints. Its FLOPs are
-        multiply-adds, half of what `PVT.flops` counts.
+    paper_params_millions: figure of the source's table of ImageNet results.
+    paper_gflops: figure of the same table. Its FLOPs are multiply-adds, half of what `PVT.flops` counts.
+    source: paper and tables.
+    linear_attention: see `PVT`, as for the others.
     """
 
     version: int
@@ -69,6 +73,7 @@ class PyramidBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b ... dim"], *, train: bool) -> Float[Array, "b ... dim"]:
         """Maps `[B, h, w, D]`, or `[B, N, D]` where there is neither reduction nor convolution, to the same shape."""
+        roles.declare_block(self)
         y = LayerNorm(self.norm_eps, name="norm1")(x).astype(self.dtype)
         memory = None
         if self.reduction > 1 or self.linear_attention:
@@ -111,27 +116,30 @@ class PVT(nn.Module):
     version: 1 (learned position embeddings, a class token in the last stage, which is the pooled vector) or 2
         (overlapping patches, a norm after each stage, a depth-wise convolution in each MLP, and the mean as the pooled
         vector).
-    hidden_dims, depths, num_heads, mlp_ratios: width, number of blocks, attention heads, and width of the MLP's
-        hidden layer in those of the tokens, for each stage.
-    reductions: for each stage, the side of the places that keys and values are reduced to, in those of the map.
-    patch_sizes, strides: for each stage, the side of its patches in pixels or places of the map before, and their
-        distance. In version 2 half a patch of zeros is around the map.
-    linear_attention: version 2's attention to 7 x 7 places, whatever the map's size and `reductions`.
-    dropout: after the position embedding, each attention, and each dense layer of an MLP; in [0, 1).
-    attention_dropout: on the attention weights; in [0, 1).
-    drop_path: stochastic depth's rate at the last block, rising linearly from 0 at the first; in [0, 1).
+    hidden_dims: width of the tokens of each stage.
+    depths: number of blocks of each stage.
+    num_heads: attention heads of each stage, which divide its width.
+    mlp_ratios: hidden units of each stage's MLPs for each channel.
+    reductions: for each stage, the side of the cells that keys and values are reduced to, in cells of the map.
+    patch_sizes: for each stage, the side of its patches in pixels, or in cells of the map before. In version 2 the map
+        is padded by half a patch of zeros.
+    strides: for each stage, the distance of its patches, likewise.
+    linear_attention: whether version 2 attends to 7 x 7 cells, for maps of any size and without `reductions`.
+    dropout: rate after the position embedding, each attention, and each dense layer of an MLP; in [0, 1).
+    attention_dropout: rate on the attention weights; in [0, 1).
+    drop_path: rate of stochastic depth at the last block, rising linearly from 0 at the first; in [0, 1).
     qkv_bias: whether query, key and value have a bias.
-    activation: the MLP's, a row of ACTIVATIONS; the authors' is `exact`, the exact GELU.
-    norm_eps: LayerNorm's epsilon in the blocks, and after them.
-    embed_norm_eps: LayerNorm's epsilon after the patch embeddings and in the reduction of keys and values. The authors'
-        and timm's code has PyTorch's default there, Hugging Face's the same as elsewhere.
+    activation: of the MLPs, a row of ACTIVATIONS; the authors' is `exact`, the exact GELU.
+    norm_eps: epsilon of LayerNorm in the blocks and after them.
+    embed_norm_eps: epsilon of LayerNorm after the patch embeddings and in the reduction of keys and values. The
+        authors' and timm's code has PyTorch's default there, Hugging Face's the same as elsewhere.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
-    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
-    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
+    attention: how the blocks' attention is computed: `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
+    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `stack.REMAT`.
     scan: whether the blocks of a stage are compiled as one loop; see `run_stack`.
 
-    The last three change neither parameters nor outputs. Attention's and dense kernels start Xavier-uniform as
-    everywhere in this library; the authors' are normal with deviation 0.02.
+    `attention`, `remat` and `scan` change neither parameters nor outputs. Attention's and dense kernels start
+    Xavier-uniform as everywhere in this library; the authors' are normal with deviation 0.02.
     """
 
     version: int
@@ -166,7 +174,7 @@ class PVT(nn.Module):
         return self.hidden_dims[-1]
 
     def layer_number(self, path: str) -> int:
-        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         What a later stage begins with counts to its first block, and a norm at a stage's end to its last.
 
@@ -184,16 +192,21 @@ class PVT(nn.Module):
         return sum(self.depths[:stage]) + 1 if stage else 0
 
     def grids(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Height and width of each stage's map."""
+        """Gives the height and width of each stage's map."""
         grids = [image_size]
         for size, stride in zip(self.patch_sizes, self.strides, strict=True):
             grids.append(windows(grids[-1], size, stride, self._padding(size)))
         return grids[1:]
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
-        Counted are matrix products and convolutions alone, a multiply-add as two; the papers' figures are half of it.
+        Only matrix products and convolutions count, a multiply-add as two; the papers' figures are half of it.
+
+        Args:
+            image_size: height and width in pixels.
+            channels: of the image.
+            patch_tokens: see `__call__`.
         """
         total = 0
         for stage, grid in enumerate(self.grids(image_size)):
@@ -225,21 +238,45 @@ class PVT(nn.Module):
         return self.version == 1 and stage == len(self.depths) - 1
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
+    def __call__(
+        self,
+        images: Float[Array, "b H W c"],
+        *,
+        train: bool,
+        patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
+    ) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
 
-        All tokens are computed, wanted (`patch_tokens`) or not: the last stage has few.
+        Args:
+            images: `[B, H, W, C]`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: changes nothing, since the last stage has few tokens.
+            intermediates: numbers of the blocks whose outputs are wanted too, 1 to depth, or -depth to -1 from the end.
+                They are maps `[B, h, w, C]` without the class token.
 
         Raises:
-            InputError: the images are too small, or do not fit a learned position embedding.
+            InputError: the images are too small or do not fit a learned position embedding, or there is no such block.
         """
-        x, maps, tokens = images, [], None
+        numbers = block_numbers(intermediates, self.depth)
+        x, maps, kept, tokens = images, [], [], None
         for stage in range(len(self.depths)):
             x = self._embed(x, stage)  # [b, h, w, dim]
             grid = x.shape[1:3]
             if self.version == 1:
                 x = self._with_positions(x, stage, train=train)
-            x = run_stack(self, self._blocks(stage), x, train=train, remat=self.remat, scan=self.scan)
+            before = sum(self.depths[:stage])
+            wanted = [number - before for number in numbers if before < number <= before + self.depths[stage]]
+            x, outputs = run_stack(
+                self,
+                self._blocks(stage),
+                x,
+                train=train,
+                remat=self.remat,
+                scan=self.scan,
+                intermediates=wanted,
+            )
+            kept += [self._as_map(output, stage, grid) for output in outputs]
             is_last = stage == len(self.depths) - 1
             tokens = x
             if self.version == 2 or is_last:
@@ -247,12 +284,16 @@ class PVT(nn.Module):
             if self.version == 2:
                 x = tokens
             elif is_last:
-                x = x[:, 1:].reshape(x.shape[0], *grid, -1)
+                x = self._as_map(x, stage, grid)
             maps.append(x)
         assert tokens is not None
         tokens = tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
         pooled = tokens[:, 0] if self.version == 1 else tokens.mean(axis=1)
-        return Features(tokens=tokens, pooled=pooled, grid=grid, maps=tuple(maps))
+        return Features(tokens=tokens, pooled=pooled, grid=grid, maps=tuple(maps), intermediates=tuple(kept))
+
+    def _as_map(self, x: Float[Array, "b ... dim"], stage: int, grid: tuple[int, int]) -> Float[Array, "b h w dim"]:
+        """Gives a block's output without the class token."""
+        return x[:, 1:].reshape(x.shape[0], *grid, -1) if self._has_class_token(stage) else x
 
     def _embed(self, x: Float[Array, "b H W c"], stage: int) -> Float[Array, "b h w dim"]:
         size = self.patch_sizes[stage]
@@ -262,12 +303,13 @@ class PVT(nn.Module):
             self.strides[stage],
             self._padding(size),
             self.dtype,
+            is_stem=stage == 0,
             name="patch_embed" if stage == 0 else f"patch_embed_{stage}",
         )
         return LayerNorm(self.embed_norm_eps, name=f"patch_norm_{stage}")(embed(x)).astype(self.dtype)
 
     def _with_positions(self, x: Float[Array, "b h w dim"], stage: int, *, train: bool) -> Float[Array, "b ... dim"]:
-        """The map with its positions, and in the last stage as tokens `[B, 1 + h * w, D]`, class token first."""
+        """Adds the positions to a map, and makes tokens of it in version 1's last stage: `[B, 1 + h * w, D]`."""
         prefix = jnp.zeros((x.shape[0], 0, x.shape[-1]), x.dtype)
         if self._has_class_token(stage):
             token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, x.shape[-1]))
@@ -304,11 +346,11 @@ _BY_STAGE = ("hidden_dims", "num_heads", "mlp_ratios", "reductions", "patch_size
 
 
 def create(variant: str, **overrides) -> PVT:
-    """Makes a PVT by name, with any of its fields replaced.
+    """Makes a PVT by name.
 
     Args:
         variant: a row of VARIANTS.
-        **overrides: fields of `PVT`.
+        **overrides: fields of `PVT` in place of the variant's.
 
     Raises:
         InputError: an unknown variant, field or value.
@@ -324,11 +366,9 @@ def create(variant: str, **overrides) -> PVT:
         "mlp_ratios": row.mlp_ratios,
         "reductions": (8, 4, 2, 1),
         "linear_attention": row.linear_attention,
-    } | overrides
+    }
+    fields = options.check_options("pvt", PVT, fields | overrides, _RULES)
     fields = {"patch_sizes": (4, 2, 2, 2) if fields["version"] == 1 else (7, 3, 3, 3), "strides": (4, 2, 2, 2)} | fields
-    for name in ("depths", *_BY_STAGE):
-        if isinstance(fields[name], list):
-            fields[name] = tuple(fields[name])
     _check(fields)
     return PVT(**fields)
 
@@ -348,24 +388,23 @@ _RULES = (
 
 
 def _check(fields: dict[str, Any]) -> None:
-    """Raises InputError for a field that PVT lacks or a value out of its range."""
-    options.check_options("pvt", PVT, fields, _RULES)
+    """Raises InputError for options that do not fit the stages or one another."""
     stages = len(fields["depths"])
     rules: dict[str, options.Rule] = dict.fromkeys(_BY_STAGE, options.counts(stages))
     rules["mlp_ratios"] = options.Rule(
         lambda x: isinstance(x, tuple) and len(x) == stages and all(map(options.POSITIVE.ok, x)),
-        f"{stages} numbers above 0, one for each of model.depths",
+        f"{stages} numbers above 0, one for each of model.options.depths",
     )
     options.check_options("pvt", PVT, fields, rules)
     for dim, heads in zip(fields["hidden_dims"], fields["num_heads"], strict=True):
         if dim % heads:
-            raise InputError(f"model.hidden_dims {dim} is not divisible by model.num_heads {heads}")
+            raise InputError(f"model.options.hidden_dims {dim} is not divisible by model.options.num_heads {heads}")
     if fields["version"] == 1 and fields["linear_attention"]:
-        raise InputError("model.linear_attention is of version 2; valid for version 1: False")
+        raise InputError("model.options.linear_attention is of version 2; valid for version 1: False")
     if fields["version"] == 1 and fields["reductions"][-1] != 1:
         raise InputError(
-            f"model.reductions ends with {fields['reductions'][-1]}; valid for version 1, whose last stage has a class "
-            "token: 1"
+            f"model.options.reductions ends with {fields['reductions'][-1]}; valid for version 1, whose last stage has "
+            "a class token: 1"
         )
 
 

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float
 
 from vit_jax import options
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.layers.drop_path import DropPath
 from vit_jax.layers.mlp import GELU, Mlp
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PatchEmbed, PositionEmbedding
-from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.layers.stack import REMAT, block_numbers, run_stack
 from vit_jax.layers.window_attention import CosineWindowAttention, PatchMerging, WindowAttention, Windowing, pad
 from vit_jax.ops import windows
 from vit_jax.ops.windows import Size
@@ -34,10 +35,15 @@ POSEMB = ("none", "learned")
 class Variant:
     """One row of VARIANTS.
 
+    embed_dim: channels of the first stage.
+    depths: number of blocks of each stage.
+    num_heads: attention heads of each stage.
     window_size: rows and columns of a window, in all stages.
     image_size: height and width in pixels that the figures are for.
     params: parameters with a head of 1,000 classes, counted.
-    paper_params_millions, paper_gflops: what the source prints; there a multiply-add is one FLOP.
+    paper_params_millions: figure that the source prints.
+    paper_gflops: figure that the source prints; there a multiply-add is one FLOP.
+    source: paper and table.
     version: 1, or 2 for Swin V2.
     pretrained_window_size: of the stages, where the published weights were trained with other windows first.
     """
@@ -78,7 +84,8 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same."""
+        """Maps `[B, h, w, C]` to the same shape."""
+        roles.declare_block(self)
         kind = WindowAttention if self.version == 1 else CosineWindowAttention
         attention = kind(self.attention, self.dtype, name="attention")
         mlp = Mlp(self.mlp_dim, self.gelu, self.dropout, self.dtype, name="mlp")
@@ -100,33 +107,34 @@ class Swin(nn.Module):
     """The encoder: images to `Features`. `create` makes one by name.
 
     embed_dim: channels of the first stage; each further stage has twice as many.
-    depths, num_heads: blocks, and attention heads, of each stage.
+    depths: number of blocks of each stage.
+    num_heads: attention heads of each stage; one number is all.
     window_size: rows and columns of the windows of each stage.
     version: 1, or 2 for Swin V2.
-    patch_size: height and width in pixels.
+    patch_size: height and width of a patch in pixels; one number is both.
     head_dim: channels of a head; None is the stage's channels divided by its heads.
     mlp_ratio: hidden units of the MLPs for each channel.
-    posemb: `none`, or `learned`: one position for each patch as well.
-    window_fit: how windows meet the edges of a map that they do not divide or that is no larger than one: `authors`
+    posemb: `none`, or `learned`, a position embedding of the patches in addition.
+    window_fit: how windows are fitted to a map that they do not divide or that is no larger than one: `authors`
         or `timm`; see `ops.windows.fit`.
-    shift_size: by how many rows and columns every second block of each stage shifts its windows. None is half a
+    shift_size: number of rows and columns by which every second block of each stage shifts its windows. None is half a
         window, with windows no larger than the map; given, windows and shifts hold for maps of any size.
-    pretrained_window_size: V2's, rows and columns for each stage: the windows that the biases were first learned for,
+    pretrained_window_size: of V2, rows and columns for each stage: the windows that the biases were first learned for,
         where these are others. None is the windows themselves.
     mask_value: added to the scores of tokens that only a shift brought together; -200 in Hugging Face's V2.
-    dropout: after the patch embedding, each attention, and each dense layer of an MLP; in [0, 1).
-    attention_dropout: on the attention weights; in [0, 1).
-    drop_path: stochastic depth's rate at the last block, rising linearly from 0 at the first; in [0, 1).
+    dropout: rate after the patch embedding, each attention, and each dense layer of an MLP; in [0, 1).
+    attention_dropout: rate on the attention weights; in [0, 1).
+    drop_path: rate of stochastic depth at the last block, rising linearly from 0 at the first; in [0, 1).
     qkv_bias: whether query, key (V1) and value have a bias.
     gelu: `exact`, as in the published weights, `tanh` or `quick`.
-    norm_eps: of the blocks' LayerNorm and the last one.
-    embed_norm_eps: of LayerNorm in the patch embedding and in the patch mergings.
+    norm_eps: epsilon of the blocks' LayerNorm and of the last one.
+    embed_norm_eps: epsilon of LayerNorm in the patch embedding and in the patch mergings.
     dtype: of matrix products and of the maps between the blocks; parameters, LayerNorm and softmax are float32.
-    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
+    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `stack.REMAT`.
     scan: whether the blocks of a stage are compiled as one loop; see `run_stack`.
 
-    The last two change neither parameters nor outputs. Kernels start Xavier-uniform as everywhere in this library; the
-    authors' are truncated normal with deviation 0.02.
+    `remat` and `scan` change neither parameters nor outputs. Kernels start Xavier-uniform as everywhere in this
+    library; the authors' are truncated normal with deviation 0.02.
     """
 
     embed_dim: int
@@ -159,7 +167,7 @@ class Swin(nn.Module):
         return sum(self.depths)
 
     def layer_number(self, path: str) -> int:
-        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         A merging counts as part of the block before it, as in the authors' fine-tuning (SimMIM's optimizer.py).
 
@@ -174,7 +182,7 @@ class Swin(nn.Module):
         return self.depth + 1 if path.startswith("norm/") else 0
 
     def fits(self, image_size: Size) -> list[windows.Fit]:
-        """How the shifted windows of each stage lie on its map of an image `[H, W]`."""
+        """Fits the shifted windows of each stage to its map of an image of this height and width."""
         placed, size = [], _ceil(image_size, self.patch_size)
         for stage, window in enumerate(self.window_size):
             fixed = self.shift_size is not None
@@ -187,14 +195,19 @@ class Swin(nn.Module):
         return (rows // 2, columns // 2) if self.shift_size is None else self.shift_size[stage]
 
     def dims(self, stage: int) -> int:
-        """Channels of a stage."""
+        """Gives the channels of a stage, counted from 0."""
         return self.embed_dim * 2**stage
 
     def flops(self, image_size: Size, channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
-        Counted are the matrix products alone, a multiply-add as two; V2's MLP for the biases, which a batch needs once,
+        Only matrix products count, a multiply-add as two; V2's MLP for the biases, which a batch needs once,
         is left out. "GFLOPs" in the papers are half of it.
+
+        Args:
+            image_size: height and width in pixels.
+            channels: of the image.
+            patch_tokens: see `__call__`.
         """
         size = _ceil(image_size, self.patch_size)
         total = math.prod(size) * math.prod(self.patch_size) * channels * self.embed_dim
@@ -250,29 +263,53 @@ class Swin(nn.Module):
             name=name,
         )
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
+    def __call__(
+        self,
+        images: Float[Array, "b H W c"],
+        *,
+        train: bool,
+        patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
+    ) -> Features:
         """Encodes images `[B, H, W, C]` float of any size, normalised as in training.
 
         Images that the patch does not divide are padded with zeros below and to the right, as in Hugging Face's code.
         The maps are the stages' outputs, at strides of 1, 2, 4, 8 .. patches; tokens are the last of them after
-        LayerNorm, row by row, and pooled is their mean, which takes all of them: `patch_tokens` changes nothing.
+        LayerNorm, row by row, and pooled is their mean.
+
+        Args:
+            images: `[B, H, W, C]`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: changes nothing, since the mean needs all of them.
+            intermediates: numbers of the blocks whose outputs are wanted too, 1 to depth, or -depth to -1 from the end.
 
         Raises:
-            InputError: another number of channels than at first, or an image that does not fit a learned embedding.
+            InputError: the images have other channels than the model was made for, or do not fit a learned embedding,
+                or there is no such block.
         """
+        numbers = block_numbers(intermediates, self.depth)
         grid = _ceil(images.shape[1:3], self.patch_size)
         images = pad(images, (grid[0] * self.patch_size[0], grid[1] * self.patch_size[1]))
         x = self.embed_norm(self.patch_embed(images)).astype(self.dtype)  # [b, h, w, c]
         tokens = self.pos_embedding(x, jnp.zeros((x.shape[0], 0, self.embed_dim), x.dtype))
         x = self.embed_dropout(tokens, deterministic=not train).reshape(x.shape)
-        maps = []
+        maps, kept = [], []
         for stage, blocks in enumerate(self.stages):
-            x = run_stack(self, blocks, x, train=train, remat=self.remat, scan=self.scan)
+            before = sum(self.depths[:stage])
+            wanted = [number - before for number in numbers if before < number <= before + len(blocks)]
+            x, outputs = run_stack(self, blocks, x, train=train, remat=self.remat, scan=self.scan, intermediates=wanted)
             maps.append(x)
+            kept += outputs
             if stage < len(self.mergings):
                 x = self.mergings[stage](x)
         tokens = self.norm(x).reshape(x.shape[0], -1, x.shape[-1])
-        return Features(tokens=tokens, pooled=tokens.mean(axis=1), grid=x.shape[1:3], maps=tuple(maps))
+        return Features(
+            tokens=tokens,
+            pooled=tokens.mean(axis=1),
+            grid=x.shape[1:3],
+            maps=tuple(maps),
+            intermediates=tuple(kept),
+        )
 
 
 def _ceil(size: Sequence[int], by: Size) -> Size:
@@ -280,13 +317,13 @@ def _ceil(size: Sequence[int], by: Size) -> Size:
 
 
 def create(variant: str, **overrides) -> Swin:
-    """Makes a Swin Transformer by name, with any of its fields replaced.
+    """Makes a Swin Transformer by name.
 
     Args:
         variant: a size of VARIANTS and a window, `"T/7"`, `"V2-B/16"`; any other window works too.
-        **overrides: fields of `Swin`; `patch_size` may be one number for both sides, and `window_size`, `shift_size`,
-            `pretrained_window_size` and `num_heads` one value for all stages or one for each; a window is one number
-            for both sides, or rows and columns.
+        **overrides: fields of `Swin` in place of the variant's. `patch_size` may be one number for both sides;
+            `window_size`, `shift_size`, `pretrained_window_size` and `num_heads` one value for all stages or one for
+            each; a window is one number for both sides, or rows and columns.
 
     Raises:
         InputError: an unknown variant, field or value.
@@ -303,9 +340,7 @@ def create(variant: str, **overrides) -> Swin:
     fields["window_size"] = int(match[2])
     if match[0] in VARIANTS and not overrides.keys() & {"window_size", "depths", "version"}:
         fields["pretrained_window_size"] = row.pretrained_window_size
-    fields |= overrides
-    options.check_options("swin", Swin, fields, _RULES)
-    fields["depths"] = tuple(fields["depths"])
+    fields = options.check_options("swin", Swin, fields | overrides, _RULES)
     fields["patch_size"] = _sides(fields.get("patch_size", 4))
     for name in _BY_STAGE & fields.keys():
         fields[name] = _by_stage(name, fields[name], len(fields["depths"]))
@@ -313,31 +348,32 @@ def create(variant: str, **overrides) -> Swin:
         dim = fields["embed_dim"] * 2**stage
         if fields.get("head_dim") is None and dim % heads:
             raise InputError(
-                f"model.num_heads is {fields['num_heads']}; valid: at {stage}, a divisor of {dim} channels"
+                f"model.options.num_heads is {fields['num_heads']}; valid: at {stage}, a divisor of {dim} channels"
             )
     for shift, window in zip(fields.get("shift_size") or (), fields["window_size"], strict=False):
         if any(rows >= side for rows, side in zip(shift, window, strict=True)):
-            raise InputError(f"model.shift_size is {shift} for windows of {window}; valid: less than a window")
+            raise InputError(f"model.options.shift_size is {shift} for windows of {window}; valid: less than a window")
     if fields["version"] == 1 and fields.get("pretrained_window_size") is not None:
-        raise InputError("model.pretrained_window_size is an option of Swin V2; valid here: None")
+        raise InputError("model.options.pretrained_window_size is an option of Swin V2; valid here: None")
     return Swin(**fields)
 
 
 def _by_stage(name: str, value: Any, stages: int) -> tuple | None:
-    """One value for each stage of an option that may be given once for all."""
+    """Gives one value for each stage of an option that may be given once for all."""
     is_window = name != "num_heads"
     ok = functools.partial(_is_window, least=name != "shift_size") if is_window else options.is_count
     if value is None and name in ("shift_size", "pretrained_window_size"):
         return None
     each = (value,) * stages if isinstance(value, int) else value
-    if not (isinstance(each, tuple | list) and len(each) == stages and all(map(ok, each))):
+    if not (isinstance(each, tuple) and len(each) == stages and all(map(ok, each))):
         what = "; a window is one number, or rows and columns" if is_window else ""
-        raise InputError(f"model.{name} is {value!r}; valid: one for all stages, or one for each of {stages}{what}")
-    return tuple(map(_sides, each)) if is_window else tuple(each)
+        valid = f"one for all stages, or one for each of {stages}{what}"
+        raise InputError(f"model.options.{name} is {value!r}; valid: {valid}")
+    return tuple(map(_sides, each)) if is_window else each
 
 
 def _is_window(value: Any, least: int = 1) -> bool:
-    sides = value if isinstance(value, tuple | list) and len(value) == 2 else (value,)
+    sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     return all(options.is_whole(side, least) for side in sides)
 
 

@@ -5,7 +5,7 @@ Source: Yuan et al. 2021, "Tokens-to-Token ViT" (arXiv:2101.11986); the authors'
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from vit_jax.layers.attention import ATTENTION
 from vit_jax.layers.mlp import GELU
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import PositionEmbedding
-from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.layers.stack import REMAT, block_numbers, run_stack
 from vit_jax.layers.tokens_to_token import SPLITS, TOKENS_TYPES, TokensToToken, split_grids
-from vit_jax.models.vit import EncoderBlock, stack_layer_number, stack_macs
+from vit_jax.layers.transformer import EncoderBlock, stack_layer_number, stack_macs
 from vit_jax.ops import posemb
 from vit_jax.types import Features
 
@@ -31,9 +31,15 @@ POSEMB = ("sincos1d", "learned")
 class Variant:
     """One row of VARIANTS.
 
+    tokens_type: attention within the tokens-to-token module.
+    hidden_dim: width of a token of the backbone.
+    depth: number of blocks.
+    mlp_dim: hidden units of the MLPs.
+    num_heads: of the backbone's attention.
     params: parameters with a head of 1,000 classes, the Performer's fixed features among them.
-    paper_params_millions: what the source prints, which counts the fixed position table at 224 px too.
+    paper_params_millions: figure that the source prints, which counts the fixed position table at 224 px too.
     paper_gmacs: multiply-adds at 224 px, in 1e9, as the source prints them.
+    source: paper and code.
     """
 
     tokens_type: str
@@ -50,22 +56,29 @@ class Variant:
 class T2TViT(nn.Module):
     """The encoder: images to `Features`. `create` makes one by name.
 
-    tokens_type: attention within the tokens-to-token module, `performer` or `transformer`.
-    hidden_dim, depth, mlp_dim, num_heads: the backbone's size.
+    tokens_type: attention within the tokens-to-token module: `performer` or `transformer`.
+    hidden_dim: width of a token of the backbone.
+    depth: number of blocks of the backbone.
+    mlp_dim: hidden units of the backbone's MLPs.
+    num_heads: heads of the backbone's attention, which divide `hidden_dim`.
     token_dim: width of the tokens within the tokens-to-token module.
-    posemb: `sincos1d`, sines and cosines of the position in the sequence, or `learned`, a grid for one size of images;
-        see `PositionEmbedding`.
-    posemb_grid: rows and columns that `sincos1d` is computed for, from which it is resized to those at hand, as the
-        authors do with a trained model at another size; None is those at hand.
-    token_dropout: within the tokens-to-token module; in [0, 1). The authors have 0.1 with a performer, 0 without.
-    dropout: after the position embedding, each attention of the backbone, and each dense layer of its MLPs; in [0, 1).
-    attention_dropout: on the backbone's attention weights; in [0, 1).
-    drop_path: stochastic depth's rate at the last block, rising linearly from 0 at the first; in [0, 1).
+    posemb: position embedding: `sincos1d`, sines and cosines of the position in the sequence, or `learned`, a grid for
+        one size of images; see `PositionEmbedding`.
+    posemb_grid: rows and columns that `sincos1d` is computed for, from which it is resized to the image's, as the
+        authors do with a trained model at another size; None is the image's own.
+    token_dropout: rate within the tokens-to-token module; in [0, 1). The authors have 0.1 with a performer, 0 without.
+    dropout: rate after the position embedding, each attention of the backbone, and each dense layer of its MLPs; in
+        [0, 1).
+    attention_dropout: rate on the backbone's attention weights; in [0, 1).
+    drop_path: rate of stochastic depth at the last block, rising linearly from 0 at the first; in [0, 1).
     qkv_bias: whether query, key and value of the backbone have a bias.
-    qk_scale: what the products of queries and keys are multiplied by; None is 1 / sqrt(hidden_dim / num_heads).
-    gelu: of the backbone, `exact` (the authors'), `tanh` or `quick`.
-    norm_eps: LayerNorm's epsilon.
-    dtype, attention, remat, scan: as in `ViT`; they are the backbone's, but for `dtype`.
+    qk_scale: factor of the products of queries and keys; None is 1 / sqrt(hidden_dim / num_heads).
+    gelu: of the backbone: `exact` (the authors'), `tanh` or `quick`.
+    norm_eps: epsilon of LayerNorm.
+    dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
+    attention: how the backbone's attention is computed: `auto`, `xla` or `cudnn`; see `MultiHeadAttention`.
+    remat: what the backbone's backward pass computes again: `none`, `full` or `dots`; see `stack.REMAT`.
+    scan: whether the backbone's blocks are compiled as one loop; see `run_stack`.
 
     Kernels start Xavier-uniform as everywhere in this library; the authors' are truncated normal with deviation 0.02.
     """
@@ -95,14 +108,8 @@ class T2TViT(nn.Module):
     has_class_token = True
     pooling = "token"
 
-    @property
-    def fixed_parameters(self) -> tuple[str, ...]:
-        """Paths of the parameters that are never trained."""
-        layers = ("layer1", "layer2") if self.tokens_type == "performer" else ()
-        return tuple(f"tokens_to_token/{layer}/random_features" for layer in layers)
-
     def layer_number(self, path: str) -> int:
-        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
@@ -110,11 +117,14 @@ class T2TViT(nn.Module):
         return stack_layer_number(path, self.depth, after=("norm",))
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
-        Counted are the matrix products alone, a multiply-add as two; the source's MACs are half of it.
+        Only matrix products count, a multiply-add as two; the source's MACs are half of it.
 
-        patch_tokens: see `__call__`.
+        Args:
+            image_size: height and width in pixels.
+            channels: of the image.
+            patch_tokens: see `__call__`.
         """
         *inner, (rows, columns) = split_grids(image_size)
         width, macs = channels, 0
@@ -127,7 +137,7 @@ class T2TViT(nn.Module):
         return 2 * (macs + stack_macs(self.depth, rows * columns + 1, self.hidden_dim, self.mlp_dim, outputs))
 
     def _mixing(self, tokens: int) -> int:
-        """Multiply-adds of the attention of a layer of the tokens-to-token module, without its projections."""
+        """Counts the multiply-adds of an attention of the tokens-to-token module, without its projections."""
         if self.tokens_type == "transformer":
             return 2 * tokens**2 * self.token_dim
         features = self.token_dim // 2
@@ -163,24 +173,34 @@ class T2TViT(nn.Module):
         ]
         self.norm = LayerNorm(self.norm_eps)
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
+    def __call__(
+        self,
+        images: Float[Array, "b H W c"],
+        *,
+        train: bool,
+        patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
+    ) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
 
         Args:
             images: `[B, H, W, C]`.
             train: whether dropout and stochastic depth are on.
             patch_tokens: whether the patches' tokens are wanted too; see `Features`. If not, the last block computes
-                the class token alone, which is all that depends on it.
+                the class token alone, since the patches' are not needed.
+            intermediates: numbers of the blocks whose outputs are wanted too, 1 to depth, or -depth to -1 from the end.
 
         Raises:
-            InputError: an image of fewer than 3 pixels a side, or one that does not fit a learned embedding.
+            InputError: an image of fewer than 3 pixels a side, one that does not fit a learned embedding, or there is
+                no such block.
         """
         height, width = images.shape[1:3]
         grid = split_grids((height, width))[-1]
-        return self.encode(self.embed(images, train=train), grid=grid, train=train, patch_tokens=patch_tokens)
+        tokens = self.embed(images, train=train)
+        return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens, intermediates=intermediates)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Images to tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
+        """Makes tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
         x = self.tokens_to_token(images, train=train)  # [b, h, w, dim]
         batch, rows, columns, dim = x.shape
         prefix = jnp.broadcast_to(self.class_token, (batch, 1, dim)).astype(x.dtype)
@@ -198,16 +218,41 @@ class T2TViT(nn.Module):
         grid: tuple[int, int] | None = None,
         train: bool,
         patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
     ) -> Features:
-        """Tokens `[B, N, D]`, the class token first and any number of others, through the blocks and the last norm."""
-        outputs = None if patch_tokens else 1
-        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan, outputs=outputs)
-        x = self.norm(x)
-        return Features(tokens=x, pooled=x[:, 0], grid=grid)
+        """Passes tokens through the blocks and the last norm.
+
+        Args:
+            tokens: `[B, N, D]`, as `embed` gives them: the class token first, then any of the patches in any order.
+            grid: rows and columns of the patches if all are there; see `Features`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: see `__call__`.
+            intermediates: see `__call__`.
+
+        Raises:
+            InputError: there is no such block.
+        """
+        stacked = run_stack(
+            self,
+            self.blocks,
+            tokens,
+            train=train,
+            remat=self.remat,
+            scan=self.scan,
+            outputs=None if patch_tokens else 1,
+            intermediates=block_numbers(intermediates, self.depth),
+        )
+        x = self.norm(stacked.x)
+        return Features(tokens=x, pooled=x[:, 0], grid=grid, intermediates=stacked.intermediates)
 
 
 def sinusoid(made_for: tuple[int, int], grid: tuple[int, int], dim: int) -> Float[Array, "n dim"]:
-    """Positions of the class token and a grid of patches, computed for one grid and resized to another.
+    """Computes the positions of the class token and a grid of patches for one grid and resizes them to another.
+
+    Args:
+        made_for: rows and columns that they are computed for.
+        grid: rows and columns of the result.
+        dim: channels D.
 
     Returns:
         `[1 + h * w, D]` float32 in about [-1, 1].
@@ -222,11 +267,11 @@ def sinusoid(made_for: tuple[int, int], grid: tuple[int, int], dim: int) -> Floa
 
 
 def create(variant: str, **overrides) -> T2TViT:
-    """Makes a T2T-ViT by name, with any of its fields replaced.
+    """Makes a T2T-ViT by name.
 
     Args:
         variant: a row of VARIANTS, `"14"`, or `"t-14"` with a transformer in the tokens-to-token module.
-        **overrides: fields of `T2TViT`.
+        **overrides: fields of `T2TViT` in place of the variant's.
 
     Raises:
         InputError: an unknown variant, field or value.
@@ -235,10 +280,8 @@ def create(variant: str, **overrides) -> T2TViT:
         raise InputError(f"t2t has no variant {variant!r}; valid: {', '.join(VARIANTS)}")
     row = VARIANTS[variant]
     fields = {name: getattr(row, name) for name in ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads")}
-    fields |= overrides
-    if isinstance(fields.get("posemb_grid"), list):  # as JSON and configs have it
-        fields["posemb_grid"] = tuple(fields["posemb_grid"])
-    _check(fields)
+    fields = options.check_options("t2t", T2TViT, fields | overrides, _RULES)
+    options.check_divisible(fields, "hidden_dim", "num_heads")
     return T2TViT(**fields)
 
 
@@ -260,15 +303,6 @@ _RULES = (
         "remat": options.one_of(REMAT),
     }
 )
-
-
-def _check(fields: dict[str, Any]) -> None:
-    """Raises InputError for a field that T2TViT lacks or a value out of its range."""
-    options.check_options("t2t", T2TViT, fields, _RULES)
-    if fields["hidden_dim"] % fields["num_heads"]:
-        raise InputError(
-            f"model.hidden_dim {fields['hidden_dim']} is not divisible by model.num_heads {fields['num_heads']}"
-        )
 
 
 # The source's 13.8 G of "24" does not fit its own figures: "t-24" has 15.0, and a transformer instead of the performer

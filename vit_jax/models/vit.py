@@ -7,7 +7,7 @@ from Touvron et al. 2020 (arXiv:2012.12877) and Zhai et al. 2021 (arXiv:2106.045
 import dataclasses
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 
 from vit_jax import options
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import ATTENTION, AttentionPooling, MultiHeadAttention
-from vit_jax.layers.drop_path import DropPath
-from vit_jax.layers.mlp import GELU, Mlp
+from vit_jax.layers.attention import ATTENTION, AttentionPooling
+from vit_jax.layers.mlp import GELU
 from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import POSEMB, PatchEmbed, PositionEmbedding
-from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.layers.stack import REMAT, block_numbers, run_stack
+from vit_jax.layers.transformer import EncoderBlock, stack_layer_number, stack_macs
 from vit_jax.ops.patches import patch_grid
 from vit_jax.types import Features
 
@@ -32,9 +32,15 @@ FINAL_NORM = ("tokens", "pooled", "none")
 class Variant:
     """One row of VARIANTS.
 
+    hidden_dim: width of a token.
+    depth: number of blocks.
+    mlp_dim: hidden units of the MLPs.
+    num_heads: of the attention.
+    patch_size: height and width in pixels.
     params: parameters with the family's tokens, learned position embedding at 224 px and a head of 1,000 classes for
         each token that has one.
-    paper_params_millions: what the source prints; `source` says what it counts.
+    paper_params_millions: figure that the source prints; `source` says what it counts.
+    source: paper and table.
     """
 
     hidden_dim: int
@@ -47,120 +53,42 @@ class Variant:
     source: str
 
 
-class EncoderBlock(nn.Module):
-    """Pre-norm transformer block: attention and MLP, each with its residual.
-
-    layer_scale: where the scales of the two residual branches, one a channel (`scale1`, `scale2` `[D]`), start;
-        None is no scales.
-    attention_scale: see `MultiHeadAttention.scale`.
-
-    Source: Dosovitskiy et al. 2020, equations 2 and 3; the scales are LayerScale's (Touvron et al. 2021,
-    arXiv:2103.17239, section 2).
-    """
-
-    num_heads: int
-    mlp_dim: int
-    gelu: str
-    norm_eps: float
-    dropout: float
-    attention_dropout: float
-    drop_path: float | Float[Array, ""]
-    dtype: str
-    qkv_bias: bool
-    qk_norm: bool
-    layer_scale: float | None
-    attention: str
-    attention_scale: float | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n dim"], *, train: bool, outputs: int | None = None
-    ) -> Float[Array, "b m dim"]:
-        """Maps tokens `[B, N, D]` to `[B, N, D]`, or, `outputs` given, to so many of the first, which attend to all."""
-        y = LayerNorm(self.norm_eps, name="norm1")(x)
-        attention = MultiHeadAttention(
-            self.num_heads,
-            self.attention_dropout,
-            self.dtype,
-            qkv_bias=self.qkv_bias,
-            qk_norm=self.qk_norm,
-            norm_eps=self.norm_eps,
-            attention=self.attention if outputs is None else "xla",
-            scale=self.attention_scale,
-            name="attention",
-        )
-        y = attention(y[:, :outputs], y, train=train)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        x = x[:, :outputs] + DropPath(self.drop_path)(self._scaled(y, "scale1"), train=train)
-
-        y = LayerNorm(self.norm_eps, name="norm2")(x)
-        y = Mlp(self.mlp_dim, self.gelu, self.dropout, self.dtype, name="mlp")(y, train=train)
-        return x + DropPath(self.drop_path)(self._scaled(y, "scale2"), train=train)
-
-    def _scaled(self, y: Float[Array, "b n dim"], name: str) -> Float[Array, "b n dim"]:
-        if self.layer_scale is None:
-            return y
-        return y * self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],)).astype(y.dtype)
-
-
-def stack_macs(depth: int, tokens: int, dim: int, mlp_dim: int, outputs: int | None = None) -> int:
-    """Multiply-adds of the matrix products of a stack of `EncoderBlock`s, for one sequence.
-
-    outputs: how many tokens the last block gives; None is all.
-    """
-
-    def block(outputs: int) -> int:
-        return 2 * tokens * dim**2 + outputs * dim * (2 * dim + 2 * mlp_dim) + 2 * outputs * tokens * dim
-
-    return (depth - 1) * block(tokens) + block(tokens if outputs is None else outputs)
-
-
-def stack_layer_number(path: str, depth: int, *, after: Collection[str]) -> int:
-    """The `layer_number` of a parameter in an encoder with one stack of blocks.
-
-    Args:
-        path: within the encoder, `block_0/mlp/fc1/kernel`.
-        depth: how many blocks there are.
-        after: what the path of a parameter after them starts with.
-    """
-    name = path.partition("/")[0]
-    if name.startswith("block_"):
-        return int(name.removeprefix("block_")) + 1
-    return depth + 1 if name in after else 0
-
-
 class ViT(nn.Module):
     """The encoder: images to `Features`. `create` makes one by name.
 
-    patch_size: height and width in pixels.
-    hidden_dim, depth, mlp_dim, num_heads: the transformer's size.
-    posemb: `learned`, `sincos2d`, `sincos1d` or `none`; see `PositionEmbedding`.
-    prefix_posemb: whether a learned embedding covers the prefix tokens too (timm's `no_embed_class` is its opposite).
-    pooling: `token` (the class token), `gap` (mean over the patches) or `map` (attention pooling).
-    class_token: whether there is one; None means only where `pooling` is `token`.
+    patch_size: height and width of a patch in pixels; one number is both.
+    hidden_dim: width of a token.
+    depth: number of blocks.
+    mlp_dim: hidden units of the blocks' MLPs.
+    num_heads: heads of the blocks' attention, which divide `hidden_dim`.
+    posemb: position embedding: `learned`, `sincos2d`, `sincos2d_mae`, `sincos1d` or `none`; see `PositionEmbedding`.
+    prefix_posemb: whether a learned position embedding covers the prefix tokens too; False is timm's `no_embed_class`.
+    pooling: how one vector is made of the tokens: `token` takes the class token, `gap` the mean over the patches, `map`
+        attention pooling.
+    class_token: whether there is a class token; None is only where `pooling` is `token`.
     distillation_token: whether a second token follows the class token, whose own head learns from a teacher
         (DeiT; Touvron et al. 2020, arXiv:2012.12877, section 4).
-    register_tokens: how many further prefix tokens there are (Darcet et al. 2023, arXiv:2309.16588).
-    pre_norm: LayerNorm on the tokens before the first block, as in CLIP.
-    final_norm: where the last LayerNorm is: on the `tokens`, on the `pooled` vector instead (timm's `fc_norm`), or
-        `none`.
-    representation_size: width of the pre-logits layer (dense and tanh) on the pooled vector; None is none.
-    dropout: after the position embedding, each attention, and each dense layer of an MLP; in [0, 1).
-    attention_dropout: on the attention weights; in [0, 1).
-    drop_path: stochastic depth's rate at the last block, rising linearly from 0 at the first (so that a single
+    register_tokens: number of further prefix tokens (Darcet et al. 2023, arXiv:2309.16588).
+    pre_norm: whether LayerNorm is applied to the tokens before the first block, as in CLIP.
+    final_norm: what the last LayerNorm is applied to: the `tokens`, the `pooled` vector (timm's `fc_norm`), or `none`.
+    representation_size: width of a dense layer with tanh on the pooled vector; None is no such layer.
+    dropout: rate after the position embedding, each attention, and each dense layer of an MLP; in [0, 1).
+    attention_dropout: rate on the attention weights; in [0, 1).
+    drop_path: rate of stochastic depth at the last block, rising linearly from 0 at the first (so that a single
         block has none); in [0, 1).
-    layer_scale: where LayerScale's factors start (1e-4 in DeiT III, 1e-5 in DINOv2); None is no LayerScale.
-    patch_bias, qkv_bias: whether the patch projection, and query, key and value, have a bias.
-    qk_norm: LayerNorm on each head's queries and keys.
+    layer_scale: initial value of LayerScale's factors (1e-4 in DeiT III, 1e-5 in DINOv2); None is no LayerScale.
+    patch_bias: whether the projection of the patches has a bias.
+    qkv_bias: whether query, key and value have a bias.
+    qk_norm: whether LayerNorm is applied to each head's queries and keys.
     gelu: `tanh` (Google's checkpoints), `exact` (PyTorch's) or `quick` (OpenAI's CLIP).
-    norm_eps: LayerNorm's epsilon; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
+    norm_eps: epsilon of LayerNorm; 1e-6 in Google's and timm's models, 1e-12 in Hugging Face's ViT.
     dtype: of matrix products and of the tokens between the blocks; parameters, LayerNorm and softmax are float32.
-    attention: how the blocks' attention is computed, `auto`, `xla` or `cudnn`; see `MultiHeadAttention`. A last block
-        that computes the prefix tokens alone has few queries and always `xla`.
-    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `REMAT`.
+    attention: how the blocks' attention is computed: `auto`, `xla` or `cudnn`; see `MultiHeadAttention`. A last block
+        that computes the prefix tokens alone has few queries and always uses `xla`.
+    remat: what the backward pass computes again instead of keeping it: `none`, `full` or `dots`; see `stack.REMAT`.
     scan: whether the blocks are compiled as one loop; see `run_stack`.
 
-    The last three change neither parameters nor outputs.
+    `attention`, `remat` and `scan` change neither parameters nor outputs.
     """
 
     patch_size: tuple[int, int]
@@ -191,6 +119,8 @@ class ViT(nn.Module):
     remat: str = "none"
     scan: bool = False
 
+    _patches_are_pixels = True  # else PatchEmbed sees features
+
     @property
     def has_class_token(self) -> bool:
         """Whether the sequence starts with a class token."""
@@ -198,11 +128,11 @@ class ViT(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """How many tokens precede the patches: class, distillation, registers."""
+        """Number of tokens before the patches: class, distillation, registers."""
         return int(self.has_class_token) + int(self.distillation_token) + self.register_tokens
 
     def layer_number(self, path: str) -> int:
-        """Where a parameter is on the way from the image: 0 before the blocks, i in the i-th, depth + 1 after them.
+        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
@@ -210,7 +140,7 @@ class ViT(nn.Module):
         return stack_layer_number(path, self.depth, after=("norm", "fc_norm", "pool", "pre_logits"))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of this height and width.
+        """Gives the rows and columns of patches in an image of this height and width.
 
         Raises:
             InputError: the patch does not divide the image.
@@ -218,11 +148,14 @@ class ViT(nn.Module):
         return patch_grid(image_size, self.patch_size)
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """FLOPs of the forward pass of one image `[H, W, channels]`, without a head; a training step takes three times.
+        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
-        Counted are the matrix products alone, a multiply-add as two; "GFLOPs" in papers are often half of it.
+        Only matrix products count, a multiply-add as two; "GFLOPs" in papers are often half of it.
 
-        patch_tokens: see `__call__`.
+        Args:
+            image_size: height and width in pixels.
+            channels: of the image.
+            patch_tokens: see `__call__`.
         """
         patches = math.prod(side // patch for side, patch in zip(image_size, self.patch_size, strict=True))
         tokens, dim = patches + self.num_prefix_tokens, self.hidden_dim
@@ -234,7 +167,9 @@ class ViT(nn.Module):
 
     def setup(self) -> None:
         """Makes the layers."""
-        self.patch_embed = PatchEmbed(self.patch_size, self.hidden_dim, self.dtype, self.patch_bias)
+        self.patch_embed = PatchEmbed(
+            self.patch_size, self.hidden_dim, self.dtype, self.patch_bias, is_stem=self._patches_are_pixels
+        )
         self.pos_embedding = PositionEmbedding(self.posemb, self.prefix_posemb)
         self.prefix = self._prefix_tokens()
         self.embed_dropout = nn.Dropout(self.dropout)
@@ -268,7 +203,7 @@ class ViT(nn.Module):
             self.pre_logits = nn.Dense(self.representation_size, dtype=self.dtype)
 
     def _prefix_tokens(self) -> list[Float[Array, "1 p dim"]]:
-        """The learned tokens that precede the patches, in their order."""
+        """Makes the learned tokens before the patches, in their order."""
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         tokens = (
             ("class_token", zeros, int(self.has_class_token)),
@@ -277,24 +212,33 @@ class ViT(nn.Module):
         )
         return [self.param(name, init, (1, count, self.hidden_dim)) for name, init, count in tokens if count]
 
-    def __call__(self, images: Float[Array, "b H W c"], *, train: bool, patch_tokens: bool = True) -> Features:
+    def __call__(
+        self,
+        images: Float[Array, "b H W c"],
+        *,
+        train: bool,
+        patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
+    ) -> Features:
         """Encodes images `[B, H, W, C]` float, normalised as in training.
 
         Args:
             images: `[B, H, W, C]`.
             train: whether dropout and stochastic depth are on.
             patch_tokens: whether the patches' tokens are wanted too; see `Features`. If not, and the pooled vector is
-                the class token, the last block computes the prefix tokens alone, which is all that depends on it.
+                the class token, the last block computes the prefix tokens alone, since the patches' are not needed.
+            intermediates: numbers of the blocks whose outputs are wanted too, 1 to depth, or -depth to -1 from the end.
 
         Raises:
-            InputError: the patch does not divide the image, or the image does not fit a learned embedding.
+            InputError: the patch does not divide the image, the image does not fit a learned embedding, or there is no
+                such block.
         """
         tokens = self.embed(images, train=train)
         grid = self.grid_of((images.shape[1], images.shape[2]))
-        return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens)
+        return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens, intermediates=intermediates)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Images to tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
+        """Makes tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`, patches row by row."""
         x = self.patch_embed(images)  # [b, h, w, dim]
         prefix = jnp.concatenate([jnp.zeros((1, 0, self.hidden_dim)), *self.prefix], axis=1)
         prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:])).astype(x.dtype)
@@ -308,16 +252,36 @@ class ViT(nn.Module):
         grid: tuple[int, int] | None = None,
         train: bool,
         patch_tokens: bool = True,
+        intermediates: Sequence[int] = (),
     ) -> Features:
-        """Tokens `[B, N, D]`, prefix first and any number of them, through the blocks and the pooling."""
-        outputs = self._num_outputs(patch_tokens=patch_tokens)
-        x = run_stack(self, self.blocks, tokens, train=train, remat=self.remat, scan=self.scan, outputs=outputs)
-        if self.final_norm == "tokens":
-            x = self.norm(x)
-        return Features(tokens=x, pooled=self._pooled(x, train=train), grid=grid)
+        """Passes tokens through the blocks, the last norm and the pooling.
+
+        Args:
+            tokens: `[B, N, D]`, as `embed` gives them: the prefix tokens first, then any of the patches in any order,
+                or tokens of another kind.
+            grid: rows and columns of the patches if all are there; see `Features`.
+            train: whether dropout and stochastic depth are on.
+            patch_tokens: see `__call__`.
+            intermediates: see `__call__`.
+
+        Raises:
+            InputError: there is no such block.
+        """
+        stacked = run_stack(
+            self,
+            self.blocks,
+            tokens,
+            train=train,
+            remat=self.remat,
+            scan=self.scan,
+            outputs=self._num_outputs(patch_tokens=patch_tokens),
+            intermediates=block_numbers(intermediates, self.depth),
+        )
+        x = self.norm(stacked.x) if self.final_norm == "tokens" else stacked.x
+        return Features(tokens=x, pooled=self._pooled(x, train=train), grid=grid, intermediates=stacked.intermediates)
 
     def _num_outputs(self, *, patch_tokens: bool) -> int | None:
-        """How many tokens the last block must give; None is all."""
+        """Gives the number of tokens that the last block must compute; None is all."""
         return None if patch_tokens or self.pooling != "token" else self.num_prefix_tokens
 
     def _pooled(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b dim"]:
@@ -335,15 +299,19 @@ class ViT(nn.Module):
 
 
 def create(variant: str, **overrides) -> ViT:
-    """Makes a ViT by name, with any of its fields replaced.
+    """Makes a ViT by name.
 
     Args:
         variant: a size of VARIANTS and a patch size, `"B/16"`; any other patch works too, `"Ti/4"` or `"B/16x8"`
             (height x width).
-        **overrides: fields of `ViT`; `patch_size` may be one number for both sides.
+        **overrides: fields of `ViT` in place of the variant's; `patch_size` may be one number for both sides.
 
     Raises:
         InputError: an unknown variant, field or value.
+
+    Example:
+        >>> create("B/16", drop_path=0.1).depth
+        12
     """
     match = re.fullmatch(r"(\w+)/(\d+)(?:x(\d+))?", str(variant))
     rows = {name.partition("/")[0]: row for name, row in VARIANTS.items()}
@@ -353,26 +321,21 @@ def create(variant: str, **overrides) -> ViT:
             f"({', '.join(rows)}) with another patch, as in 'Ti/4' or 'B/16x8'"
         )
     row = rows[match[1]]
-    fields = {
-        "hidden_dim": row.hidden_dim,
-        "depth": row.depth,
-        "mlp_dim": row.mlp_dim,
-        "num_heads": row.num_heads,
-        "patch_size": (int(match[2]), int(match[3] or match[2])),
-    } | overrides
+    patch_size = (int(match[2]), int(match[3] or match[2]))
+    fields = {name: getattr(row, name) for name in ("hidden_dim", "depth", "mlp_dim", "num_heads")}
+    fields = options.check_options("vit", ViT, {**fields, "patch_size": patch_size} | overrides, _RULES)
     if isinstance(fields["patch_size"], int):
         fields["patch_size"] = (fields["patch_size"],) * 2
-    elif isinstance(fields["patch_size"], list):  # as JSON and configs have it
-        fields["patch_size"] = tuple(fields["patch_size"])
     _check(fields)
     return ViT(**fields)
 
 
+_PATCH = options.Rule(lambda x: options.is_count(x) or options.SIZE.ok(x), "height and width in pixels")
 _RULES = (
     dict.fromkeys(("hidden_dim", "depth", "mlp_dim", "num_heads"), options.COUNT)
     | dict.fromkeys(("dropout", "attention_dropout", "drop_path"), options.RATE)
     | {
-        "patch_size": options.SIZE,
+        "patch_size": _PATCH,
         "class_token": options.FLAG_OR_NONE,
         "representation_size": options.COUNT_OR_NONE,
         "norm_eps": options.POSITIVE,
@@ -390,19 +353,15 @@ _RULES = (
 
 
 def _check(fields: dict) -> None:
-    """Raises InputError for a field that ViT lacks or a value out of its range."""
-    options.check_options("vit", ViT, fields, _RULES)
-    if fields["hidden_dim"] % fields["num_heads"]:
-        raise InputError(
-            f"model.hidden_dim {fields['hidden_dim']} is not divisible by model.num_heads {fields['num_heads']}"
-        )
+    """Raises InputError for options that do not fit one another."""
+    options.check_divisible(fields, "hidden_dim", "num_heads")
     if fields.get("pooling", "token") == "token" and fields.get("class_token") is False:
-        raise InputError("model.pooling 'token' needs model.class_token; valid without one: gap, map")
+        raise InputError("model.options.pooling 'token' needs model.options.class_token; valid without one: gap, map")
     has_class_token = fields.get("class_token")
     if has_class_token is None:
         has_class_token = fields.get("pooling", "token") == "token"
     if fields.get("distillation_token") and not has_class_token:
-        raise InputError("model.distillation_token needs model.class_token, which it follows")
+        raise InputError("model.options.distillation_token needs model.options.class_token, which it follows")
 
 
 _VIT = "Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1, with the head"

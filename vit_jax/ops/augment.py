@@ -1,65 +1,97 @@
-"""Augmentation inside the compiled step: pure functions of one key an example and a batch of images.
+"""Augmentation inside the compiled step: pure functions of keys and a batch.
 
-Whatever does not change an image's shape is done here, on the accelerator. Each example's key depends on
+What does not change an image's shape is done here, on the accelerator. Each example's key depends on
 the seed and on the example's place in the training stream alone, so that the result does not depend on
 the number of devices.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from vit_jax.ops.mixing import Mixing
-from vit_jax.types import Prepare
-
-
-def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:
-    """One key for each example: the base key with the example's index folded in.
-
-    Args:
-        key: `[]` typed key.
-        index: `[B]` uint32, the example's position in the training stream.
-    """
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+from vit_jax.contracts import BatchTransform, Prepare
+from vit_jax.types import IGNORED, Batch, Fields, Kind
 
 
-def random_flip(keys: Key[Array, " b"], images: Shaped[Array, "b H W c"]) -> Shaped[Array, "b H W c"]:
-    """Mirrors each image left to right with probability 1/2; dtype and range stay."""
-    flip = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
-
-
-def random_shift(keys: Key[Array, " b"], images: Shaped[Array, "b H W c"], padding_px: int) -> Shaped[Array, "b H W c"]:
-    """Pads each image with zeros on all sides and crops it back at a uniformly random place.
+def map_placed(batch: Batch, fields: Fields, function: Callable[[Kind, Array], Array]) -> Batch:
+    """Applies a function to every array of a batch that has a place in the image.
 
     Args:
-        keys: `[B]`, one an example.
-        images: `[B, H, W, C]`, any dtype.
-        padding_px: pixels of padding on each side; the image moves by at most that much.
-
-    Returns:
-        `[B, H, W, C]` of the same dtype.
-
-    Source: the usual CIFAR augmentation, e.g. He et al. 2015 (arXiv:1512.03385), section 4.2.
+        batch: arrays by name.
+        fields: of the batch.
+        function: called with a field's kind and its array `[B, ...]`.
     """
-    if padding_px == 0:
-        return images
-    width = ((padding_px, padding_px), (padding_px, padding_px), (0, 0))
-    height_px, width_px, channels = images.shape[1:]
+    placed = {name: field.kind for name, field in fields.items() if field.is_placed and name in batch}
+    return batch | {name: function(kind, batch[name]) for name, kind in placed.items()}
 
-    def shift(key, image):
-        top, left = jax.random.randint(key, (2,), 0, 2 * padding_px + 1)
-        return jax.lax.dynamic_slice(jnp.pad(image, width), (top, left, 0), (height_px, width_px, channels))
 
-    return jax.vmap(shift)(keys, images)
+def size_of(batch: Batch, fields: Fields) -> tuple[int, int]:
+    """Gives height and width in pixels of the images of a batch."""
+    name = "image" if "image" in batch else next(name for name, field in fields.items() if field.kind == "image")
+    return batch[name].shape[-3], batch[name].shape[-2]
+
+
+def flip(flipped: Bool[Array, " b"], kind: Kind, x: Shaped[Array, "b ..."], width_px: int) -> Shaped[Array, "b ..."]:
+    """Mirrors left to right what `flipped` says; dtype and range stay.
+
+    Args:
+        flipped: `[B]`.
+        kind: of the array.
+        x: `[B, ..., H, W, C]` for images, `[B, H, W]` for masks and instances, `[B, M, 5]` for boxes.
+        width_px: of the image.
+    """
+    if kind == "boxes":
+        left, right = x[..., 0], x[..., 2]
+        there = x[..., 4] != IGNORED
+        mirrored = x.at[..., 0].set(jnp.where(there, width_px - right, left))
+        mirrored = mirrored.at[..., 2].set(jnp.where(there, width_px - left, right))
+    else:
+        mirrored = jnp.flip(x, axis=-2 if kind == "image" else -1)
+    return jnp.where(flipped.reshape(-1, *[1] * (x.ndim - 1)), mirrored, x)
+
+
+def shift(
+    corners: Int[Array, "b 2"], kind: Kind, x: Shaped[Array, "b ..."], padding_px: int, size_px: tuple[int, int]
+) -> Shaped[Array, "b ..."]:
+    """Pads on all sides and crops back at given corners; dtype stays.
+
+    Args:
+        corners: `[B, 2]` in [0, 2 padding_px], top and left of the crop in what was padded.
+        kind: of the array. Images and instances are padded with 0, masks with IGNORED; boxes are clipped, and those of
+            which nothing is left get the class IGNORED.
+        x: see `flip`.
+        padding_px: pixels of padding on each side.
+        size_px: height and width of the image.
+    """
+    if kind == "boxes":
+        moved = jnp.flip(padding_px - corners, axis=1).astype(x.dtype)  # [b, 2], x and y
+        height, width = size_px
+        limits = jnp.array([width, height, width, height], x.dtype)
+        box = jnp.clip(x[..., :4] + jnp.tile(moved, 2)[:, None], 0, limits)
+        there = (x[..., 4] != IGNORED) & (box[..., 2] > box[..., 0]) & (box[..., 3] > box[..., 1])
+        moved_x = x.at[..., :4].set(box).at[..., 4].set(jnp.where(there, x[..., 4], IGNORED))
+        return jnp.where((x[..., 4] == IGNORED)[..., None], x, moved_x)
+    rows = -3 if kind == "image" else -2  # the axis of rows; that of columns follows
+    fill = IGNORED if kind == "mask" else 0
+
+    def one(corner: Array, image: Array) -> Array:
+        pad = [(0, 0)] * image.ndim
+        pad[rows] = pad[rows + 1] = (padding_px, padding_px)
+        start: list = [0] * image.ndim
+        start[rows], start[rows + 1] = corner[0], corner[1]
+        return jax.lax.dynamic_slice(jnp.pad(image, pad, constant_values=fill), start, image.shape)
+
+    return jax.vmap(one)(corners, x)
 
 
 def normalize(
     images: Shaped[Array, "b H W c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b H W c"]:
-    """(images / 255 - mean) / std, a channel at a time.
+    """(images / 255 - mean) / std, one channel at a time.
 
     Args:
         images: `[B, H, W, C]` uint8 in [0, 255].
@@ -144,44 +176,54 @@ def _erased_box(key: Key[Array, ""], height_px: int, width_px: int) -> tuple[Int
     return top, left, height, width
 
 
+class StepAugmentation(BatchTransform, Protocol):
+    """What `make_prepare` takes: a `BatchTransform` that says when it is applied."""
+
+    order: int
+    normalised: bool
+
+
 def make_prepare(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     *,
-    flip: bool = False,
-    shift_px: int = 0,
-    erase_probability: float = 0.0,
-    mixing: Mixing | None = None,
+    fields: Fields | None = None,
+    augmentations: Sequence[StepAugmentation] = (),
 ) -> Prepare:
     """Makes the function that turns a batch off the loader into one for the model, inside the compiled step.
 
     Args:
         mean: see `normalize`.
         std: see `normalize`.
-        flip: mirror at random.
-        shift_px: see `random_shift`; 0 is none.
-        erase_probability: see `random_erase`; 0 is none.
-        mixing: mixup and cutmix, after all else.
+        fields: of the batch; None is a batch whose only image is `image`.
+        augmentations: applied in their `order`, which is also the number of their random stream; those that are not
+            `normalised` before the normalisation, the others after it.
 
     Returns:
-        `prepare(key, batch, axis_name=None) -> batch`. With a key the image is augmented, each example with a key made
-        of it and the example's `index`; with None it is only normalised. axis_name is the device axis if the batch is
-        a device's slice of a larger one, whose examples are to be mixed with one another.
-    """
+        `prepare(key, batch, axis_name=None) -> batch`. With a key the batch is augmented; with None it is only
+        normalised, which applies to every field of kind image. axis_name is the device axis if the batch is a device's
+        slice of a larger one.
 
-    def prepare(key: jax.Array | None, batch: dict, axis_name: str | None = None) -> dict:
-        images = batch["image"]
-        if key is not None and shift_px:
-            images = random_shift(example_keys(jax.random.fold_in(key, 0), batch["index"]), images, shift_px)
-        if key is not None and flip:
-            images = random_flip(example_keys(jax.random.fold_in(key, 1), batch["index"]), images)
-        images = normalize(images, mean, std)
-        if key is not None and erase_probability:
-            keys = example_keys(jax.random.fold_in(key, 2), batch["index"])
-            images = random_erase(keys, images, erase_probability)
-        batch = batch | {"image": images}
-        if key is not None and mixing:
-            batch = mixing(jax.random.fold_in(key, 3), batch, axis_name)
-        return batch
+    Example:
+        >>> prepare = make_prepare((0.5,), (0.5,))
+        >>> float(prepare(None, {"image": jnp.full((1, 2, 2, 1), 255, jnp.uint8)})["image"].max())
+        1.0
+    """
+    ordered = sorted(augmentations, key=lambda each: each.order)
+
+    def prepare(key: jax.Array | None, batch: Batch, axis_name: str | None = None) -> Batch:
+        known = fields or {}
+
+        def augmented(batch: Batch, known: Fields, *, normalised: bool) -> tuple[Batch, Fields]:
+            for each in ordered if key is not None else ():
+                if each.normalised == normalised:
+                    batch = each(jax.random.fold_in(key, each.order), batch, known, axis_name)
+                    known = each.fields(known)
+            return batch, known
+
+        batch, known = augmented(batch, known, normalised=False)
+        images = {name for name, field in known.items() if field.kind == "image"} or {"image"}
+        batch = batch | {name: normalize(batch[name], mean, std) for name in images if name in batch}
+        return augmented(batch, known, normalised=True)[0]
 
     return prepare

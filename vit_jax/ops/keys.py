@@ -3,6 +3,9 @@
 import jax
 from jaxtyping import Array, Key, Shaped
 
+EXAMPLE_STREAMS = ("mask", "noise")
+"""Random streams that have a key for each example."""
+
 
 def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:
     """Makes one key for each example: the base key with the example's index folded in.
@@ -16,3 +19,19 @@ def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, 
         (3,)
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def example_streams(key: Key[Array, ""], index: Shaped[Array, " b"]) -> dict[str, Key[Array, " b"]]:
+    """Makes the keys of EXAMPLE_STREAMS, `[B]` each: functions of the base key and the example's index alone.
+
+    Args:
+        key: `[]` typed key.
+        index: `[B]` uint32.
+
+    Example:
+        >>> sorted(example_streams(jax.random.key(0), jax.numpy.arange(3)))
+        ['mask', 'noise']
+    """
+    return {
+        name: example_keys(jax.random.fold_in(key, number), index) for number, name in enumerate(EXAMPLE_STREAMS, 1)
+    }

@@ -1,4 +1,4 @@
-"""Position embeddings that are computed, and the resizing of those that are learned."""
+"""Position embeddings that are computed, and the resizing of learned ones."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from vit_jax.errors import InputError
 
 
 def sincos1d(length: int, dim: int, *, temperature: float = 10_000.0) -> Float[Array, "length dim"]:
-    """Sines and cosines of the position in the sequence, interleaved.
+    """Computes sines and cosines of the position in the sequence, interleaved.
 
     Channel 2i of position p is sin(p / temperature**(2i / dim)), channel 2i + 1 the cosine of the same.
 
@@ -27,7 +27,7 @@ def sincos1d(length: int, dim: int, *, temperature: float = 10_000.0) -> Float[A
 
 
 def sincos2d(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) -> Float[Array, "h w dim"]:
-    """Sines and cosines of the column, then of the row, a quarter of the channels each.
+    """Computes sines and cosines of the column, then of the row, a quarter of the channels each.
 
     The channels are sin(x w), cos(x w), sin(y w), cos(y w) with w_k = temperature**(-k / (dim / 4 - 1)).
 
@@ -51,6 +51,40 @@ def sincos2d(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) 
     return jnp.concatenate([jnp.broadcast_to(p, (rows, columns, quarter)) for p in parts], axis=-1)
 
 
+def sincos2d_mae(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) -> Float[np.ndarray, "h w dim"]:
+    """Computes the masked autoencoder's sines and cosines of the column and the row.
+
+    The channels are sin(x w), cos(x w), sin(y w), cos(y w) as in `sincos2d`, a quarter each, but with
+    w_k = temperature**(-k / (dim / 4)).
+
+    Args:
+        grid: rows and columns `(h, w)`.
+        dim: channels.
+        temperature: see above.
+
+    Returns:
+        `[h, w, dim]` float32 in [-1, 1], computed in float64 as in the reference.
+
+    Raises:
+        InputError: dim is not a multiple of 4.
+
+    Source: He et al. 2021 (arXiv:2111.06377), section 4, "MAE"; facebookresearch/mae, util/pos_embed.py, and
+    transformers' models/vit_mae/modeling_vit_mae.py, which agree. A class token has zeros there.
+
+    Example:
+        >>> sincos2d_mae((2, 3), 4)[1, 2].round(2)  # x is 2, y is 1
+        array([ 0.91, -0.42,  0.84,  0.54], dtype=float32)
+    """
+    if dim % 4 or dim < 4:
+        raise InputError(f"posemb sincos2d_mae needs a width that is a multiple of 4, not {dim}")
+    rows, columns = grid
+    quarter = dim // 4
+    frequencies = temperature ** -(np.arange(quarter) / quarter)
+    x = np.broadcast_to(np.arange(columns)[None, :, None] * frequencies, (rows, columns, quarter))
+    y = np.broadcast_to(np.arange(rows)[:, None, None] * frequencies, (rows, columns, quarter))
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=-1).astype(np.float32)
+
+
 def resize_grid(
     grid_embedding: Float[Array, "h w dim"], size: tuple[int, int], *, antialias: bool = True
 ) -> Float[Array, "h2 w2 dim"]:
@@ -61,9 +95,9 @@ def resize_grid(
 
     Args:
         grid_embedding: `[h, w, D]`, prefix tokens not included.
-        size: rows and columns `(h2, w2)`, any.
-        antialias: True is a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border: timm's
-            `resample_abs_pos_embed`, and `jax.image.resize`. False is a kernel with a = -0.75 over four cells, the
+        size: rows and columns `(h2, w2)`.
+        antialias: True uses a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border: timm's
+            `resample_abs_pos_embed`, and `jax.image.resize`. False uses a kernel with a = -0.75 over four cells, the
             border's repeated: Hugging Face's `interpolate_pos_encoding`.
 
     Returns:
@@ -81,7 +115,7 @@ def resize_grid(
 
 
 def _cubic(old: int, new: int, antialias: bool) -> np.ndarray:
-    """`[new, old]` float64: each new cell's weights of the old ones, which sum to 1."""
+    """Computes each new cell's weights of the old ones, which sum to 1, `[new, old]` float64."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:
         distance = np.abs(centres[:, None] - np.arange(old)) / max(old / new, 1.0)
@@ -96,12 +130,12 @@ def _cubic(old: int, new: int, antialias: bool) -> np.ndarray:
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:
-    """The cubic convolution kernel at distances x of at least 0."""
+    """Computes the cubic convolution kernel at distances x of at least 0."""
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def _angles(length: int, exponents: Array, temperature: float) -> Array:
-    """`[length, k]` float32: position / temperature**exponent for positions 0 .. length - 1."""
+    """Computes position / temperature**exponent for positions 0 to length - 1, `[length, k]` float32."""
     return jnp.arange(length, dtype=jnp.float32)[:, None] / temperature**exponents

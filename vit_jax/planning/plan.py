@@ -1,4 +1,4 @@
-"""What a train step will need and how fast it can be at best, found out by compiling it."""
+"""Compiles a train step to find out what it needs and how fast it can be at best."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.planning import hlo, traffic
 from vit_jax.planning.hardware import Rates
 from vit_jax.types import Batch, TrainState
@@ -22,22 +22,23 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Memory:
     """Bytes of one device.
 
-    parameters, optimizer_state, moving_average, teacher, other_state, inputs: the step's arguments by their shapes, 0
-        where there is none; other_state is counters and keys.
+    parameters, optimizer_state, moving_average, variables, companions, other_state, inputs: the step's arguments by
+        their shapes, 0 where there are none; other_state is counters and keys.
     padding: what the arguments take beyond that in the layout that the compiler chose.
     temporary: what the program keeps while it runs: activations for the backward pass, gradients, the new state where
         it cannot overwrite the old one.
     program: the code.
-    peak: the most that arguments and temporary memory hold at once, which is less than their sum where what is kept
-        early and late leaves gaps; None where the compiler does not tell.
-    total: of all but the peak. Where the compiler refuses, what it says that the step needs; the parts from padding on
-        are then None.
+    peak: the most that arguments and temporary memory take at one moment, which is less than their sum where one array
+        takes the place of another; None where the compiler does not tell.
+    total: sum of all but the peak. Where the compiler refuses, what it says that the step needs; the parts from padding
+        on are then None.
     """
 
     parameters: int
     optimizer_state: int
     moving_average: int
-    teacher: int
+    variables: int
+    companions: int
     other_state: int
     inputs: int
     padding: int | None
@@ -52,11 +53,11 @@ class Compiled:
     """What the compiler says of a train step for a batch.
 
     batch_size: over all devices.
-    fits: whether the compiler found memory for it; where it does not ask (CPU, GPU), whether the sum is within it, None
-        if the device does not tell how much it has.
-    flops, bytes_accessed: of one device's step as XLA counts them, loop bodies once and whatever memory it is; None
-        where the compiler refused, as for the next two.
-    memory_bytes: that one device's step reads and writes in its main memory; see `traffic.memory_bytes`.
+    fits: whether the compiler found memory for it. Where it does not ask (CPU, GPU), whether the sum is within the
+        memory; None if the device does not tell how much it has.
+    flops, bytes_accessed: of one device's step as XLA counts them: loop bodies once, and all kinds of memory together.
+        None where the compiler refused, as for the next two.
+    memory_bytes: read and written in the device's main memory; see `traffic.memory_bytes`.
     collectives: of one device's step.
     """
 
@@ -71,10 +72,11 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """The least time that a step can take for one reason.
+    """The least time that a step can take, for one of several reasons.
 
-    seconds: None where a rate is not known.
-    because: the sum, or why there is none.
+    name: `arithmetic`, `memory` or `network`.
+    seconds: None where the rate is not known.
+    because: amount and rate in words.
     """
 
     name: str
@@ -99,9 +101,9 @@ def compile_step(
         make_state: what makes the first state.
         example: a batch of one example.
         batch_size: over all devices.
-        strategy: whose devices need not be there.
-        available: bytes of memory a device; None is unknown.
-        asks_for_memory: whether the compiler refuses what does not fit, as that for TPUs does; its word then counts.
+        strategy: its devices need not be there.
+        available: bytes of memory of a device; None if it is not known.
+        asks_for_memory: whether the compiler refuses what does not fit, as the one for TPUs does; its word then counts.
 
     Raises:
         jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
@@ -112,7 +114,8 @@ def compile_step(
         "parameters": device_bytes(state.params, strategy),
         "optimizer_state": device_bytes(state.opt_state, strategy),
         "moving_average": device_bytes(state.ema_params, strategy),
-        "teacher": device_bytes(state.teacher, strategy),
+        "variables": device_bytes(state.variables, strategy),
+        "companions": device_bytes(state.companions, strategy),
         "inputs": device_bytes(batch, strategy),
     }
     sizes["other_state"] = device_bytes((state, batch), strategy) - sum(sizes.values())
@@ -139,7 +142,7 @@ def compile_step(
 
 
 def _memory(sizes: dict[str, int], stats: Any, *, tells_peak: bool) -> Memory:
-    """The arguments' sizes and what `memory_analysis` says, whose peak leaves temporary memory out on CPUs."""
+    """Joins the arguments' sizes and what `memory_analysis` says, whose peak leaves temporary memory out on CPUs."""
     arguments = sum(sizes.values())
     padding = max(stats.argument_size_in_bytes - arguments, 0)
     temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
@@ -152,7 +155,7 @@ def _memory(sizes: dict[str, int], stats: Any, *, tells_peak: bool) -> Memory:
 
 
 def device_bytes(tree: Any, strategy: Strategy) -> int:
-    """Bytes that one device holds of a tree of abstract arrays; those without a sharding have a device axis."""
+    """Counts the bytes of one device's share of abstract arrays; those without a sharding have a device axis."""
 
     def size(x) -> int:
         shape = x.shape[1:] if x.sharding is None else x.sharding.shard_shape(x.shape)
@@ -162,7 +165,7 @@ def device_bytes(tree: Any, strategy: Strategy) -> int:
 
 
 def needed_memory(message: str) -> tuple[int, int] | None:
-    """Bytes that a program needs and that there are, out of the compiler's words on why it does not fit; else None."""
+    """Reads out of the compiler's message how many bytes a program needs and how many there are; None for others."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     amount = r"([\d.]+)([KMGT]?)i?B?"
@@ -177,7 +180,7 @@ def needed_memory(message: str) -> tuple[int, int] | None:
 
 
 def available_memory(device: Any) -> int | None:
-    """Bytes of a device's memory that the compiler, or the device itself, leaves to programs; None if neither tells."""
+    """Finds how many bytes of a device's memory programs may use; None if neither compiler nor device tells."""
     if device.platform == "cpu":  # virtual devices share it
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
     if device.platform == "tpu":  # the compiler tells when it is asked for what no chip has
@@ -192,10 +195,10 @@ def available_memory(device: Any) -> int | None:
 
 
 def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
-    """FLOPs of the products in one image's forward pass by the model's formula; a training step takes three times.
+    """Gives the FLOPs of a classifier's products in one image's forward pass by the model's formula.
 
-    The patches' tokens are not asked for. The head counts with the products of its kernels. None if the model has no
-    formula.
+    A training step takes three times as many. The patches' tokens are not asked for; the head counts with the products
+    of its kernels. None if the model has no formula.
 
     Args:
         encoder: with `flops`.
@@ -210,7 +213,7 @@ def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int 
 
 
 def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:
-    """The times that a device's arithmetic, memory traffic and messages take at the given rates.
+    """Gives the times that a device's arithmetic, memory traffic and messages take at the given rates.
 
     Args:
         flops: of a step on one device.
@@ -235,7 +238,12 @@ def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates
 
 
 def unit(value: float, symbol: str) -> str:
-    """Four digits of a value with the prefix that suits it: `unit(5.9e12, "FLOP")` is `5.9 TFLOP`."""
+    """Writes a value in four digits with a prefix.
+
+    Example:
+        >>> unit(5.9e12, "FLOP")
+        '5.9 TFLOP'
+    """
     for factor, prefix in (
         (1e15, "P"),
         (1e12, "T"),
@@ -249,43 +257,3 @@ def unit(value: float, symbol: str) -> str:
         if abs(value) >= factor:
             return f"{value / factor:,.4g} {prefix}{symbol}"
     return f"0 {symbol}"
-
-
-def largest(tried: dict[int, tuple[bool, int]], fits: Callable[[int], tuple[bool, int]], *, limit: int) -> int:
-    """Searches for the largest number that fits, by trying.
-
-    Memory is nearly a straight line over the batch size: the guesses are where the line through two tries crosses what
-    there is, and halve or double where there is no line yet. It ends when what fits is within a sixteenth of what does
-    not, or the limit is reached.
-
-    Args:
-        tried: number -> whether it fits and how much it is more (negative) or less than there is; what is found is
-            added. One entry or more, of numbers from 1 on.
-        fits: tries a number; gives such an entry.
-        limit: how many entries there may be.
-
-    Returns:
-        The largest that was seen to fit; 0 if none.
-    """
-    while len(tried) < limit:
-        low = max((n for n, (ok, _) in tried.items() if ok), default=0)
-        high = min((n for n, (ok, _) in tried.items() if not ok), default=None)
-        if high is not None and high - low <= max(1, low // 16):
-            break
-        guess = _guess(tried, low, high)
-        tried[guess] = fits(guess)
-    return max((n for n, (ok, _) in tried.items() if ok), default=0)
-
-
-def _guess(tried: dict[int, tuple[bool, int]], low: int, high: int | None) -> int:
-    """The next number to try, above low and below high."""
-    step = max(1, low // 16)
-    ends = [low, high] if low and high else sorted(tried)[-2:] if low else sorted(tried)[:2]
-    known = [(n, tried[n][1]) for n in ends]
-    if len(known) < 2 or known[0][1] <= known[1][1]:
-        return 2 * low if high is None else (low + high) // 2
-    (n1, room1), (n2, room2) = known
-    crossing = int(n1 + room1 * (n2 - n1) / (room1 - room2))
-    if crossing < low + step:
-        crossing = low + step  # to see that no more fits
-    return min(crossing, 8 * low if high is None else high - 1)

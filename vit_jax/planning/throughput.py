@@ -1,4 +1,4 @@
-"""How fast the real train and evaluation steps run on made-up images."""
+"""Times the real train and evaluation steps on made-up images."""
 
 import dataclasses
 import resource
@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vit_jax.contracts import Task
 from vit_jax.ops import augment
-from vit_jax.parallel.strategies import Strategy
+from vit_jax.parallel.strategy import Strategy
 from vit_jax.training import optimizer
-from vit_jax.training.step import make_eval_step, make_init, make_train_step
+from vit_jax.training.evaluation import learned, make_eval_step
+from vit_jax.training.problem import Problem
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +29,10 @@ class Throughput:
 
     images_per_second: median of the windows; `slowest` and `fastest` are the least and the greatest of them.
     step_seconds: of the median window.
-    first_step_seconds: the first call, compilation included.
-    compile_seconds: the first call less a step.
-    xla_flops: of a step over the whole batch, as XLA counts the program before it optimises it; what is not a matrix
-        product counts too.
-    peak_memory_bytes: the most a device has held; on the CPU, the whole process.
+    first_step_seconds: of the first call, compilation included.
+    compile_seconds: of the first call, less a step.
+    xla_flops: of a step over the whole batch, as XLA counts the program before it optimises it: all arithmetic.
+    peak_memory_bytes: the most that a device has held; on the CPU, the whole process.
     """
 
     images_per_second: float
@@ -44,7 +47,7 @@ class Throughput:
 
 def measure(
     model: nn.Module,
-    task: Any,
+    task: Task,
     *,
     image_size: tuple[int, int],
     batch_size: int,
@@ -57,30 +60,31 @@ def measure(
     """Compiles a step and times windows of it on one batch that stays on the devices.
 
     Args:
-        model: images to the task's outputs.
-        task: loss and metrics.
-        image_size: height and width in pixels, of three channels.
-        batch_size: examples a step, which the devices divide.
-        train: AdamW's train step with gradient clipping, or else the evaluation step.
-        strategy: how the step is spread over devices.
-        steps: a window's.
-        windows: how many; the steps before the first, at least two, are not timed.
+        model: what the task wrapped.
+        task: whose examples are an `image` and a `label`.
+        image_size: height and width in pixels; the images have three channels.
+        batch_size: examples in a step; a multiple of the number of devices.
+        train: times the train step, with AdamW and gradient clipping; False times the evaluation step.
+        strategy: spreads the step over devices.
+        steps: number of steps in a window.
+        windows: number of windows; the steps before the first, at least two, are not timed.
         say: takes lines of progress.
     """
     batch = _batch(batch_size, image_size)
     prepare = augment.make_prepare((0.5,) * 3, (0.5,) * 3)
     adamw = optimizer.create("adamw", schedule=lambda step: jnp.float32(1e-4), weight_decay=0.1, clip_norm=1.0)
-    init = make_init(model, task, adamw, prepare=prepare, ema=False)
+    problem = Problem(model, task, prepare)
+    init = make_init(problem, adamw, moving_average=False)
     example = jax.tree.map(lambda x: x[:1], batch)
     say("making the parameters")
     state = jax.jit(lambda: init(0, example))()
 
     def make(axis_name):
         if train:
-            return make_train_step(model, task, adamw, prepare=prepare, axis_name=axis_name)
-        return make_eval_step(model, task, prepare=prepare, axis_name=axis_name)
+            return make_train_step(problem, adamw, axis_name=axis_name)
+        return make_eval_step(problem, axis_name=axis_name)
 
-    start = state if train else state.params
+    start: Any = state if train else learned(state)
     cost: Any = jax.jit(make(None)).lower(start, batch).cost_analysis()
     step = (strategy.compile_train_step if train else strategy.compile_eval_step)(make(strategy.axis_name))
     placed, batch = strategy.place_state(jax.device_get(start)), strategy.place_batch(batch)

@@ -1,11 +1,60 @@
-"""A progress bar on standard error."""
+"""Progress on standard error: a bar for work of a known size, and a line for a run."""
 
 import sys
+import time
+from typing import TextIO
 
 from tqdm import tqdm
 
+_SECONDS_BETWEEN = {True: 0.2, False: 10.0}
+"""Least time between two states of a `ProgressLine`: on a terminal, and elsewhere."""
+
 
 def progress_bar(what: str, total: int, unit: str) -> tqdm:
-    """A bar that shows after a second; a log that is no terminal gets a line a minute."""
+    """Makes a bar that shows after a second; a log that is no terminal gets a line each minute.
+
+    Args:
+        what: is being done, the bar's first words.
+        total: number of units; 0 if it is not known.
+        unit: ` images`, or `B` for bytes, which are counted in kB, MB and so on.
+    """
     seconds = 0.1 if sys.stderr.isatty() else 60.0
     return tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", mininterval=seconds, delay=1.0)
+
+
+class ProgressLine:
+    """One line that a terminal shows in place of the last; a plain line every ten seconds elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Takes the stream, which stays open."""
+        self._stream, self._is_terminal = stream, stream.isatty()
+        self._shown_at, self._line = float("-inf"), ""
+
+    def show(self, line: str, *, last: bool) -> None:
+        """Shows a state of the work, unless the one before was shown just now.
+
+        Args:
+            line: without its newline.
+            last: shows it in any case.
+        """
+        now = time.monotonic()
+        if not last and now - self._shown_at < _SECONDS_BETWEEN[self._is_terminal]:
+            return
+        self._shown_at = now
+        if self._is_terminal:
+            self._stream.write(f"\r\x1b[2K{line}")
+            self._line = line
+        else:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def print(self, line: str) -> None:
+        """Prints a line that stays, above the state."""
+        self._stream.write(f"\r\x1b[2K{line}\n{self._line}" if self._is_terminal and self._line else f"{line}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Ends the line that a terminal shows."""
+        if self._line:
+            self._stream.write("\n")
+            self._line = ""

@@ -1,17 +1,23 @@
-"""Image classification: one label of many, or several at once."""
+"""Image classification: one class of many, or any number of them."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
-from vit_jax.types import Batch
+from vit_jax.types import Batch, Params, Placement, mask_of
 
 LOSSES = ("softmax", "sigmoid")
+HEADS = ("head/kernel", "head_distillation/kernel")
 
 
 class ClassificationModel(nn.Module):
@@ -30,12 +36,12 @@ class ClassificationModel(nn.Module):
     distillation_head: bool = False
 
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b classes"]:
-        """Images `[B, H, W, C]`, normalised, to logits `[B, num_classes]` float32."""
+        """Maps images `[B, H, W, C]`, normalised, to logits `[B, num_classes]` float32."""
         return mean_logits(self.each_heads_logits(images, train=train))
 
     @nn.compact
     def each_heads_logits(self, images: Float[Array, "b H W c"], *, train: bool) -> list[Float[Array, "b classes"]]:
-        """The logits of the head and, where there is one, of the distillation head."""
+        """Gives the logits of the head and, where there is one, of the distillation head."""
         # Whoever collects intermediates gets all of the last block's.
         patch_tokens = self.is_mutable_collection("intermediates")
         features = self.encoder(images, train=train, patch_tokens=patch_tokens)
@@ -51,83 +57,179 @@ class ClassificationModel(nn.Module):
 
 
 def mean_logits(logits: list[Float[Array, "b classes"]]) -> Float[Array, "b classes"]:
-    """What one or two heads say together: the mean."""
+    """Averages the logits of one or two heads."""
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Prediction:
+    """One class of an image.
+
+    label: the class's number.
+    class_name: its name.
+    probability: in [0, 1]; of a softmax over the classes, or of a sigmoid where the task's loss is one.
+    """
+
+    label: int
+    class_name: str
+    probability: float
+
+
+class Classes(tuple[Prediction, ...], Result):
+    """The most probable classes of an image, best first."""
+
+    def line(self) -> str:
+        """Gives names and probabilities, `cat 91.2%  dog 5.0%`."""
+        return "  ".join(f"{each.class_name} {each.probability:.1%}" for each in self)
+
+    def json(self) -> dict[str, Any]:
+        """Gives `{"predictions": [{"label": 3, "class_name": "cat", "probability": 0.91}, ...]}`."""
+        return {"predictions": [dataclasses.asdict(each) for each in self]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
     """The task of naming what an image shows.
 
-    num_classes: two or more.
-    loss_type: `softmax` (exactly one label) or `sigmoid` (each class on its own; summed over the classes, as
-        in Beyer et al. 2020, arXiv:2006.07159, section 5, and big_vision).
-    label_smoothing: in [0, 1); the share of the label spread evenly over all classes (Szegedy et al. 2015,
+    The data need a field of kind `label` (exactly one class) or `labels` (any number of them).
+
+    loss_type: `softmax` (exactly one class) or `sigmoid` (each class on its own; summed over the classes, as in Beyer
+        et al. 2020, arXiv:2006.07159, section 5, and big_vision).
+    label_smoothing: share of the label that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2015,
         arXiv:1512.00567, section 7).
-    head_bias: where the head's bias starts; -log(num_classes) suits the sigmoid loss.
+    head_bias: initial bias of the head; -log(number of classes) suits the sigmoid loss.
     distillation_head: whether the model's distillation token has a head too; the logits are the mean of both.
     """
 
-    num_classes: int
     loss_type: str = "softmax"
     label_smoothing: float = 0.0
     head_bias: float = 0.0
     distillation_head: bool = False
 
+    model_options: ClassVar = ("distillation_head",)
+
     def __post_init__(self) -> None:
         """Checks the fields.
 
         Raises:
-            InputError: a value out of its range.
+            InputError: data without classes, or a value out of its range.
         """
         if self.num_classes < 2:
-            raise InputError(f"classification needs at least 2 classes, not {self.num_classes}")
+            raise InputError(f"classification needs at least 2 classes, and the data has {self.num_classes}")
         if self.loss_type not in LOSSES:
-            raise InputError(f"task.loss_type is {self.loss_type!r}; valid: {', '.join(LOSSES)}")
+            raise InputError(f"task.options.loss_type is {self.loss_type!r}; valid: {', '.join(LOSSES)}")
+        if self.fields[self.target].kind == "labels" and self.loss_type != "sigmoid":
+            raise InputError(
+                f"the field {self.target!r} has several classes an image; valid: a task.options.loss_type of 'sigmoid'"
+            )
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise InputError(f"task.label_smoothing is {self.label_smoothing}; valid: at least 0 and less than 1")
+            raise InputError(
+                f"task.options.label_smoothing is {self.label_smoothing}; valid: at least 0 and less than 1"
+            )
+
+    @property
+    def target(self) -> str:
+        """Name of the field that is predicted.
+
+        Raises:
+            InputError: the data has none.
+        """
+        for name, field in self.fields.items():
+            if field.kind in ("label", "labels"):
+                return name
+        there = ", ".join(f"{name} ({field.kind})" for name, field in self.fields.items())
+        raise InputError(f"classification needs a field of kind label or labels, and the data has {there}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.fields[self.target].names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """The encoder with this task's head: images to logits `[B, num_classes]`."""
+        """Adds the head: images to logits `[B, num_classes]`."""
         if self.distillation_head and not getattr(encoder, "distillation_token", False):
-            raise InputError("task.distillation_head needs model.distillation_token")
+            raise InputError("task.options.distillation_head needs model.options.distillation_token")
         return ClassificationModel(encoder, self.num_classes, self.head_bias, self.distillation_head)
 
     def loss(self, outputs: Float[Array, "b classes"], batch: Batch) -> Float[Array, " b"]:
-        """Cross-entropy of each example, `[B]` float32 in nats.
+        """Computes the cross-entropy of each example, `[B]` float32 in nats.
 
         Args:
             outputs: logits `[B, num_classes]`.
-            batch: `label` is `[B]` int or `[B, num_classes]` in [0, 1].
+            batch: the labels are `[B]` int or `[B, num_classes]` in [0, 1].
         """
-        targets = self._targets(batch["label"])
+        targets = self._targets(batch)
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if self.loss_type == "softmax":
             return optax.softmax_cross_entropy(outputs, targets)
         return optax.sigmoid_binary_cross_entropy(outputs, targets).sum(axis=-1)
 
-    def metrics(self, outputs: Float[Array, "b classes"], batch: Batch) -> dict[str, tuple[Array, Array]]:
-        """Sums over the batch's unmasked examples, and how many there are: name -> (sum, count).
+    def metrics(
+        self, outputs: Float[Array, "b classes"], batch: Batch, *, train: bool = False
+    ) -> dict[str, tuple[Array, Array]]:
+        """Sums over the unmasked examples, and counts them: name -> (sum, count).
 
-        `loss` as above; `accuracy`, whether the highest logit (the first of equals) is a label's; and
-        `accuracy_top5` where there are more than five classes.
+        `accuracy`: whether the highest logit (the first of equals) is a label's. `accuracy_top5`: likewise for the five
+        highest, where there are more than five classes.
         """
-        targets = self._targets(batch["label"])
-        mask = batch.get("mask", jnp.ones(outputs.shape[0], jnp.float32))
+        targets = self._targets(batch)
+        mask = mask_of(batch)
         # The highest target counts as a label, so that blended labels have one too.
         is_label = (targets > 0) & (targets >= targets.max(axis=-1, keepdims=True))
-        values = {"loss": self.loss(outputs, batch), "accuracy": _hit(outputs, is_label, 1)}
+        values = {"accuracy": _hit(outputs, is_label, 1)}
         if self.num_classes > 5:
             values["accuracy_top5"] = _hit(outputs, is_label, 5)
         count = mask.sum()
         # `where`, since a masked row may hold anything, NaN included.
         return {name: (jnp.where(mask > 0, value, 0.0).sum(), count) for name, value in values.items()}
 
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """What evaluators may ask of each example.
+
+        label: `[]` int32, or `[num_classes]` float32 in [0, 1].
+        prediction: `[]` int32, the class with the highest output, the first of equals.
+        confidence: `[]` float32 in [0, 1], the highest probability.
+        probabilities: `[num_classes]` float32 in [0, 1].
+        """
+        return {
+            "label": lambda outputs, batch: batch[self.target],
+            "prediction": lambda outputs, batch: outputs.argmax(axis=-1).astype(jnp.int32),
+            "confidence": lambda outputs, batch: self.probabilities(outputs).max(axis=-1),
+            "probabilities": lambda outputs, batch: self.probabilities(outputs),
+        }
+
+    def results(self, outputs: Any, placements: Sequence[Placement], *, top_k: int = 5) -> list[Classes]:
+        """Names the most probable classes of each image.
+
+        Args:
+            outputs: logits `[B, num_classes]`.
+            placements: one for each image.
+            top_k: number of classes, at most all.
+
+        Raises:
+            InputError: top_k is below 1.
+        """
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; valid: 1 to {self.num_classes}")
+        probabilities = np.asarray(self.probabilities(outputs))
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top_k]
+        return [
+            Classes(Prediction(int(label), self.class_names[label], float(row[label])) for label in labels)
+            for row, labels in zip(probabilities, best, strict=True)
+        ]
+
     def probabilities(self, outputs: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
-        """Each class's probability, `[B, num_classes]` float32 in [0, 1], by the task's loss."""
+        """Turns logits into each class's probability, `[B, num_classes]` float32 in [0, 1]."""
         return jax.nn.softmax(outputs) if self.loss_type == "softmax" else jax.nn.sigmoid(outputs)
 
-    def _targets(self, label: Array) -> Float[Array, "b classes"]:
+    def _targets(self, batch: Batch) -> Float[Array, "b classes"]:
+        label = batch[self.target]
         if label.ndim == 1:
             return jax.nn.one_hot(label, self.num_classes)
         if label.shape[1:] != (self.num_classes,):
@@ -136,11 +238,33 @@ class Classification:
 
 
 create = Classification
-"""What `build` looks for in a task's file."""
+
+
+def same_names(old: Sequence[str], new: Sequence[str]) -> bool:
+    """Tells whether two lists name the same classes, in any order, without repetition."""
+    return len(set(new)) == len(new) and sorted(old) == sorted(new)
+
+
+def reordered_heads(arrays: Mapping[str, np.ndarray], old: Sequence[str], new: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reorders the classes of the heads.
+
+    Args:
+        arrays: path -> array. Those outside the encoder have the classes as their last axis.
+        old: names of the classes, as the arrays have them.
+        new: the same names in the order that is wanted.
+    """
+    order = [list(old).index(name) for name in new]
+    return {path: x if path.startswith("encoder/") else x[..., order] for path, x in arrays.items()}
+
+
+def zero_heads(params: Params) -> list[str]:
+    """Names the heads whose kernel is zero throughout: they tell no class from another."""
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return [name for name in HEADS if name in flat and not np.any(np.asarray(flat[name]))]
 
 
 def _hit(logits: Float[Array, "b classes"], is_label: Array, k: int) -> Float[Array, " b"]:
-    """1 where a label is among the k highest logits, else 0; a NaN logit is no hit."""
+    """Gives 1 where a label is among the k highest logits, else 0; a NaN logit is no hit."""
     _, top = jax.lax.top_k(logits, k)  # [b, k]
     hit = jnp.take_along_axis(is_label, top, axis=-1).any(axis=-1)
     return (hit & ~jnp.isnan(logits).any(axis=-1)).astype(jnp.float32)

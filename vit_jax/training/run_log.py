@@ -1,23 +1,41 @@
-"""What a run writes down: metrics.jsonl, TensorBoard event files, progress lines."""
+"""What a run writes down: metrics.jsonl, timing.jsonl, TensorBoard event files, progress lines."""
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
 import pathlib
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import jax
 
 from vit_jax.errors import TrainingDiverged
-from vit_jax.system.atomic import writing
+from vit_jax.system.progress import ProgressLine
+from vit_jax.training import json_lines
+from vit_jax.training.speed import Point, Stopwatch, speed_between
 
-_PROGRESS_SECONDS = {True: 0.2, False: 10.0}
-"""How often the progress line changes: on a terminal, and as plain lines elsewhere."""
+_STEP_FIGURES = (
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "skipped_steps",
+    "skipped_in_row",
+    "nonfinite_leaf",
+    "examples_seen",
+)
+"""What is logged of a train step for every task."""
+
+
+def first_task_metric(values: Mapping[str, Any]) -> str | None:
+    """Finds the first metric of the task among a step's values, `train/accuracy`; None if it has none.
+
+    Example:
+        >>> first_task_metric({"train/gradient_norm": 1.0, "train/psnr": 23.1, "test/psnr": 22.0})
+        'train/psnr'
+    """
+    names = [key.removeprefix("train/") for key in values if key.startswith("train/")]
+    return next((f"train/{name}" for name in names if name not in _STEP_FIGURES), None)
 
 
 @dataclasses.dataclass
@@ -54,16 +72,16 @@ class RunLog:
         max_skipped_steps: int,
         stream: TextIO | None = None,
     ) -> None:
-        """Opens the files; lines of steps after start_step, from a run that got further, are cut off.
+        """Opens the files, and cuts off lines of steps after start_step, which a run wrote that got further.
 
         Args:
             workdir: where metrics.jsonl, timing.jsonl and the event files are.
             start_step: the step resumed from, or 0.
             total_steps: the run's length.
-            batch_size: examples a step.
-            fetch: brings metrics off the devices.
+            batch_size: examples in a step.
+            fetch: copies metrics off the devices.
             leaf_names: of the trainable parameters, to name one whose gradient or update is not finite.
-            max_skipped_steps: how many skipped steps in a row end the run.
+            max_skipped_steps: number of skipped steps in a row that ends the run.
             stream: where progress goes; None is standard error.
         """
         from tensorboardX import SummaryWriter  # takes a while, so only where a run starts
@@ -73,22 +91,20 @@ class RunLog:
         self._files = {name: workdir / f"{name}.jsonl" for name in ("metrics", "timing")}
         if self._writes:
             for file in self._files.values():
-                _cut_after(file, start_step)
+                json_lines.cut_after(file, start_step)
         self._tensorboard = SummaryWriter(str(workdir), purge_step=start_step + 1, write_to_disk=self._writes)
         self._fetch, self._leaf_names, self._max_skipped_steps = fetch, leaf_names, max_skipped_steps
         self._batch_size, self._total_steps = batch_size, total_steps
         self._pending: _Pending | None = None
-        self._progress = _Progress((stream or sys.stderr) if self._writes else open(os.devnull, "w"))  # noqa: SIM115
-        self._clock = _Clock()
-        self._first = (start_step, 0.0)  # step and waiting seconds where the clock starts
-        self._last = (start_step, 0.0, 0.0)  # step, clock and waiting seconds at the last log
+        self._progress = ProgressLine((stream or sys.stderr) if self._writes else open(os.devnull, "w"))  # noqa: SIM115
+        self._clock = Stopwatch()
+        self._first = self._last = Point(start_step, 0.0, 0.0)  # where the clock starts, and the last log
 
     def started(self, step: int, wait_seconds: float, *, seconds_to_first_step: float) -> None:
         """Starts the clock once the first step, which compiles, is done."""
         self._progress.print(f"first step after {seconds_to_first_step:.1f} s, compilation included")
         self._clock.restart()
-        self._first = (step, wait_seconds)
-        self._last = (step, 0.0, wait_seconds)
+        self._first = self._last = Point(step, 0.0, wait_seconds)
 
     def train(self, step: int, metrics: Any, wait_seconds: float) -> None:
         """Takes the metrics of a step, still on the devices, and writes those of the one before.
@@ -96,13 +112,13 @@ class RunLog:
         Args:
             step: done so far.
             metrics: name -> (sum, count).
-            wait_seconds: how long the run has waited for data altogether.
+            wait_seconds: that the run has waited for data so far.
         """
         self.flush()
         self._pending = _Pending(step, metrics, wait_seconds, self._clock.seconds())
 
     def evaluation(self, step: int, results: dict[str, float]) -> None:
-        """Takes the results of the evaluations after step, `test/accuracy`."""
+        """Takes the results of the evaluations after a step, `test/accuracy`."""
         if self._pending is None or self._pending.step != step:
             self.flush()
             self._pending = _Pending(step)
@@ -111,7 +127,7 @@ class RunLog:
         self._progress.print(f"step {step}: {figures}")
 
     def flush(self) -> None:
-        """Writes what is pending, waiting for the devices if need be.
+        """Writes what is pending; waits for the devices if need be.
 
         Raises:
             TrainingDiverged: too many steps in a row were skipped.
@@ -147,8 +163,27 @@ class RunLog:
         with self._clock:
             yield
 
+    def summary(self) -> dict[str, float]:
+        """Gives seconds, images/s and share of waiting since the first step; empty if nothing was timed."""
+        speed = speed_between(self._first, self._last, batch_size=self._batch_size)
+        return {"train_seconds": self._last.seconds, **speed} if speed else {}
+
+    def print(self, line: str) -> None:
+        """Prints a line above the progress line."""
+        self._progress.print(line)
+
+    def __enter__(self) -> "RunLog":
+        """Gives the log itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files; what is pending is not written."""
+        self._progress.close()
+        with _named(self._workdir):
+            self._tensorboard.close()
+
     def _fetch_pending(self) -> None:
-        """Brings what is pending off the devices, waiting for them if need be, and shows it."""
+        """Copies what is pending off the devices, waiting for them if need be, and shows it."""
         pending = self._pending
         if pending is None or pending.device is None:
             return
@@ -167,49 +202,20 @@ class RunLog:
         pending.timing = self._timing(pending, pending.clock_seconds if done else self._clock.seconds())
         self._show(pending)
 
-    def summary(self) -> dict[str, float]:
-        """Seconds, images/s and share of waiting since the first step; empty if nothing was timed."""
-        first_step, first_wait = self._first
-        last_step, seconds, wait = self._last
-        if last_step <= first_step or seconds <= 0:
-            return {}
-        return {
-            "train_seconds": seconds,
-            "images_per_second": (last_step - first_step) * self._batch_size / seconds,
-            "data_wait_fraction": (wait - first_wait) / seconds,
-        }
-
-    def print(self, line: str) -> None:
-        """Prints a line above the progress line."""
-        self._progress.print(line)
-
-    def __enter__(self) -> "RunLog":
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the files; what is pending is not written."""
-        self._progress.close()
-        with _named(self._workdir):
-            self._tensorboard.close()
-
     def _timing(self, pending: _Pending, seconds: float) -> dict[str, float]:
         """Speed since the step logged before this one; `seconds` is the clock when this one was done."""
-        last, now = self._last, (pending.step, seconds, pending.wait_seconds)
-        if now[0] <= last[0] or now[1] <= last[1]:
-            return {}
-        self._last = now
-        elapsed = now[1] - last[1]
-        return {
-            "images_per_second": (now[0] - last[0]) * self._batch_size / elapsed,
-            "data_wait_fraction": min((now[2] - last[2]) / elapsed, 1.0),
-        }
+        now = Point(pending.step, seconds, pending.wait_seconds)
+        speed = speed_between(self._last, now, batch_size=self._batch_size)
+        if speed:
+            self._last = now
+            speed["data_wait_fraction"] = min(speed["data_wait_fraction"], 1.0)
+        return speed
 
     def _show(self, pending: _Pending) -> None:
         values, timing = pending.values, pending.timing
         parts = [f"step {pending.step}/{self._total_steps}", f"loss {_short(values['train/loss'])}"]
-        if "train/accuracy" in values:
-            parts.append(f"accuracy {_short(values['train/accuracy'])}")
+        if metric := first_task_metric(values):
+            parts.append(f"{metric.removeprefix('train/').replace('_', ' ')} {_short(values[metric])}")
         parts.append(f"lr {values['train/learning_rate']:.2e}")
         if timing:
             rate = timing["images_per_second"]
@@ -221,61 +227,9 @@ class RunLog:
         self._progress.show(" | ".join(parts), last=pending.step == self._total_steps)
 
     def _write(self, name: str, step: int, values: dict[str, float]) -> None:
-        if not values or not self._writes:
-            return
-        clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        with _named(self._files[name]), self._files[name].open("a") as file:
-            file.write(json.dumps({"step": step} | clean, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class _Clock:
-    """Seconds since `restart`, leaving out the time inside `with clock:`."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._start, self._paused_at = time.perf_counter(), 0.0
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-    def __enter__(self) -> None:
-        self._paused_at = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._start += time.perf_counter() - self._paused_at
-
-
-class _Progress:
-    """One line that is written over on a terminal; a plain line every ten seconds elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._is_terminal = stream, stream.isatty()
-        self._shown_at, self._line = float("-inf"), ""
-
-    def show(self, line: str, *, last: bool) -> None:
-        now = time.monotonic()
-        if not last and now - self._shown_at < _PROGRESS_SECONDS[self._is_terminal]:
-            return
-        self._shown_at = now
-        if self._is_terminal:
-            self._stream.write(f"\r\x1b[2K{line}")
-            self._line = line
-        else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
-
-    def print(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[2K{line}\n{self._line}" if self._is_terminal and self._line else f"{line}\n")
-        self._stream.flush()
-
-    def close(self) -> None:
-        if self._line:
-            self._stream.write("\n")
-            self._line = ""
+        if values and self._writes:
+            with _named(self._files[name]):
+                json_lines.append(self._files[name], step, values)
 
 
 @contextlib.contextmanager
@@ -285,30 +239,6 @@ def _named(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _cut_after(file: pathlib.Path, step: int) -> None:
-    """Removes the lines of later steps, and a last line that was cut off, from a file of JSON lines."""
-    if not file.exists():
-        return
-    kept = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break  # a line that a kill left unfinished: nothing comes after it
-    with writing(file) as part:
-        part.write_text("".join(f"{line}\n" for line in kept))
-
-
-def read_last_values(file: pathlib.Path) -> dict[str, Any]:
-    """The newest value of each metric in a metrics.jsonl; empty if there is none."""
-    values: dict[str, Any] = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            values |= json.loads(line)
-    return values
 
 
 def _short(value: float) -> str:

@@ -143,7 +143,7 @@ def test_a_damaged_image_is_named_by_file(tmp_path):
 def test_workers_end_when_their_parent_is_killed():
     program = (
         "import os\n"
-        "from tests.data.test_workers import BLANK, batches_from_workers, load\n"
+        "from tests.data.loading.test_workers import BLANK, batches_from_workers, load\n"
         "batches = batches_from_workers(load, range(10**6), blank=BLANK, num_workers=1)\n"
         "next(batches)\n"
         "os._exit(7)\n"

@@ -148,7 +148,7 @@ def test_several_labels_train_with_the_sigmoid_loss(tmp_path):
     config.checkpoint.best_metric = "train/accuracy"
     with pytest.raises(InputError, match=r"small train has several labels an image; valid: a task.loss_type of 'sigm"):
         train.train(config, tmp_path / "run")
-    config.task.loss_type = "sigmoid"
+    config.task.options.loss_type = "sigmoid"
     assert train.train(config, tmp_path / "run") == 0
 
 
@@ -161,7 +161,7 @@ def test_several_labels_are_mixed_as_images_are(tmp_path):
     config.data.mean = config.data.std = (0.5, 0.5, 0.5)
     config.data.update({"mixup_alpha": 1.0, "shift_px": 0, "flip": False})
     config.evaluation.splits = {"train": "train"}
-    config.task.loss_type = "sigmoid"
+    config.task.options.loss_type = "sigmoid"
     run = build.experiment(config)
     batch = next(run.train_loader.train_batches(Share(6), seed=0, start_step=0, total_steps=1))
     mixed = run.prepare(jax.random.key(0), batch)

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.data.images.decoding import decode
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import check_rollout
-    from vit_jax.inference.classifier import load
+    from vit_jax.inference.predictor import load
     from vit_jax.system.atomic import writing
 
     check_rollout(args.head_fusion, args.residual)

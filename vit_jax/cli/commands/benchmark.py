@@ -56,7 +56,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from vit_jax.build import experiment as build
     from vit_jax.cli.commands.convert import image_size
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.parallel import strategy as parallel
     from vit_jax.planning import hardware, plan, throughput
 
     size = image_size(args.image_size)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from vit_jax.errors import InputError
-    from vit_jax.inference.classifier import load
+    from vit_jax.inference.predictor import load
     from vit_jax.inference.save import free_destination, save
     from vit_jax.pretrained.outgoing import MAY_DIFFER
 

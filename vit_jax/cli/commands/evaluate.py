@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     from vit_jax.build import experiment as build
     from vit_jax.errors import InputError
-    from vit_jax.inference.classifier import load
-    from vit_jax.parallel import strategies as parallel
+    from vit_jax.inference.predictor import load
+    from vit_jax.parallel import strategy as parallel
     from vit_jax.training import evaluation, step
 
     hosts.join("vit-jax evaluate", args.coordinator, args.num_processes, args.process_id)

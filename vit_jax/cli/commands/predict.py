@@ -1,16 +1,24 @@
-"""Names what images show, with a trained model.
+"""Tells what a trained model finds in images: classes, masks, boxes, whatever its task is.
 
-A file that is no image is reported on standard error; the others are still answered, and the exit status is 2.
+Prints a line for each image, and with --out writes pictures: NAME.png, the answer drawn on the image, and what else the
+task gives, such as NAME.mask.png. Input that is no image is reported on standard error; the others are still answered,
+and the exit status is 2.
 """
 
 import argparse
+import dataclasses
 import json
+import pathlib
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 EXAMPLES = """examples:
   vit-jax predict --model runs/digits seven.png
-  vit-jax predict --model google/vit-base-patch16-224 cat.jpg
-  vit-jax predict --model runs/digits *.png --top-k 3 --json"""
+  vit-jax predict --model google/vit-base-patch16-224 cat.jpg https://example.org/dog.jpg
+  vit-jax predict --model runs/digits photos --top-k 3 --json
+  vit-jax predict --model runs/scenes photos --out answers
+  cat seven.png | vit-jax predict --model runs/digits -"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,42 +29,160 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a work directory, a checkpoint's folder or .npz file, or a Hugging Face id",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="how many classes to name (default 5)")
+    parser.add_argument("--step", default="last", help="of a work directory: last (default), best, or a step")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a file, a folder with all that is in it, an http(s) URL, or - for an image on standard input",
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="of a classifier: number of classes (default 5)")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the task's results (repeatable)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="images at a time (default 32)")
     parser.add_argument(
         "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object an image and line")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each image, on a line of its own")
+    parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="where to write pictures")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; gives its exit status."""
-    from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, Reading, decode
+    from vit_jax.cli.image_inputs import FreeNames, find_images
+    from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, Reading
     from vit_jax.errors import InputError
-    from vit_jax.inference.classifier import load
+    from vit_jax.inference.predictor import load
 
     for flag, value in {"--top-k": args.top_k, "--batch-size": args.batch_size}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(f"{flag} is {value}; valid: 1 or more")
-    limit = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
-    classifier = load(args.model)
-    failed = False
-    for start in range(0, len(args.images), args.batch_size):
-        names, images = [], []
-        for name in args.images[start : start + args.batch_size]:
-            try:
-                images.append(decode(name, classifier.preprocessing.channels, max_pixels=limit))
-                names.append(name)
-            except InputError as error:
-                failed = True
-                print(f"vit-jax predict: {error}", file=sys.stderr)
-        if not names:
-            continue
-        for name, predictions in zip(names, classifier.predict(images, args.top_k), strict=True):
-            if args.json:
-                print(json.dumps({"image": name, "predictions": [vars(p) for p in predictions]}), flush=True)
-            else:
-                answers = "  ".join(f"{p.class_name} {p.probability:.1%}" for p in predictions)
-                print(f"{name}: {answers}", flush=True)
-    return 2 if failed else 0
+    max_pixels = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out} exists already and is no folder")
+    predictor = load(args.model, step=int(args.step) if args.step.isdigit() else args.step)
+    if predictor.task is None:
+        raise InputError(f"{args.model} has no head, so that there is nothing to predict; valid: a model with a task")
+    options = _options(args, predictor)
+    failures: list[InputError] = []
+
+    def failed(error: InputError) -> None:
+        failures.append(error)
+        _print(f"vit-jax predict: {' '.join(str(error).split())}", sys.stderr)
+
+    names = FreeNames(args.out, args.images) if args.out is not None else None
+    wrote = answered = False
+    for batch in _batches(_read(find_images(args.images, on_error=failed), predictor, max_pixels, failed), args):
+        results = predictor.predict([each.pixels for each in batch], **options)
+        for each, result in zip(batch, results, strict=True):
+            answered = True
+            files = [] if names is None else _write(each, result, names, max_pixels)
+            wrote = wrote or bool(files)
+            _print(_answer(each.name, result, files, as_json=args.json), sys.stdout)
+    if answered and names is not None and not wrote:
+        _print(f"vit-jax predict: the task draws nothing, and {args.out} was not written to", sys.stderr)
+    return 2 if failures else 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Read:
+    """An image that was read: its name and stem, the encoded image or its path, and what the model takes of it."""
+
+    name: str
+    stem: str
+    content: Any
+    pixels: Any
+
+
+def _options(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
+    """Gives the options of the task's results, checked by its annotations."""
+    import inspect
+
+    from vit_jax.build import plugins
+    from vit_jax.errors import InputError
+
+    texts = {}
+    for text in args.option:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--option is {text!r}; valid: NAME=VALUE")
+        texts[name] = value
+    valid = predictor.check_options(texts)
+    kinds = {name: Any if kind is inspect.Parameter.empty else kind for name, kind in valid.items()}
+    options = {name: plugins.parsed(value, kinds[name], f"--option {name}") for name, value in texts.items()}
+    if args.top_k is not None:
+        predictor.check_options({"top_k": args.top_k})
+        options["top_k"] = args.top_k
+    return options
+
+
+def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any) -> Iterator[_Read]:
+    """Reads images one by one; of a photograph only what the model takes is kept."""
+    from vit_jax.errors import InputError
+    from vit_jax.inference.images import read_image
+
+    for given in inputs:
+        try:
+            content = given.read()
+            pixels = read_image(content, predictor.preprocessing, max_pixels=max_pixels)
+            yield _Read(given.name, given.stem, content, pixels)
+        except InputError as error:
+            failed(InputError(_named(str(error), given.name)))
+
+
+def _batches(images: Iterator[_Read], args: argparse.Namespace) -> Iterator[Sequence[_Read]]:
+    batch: list[_Read] = []
+    for image in images:
+        batch.append(image)
+        if len(batch) == args.batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write(image: _Read, result: Any, names: Any, max_pixels: int) -> list[pathlib.Path]:
+    """Writes the pictures of a result; each file appears when it is complete."""
+    from vit_jax.data.images.decoding import decode
+    from vit_jax.system.atomic import writing
+
+    drawn = result.draw(decode(image.content, 3, max_pixels=max_pixels))
+    pictures = ({} if drawn is None else {"png": drawn}) | result.files()
+    if not pictures:
+        return []
+    files = names.find(image.stem, list(pictures))
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    for file, picture in zip(files, pictures.values(), strict=True):
+        with writing(file) as part, part.open("wb") as stream:
+            picture.save(stream, _format(file))
+    return files
+
+
+def _format(file: pathlib.Path) -> str:
+    from PIL import Image
+
+    return Image.registered_extensions().get(file.suffix.lower(), "PNG")
+
+
+def _answer(name: str, result: Any, files: Sequence[pathlib.Path], *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(
+            {"image": name, **result.json()} | ({"files": [str(file) for file in files]} if files else {})
+        )
+    return f"{name}: {result.line()}" + (f"  -> {', '.join(map(str, files))}" if files else "")
+
+
+def _named(text: str, name: str) -> str:
+    """Says whose error it is where the image came as bytes."""
+    return f"{name} {text.removeprefix('the image ')}" if text.startswith("the image ") else text
+
+
+def _print(line: str, stream: Any) -> None:
+    """Prints a line; characters that the stream's encoding lacks are written as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from vit_jax.data.images.geometry import Matrix, rotation
+
 
 @dataclasses.dataclass(frozen=True)
 class Brush:
@@ -17,20 +19,24 @@ class Brush:
     rng: of this image alone.
     fill: the colour of areas that an image does not cover, a number a channel in [0, 255]; an int for one channel.
     resample: how pixels are read that lie between others.
+    moves: takes the matrix of each operation that moves pixels, so that masks and boxes can follow.
     """
 
     rng: np.random.Generator
     fill: tuple[int, ...] | int = (128, 128, 128)
     resample: Image.Resampling = Image.Resampling.NEAREST
+    moves: list[Matrix] = dataclasses.field(default_factory=list)
 
 
-def affine(image: Image.Image, matrix: tuple[float, ...], brush: Brush) -> Image.Image:
+def affine(image: Image.Image, matrix: Matrix, brush: Brush) -> Image.Image:
     """Pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image; matrix is a to f."""
+    brush.moves.append(matrix)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=brush.resample, fillcolor=brush.fill)
 
 
 def rotate(image: Image.Image, degrees: float, brush: Brush) -> Image.Image:
     """Turns about the centre, anticlockwise."""
+    brush.moves.append(rotation(degrees, image.height, image.width))
     return image.rotate(degrees, resample=brush.resample, fillcolor=brush.fill)
 
 

@@ -76,6 +76,35 @@ def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     return Picture(image, channels, max_pixels).decode()
 
 
+def decode_numbers(value: Any) -> np.ndarray:
+    """Reads a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
+
+    Args:
+        value: encoded bytes, a path, or an integer array `[H, W]` or `[H, W, 1]`.
+
+    Returns:
+        `[H, W]` of an integer type.
+
+    Raises:
+        InputError: a colour image without a palette, or a file that cannot be read.
+    """
+    if isinstance(value, np.ndarray):
+        return value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
+    name = "the mask" if isinstance(value, bytes) else str(value)
+    try:
+        image = _opened(value)
+        if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
+            raise InputError(
+                f"{name} has the colours of mode {image.mode}; valid: a number for each pixel, grey or with a palette"
+            )
+        return np.asarray(image).astype(np.int32)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file leads Pillow to
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{name} cannot be read: {reason}") from None
+
+
 class Picture:
     """An image of which the header has been read.
 

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
+from vit_jax.data.images.geometry import Geometry
 from vit_jax.errors import InputError
+from vit_jax.types import Placement
 
 RESIZE = ("exact", "shortest_edge")
 CROP_OFFSET = ("floor", "nearest")
@@ -93,13 +95,28 @@ class Preprocessing:
             reading: how it is decoded.
         """
         picture = Picture(image, self.channels, reading.max_pixels)
-        size = self._size_before_crop(picture.height, picture.width)
-        pixels = _resized(picture, (0, 0, picture.width, picture.height), size, self.interpolation, reading)
-        if size != self.image_size:
-            height, width = self.image_size
-            top, left = (self._offset(margin) for margin in (size[0] - height, size[1] - width))
-            pixels = pixels[top : top + height, left : left + width]
-        return pixels
+        return self.place(picture, self.geometry(picture.height, picture.width), reading)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Gives what becomes of an image of this height and width in pixels."""
+        size = self._size_before_crop(height, width)
+        rows, columns = self.image_size
+        top, left = (self._offset(margin) for margin in (size[0] - rows, size[1] - columns))
+        return Geometry((height, width), (0, 0, width, height), size, (top, left, rows, columns))
+
+    def place(self, picture: Picture, geometry: Geometry, reading: Reading = EXACTLY) -> np.ndarray:
+        """Decodes and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
+        pixels = _resized(picture, geometry.box, geometry.resized, self.interpolation, reading)
+        top, left, height, width = geometry.cut
+        return pixels[top : top + height, left : left + width]
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Says where the input lies in an image of a height and a width in pixels, upright."""
+        rows, columns = self._size_before_crop(height, width)
+        down, across = height / rows, width / columns
+        top, left = self._offset(rows - self.image_size[0]), self._offset(columns - self.image_size[1])
+        bottom, right = top + self.image_size[0], left + self.image_size[1]
+        return Placement((height, width), (left * across, top * down, right * across, bottom * down), self.image_size)
 
     @property
     def resize_target(self) -> tuple[int, int]:
@@ -146,14 +163,19 @@ class RandomResizedCrop:
             InputError: a value out of its range.
         """
         if not 0.0 < self.min_area <= 1.0:
-            raise InputError(f"data.crop_min_area is {self.min_area}; valid: more than 0, at most 1")
+            raise InputError(f"data.augment.random_crop.min_area is {self.min_area}; valid: more than 0, at most 1")
 
     def __call__(self, image: Any, rng: np.random.Generator, reading: Reading = EXACTLY) -> np.ndarray:
         """Gives `[height, width, channels]` uint8, not yet normalised."""
         picture = Picture(image, self.preprocessing.channels, reading.max_pixels)
-        top, left, height, width = self.box(picture.height, picture.width, rng)
-        box = (left, top, left + width, top + height)
-        return _resized(picture, box, self.preprocessing.image_size, self.preprocessing.interpolation, reading)
+        geometry = self.geometry(picture.height, picture.width, rng)
+        return self.preprocessing.place(picture, geometry, reading)
+
+    def geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+        """Draws a part of an image of this height and width in pixels."""
+        top, left, rows, columns = self.box(height, width, rng)
+        size = self.preprocessing.image_size
+        return Geometry((height, width), (left, top, left + columns, top + rows), size, (0, 0, *size))
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) in pixels of a part of an image of the given size."""

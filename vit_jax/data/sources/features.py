@@ -1,6 +1,8 @@
 """From the features of a TFDS dataset to the fields of an example, and from its records to their values."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +23,7 @@ class Feature:
 
     key: of the TFDS feature.
     field: what it is to us.
-    read: from the whole record, whose images are encoded, to the field's stored value.
+    read: from the whole record, whose images are encoded, to the field's stored value; it can be pickled.
     """
 
     key: str
@@ -105,14 +107,14 @@ def _feature(key: str, feature: Any) -> Feature | None:
     if isinstance(feature, tfds.features.Image):
         return _image(key, feature)
     if isinstance(feature, tfds.features.ClassLabel):
-        return Feature(key, Field("label", names=tuple(feature.names)), lambda record: record[key])
+        return Feature(key, Field("label", names=tuple(feature.names)), operator.itemgetter(key))
     if isinstance(feature, tfds.features.Sequence):
         return _sequence(key, feature)
     is_array = isinstance(feature, tfds.features.Tensor) and not isinstance(feature, tfds.features.Text)
     dtype = np.dtype(feature.np_dtype) if is_array else np.dtype(object)
     if not is_array or dtype.kind not in "biuf" or None in feature.shape:
         return None
-    return Feature(key, Field("array", feature.shape, dtype.name), lambda record: record[key])
+    return Feature(key, Field("array", feature.shape, dtype.name), operator.itemgetter(key))
 
 
 def _image(key: str, feature: Any) -> Feature | None:
@@ -127,18 +129,18 @@ def _image(key: str, feature: Any) -> Feature | None:
         field = Field("image", (height, width, channels), "uint8")
     else:
         return None
-    return Feature(key, field, lambda record: record[key])
+    return Feature(key, field, operator.itemgetter(key))
 
 
 def _sequence(key: str, feature: Any) -> Feature | None:
     each = feature.feature
     if isinstance(each, tfds.features.ClassLabel):
         names = tuple(each.names)
-        return Feature(key, Field("labels", (len(names),), "float32", names), lambda record: record[key])
+        return Feature(key, Field("labels", (len(names),), "float32", names), operator.itemgetter(key))
     if isinstance(each, tfds.features.Image):
         if feature.shape[0] is None or each.np_dtype != np.uint8:
             return None
-        return Feature(key, Field("image", feature.shape, "uint8"), lambda record: _frames(record[key], each.shape[2]))
+        return Feature(key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2]))
     inner = dict(each) if isinstance(each, tfds.features.FeaturesDict) else {}
     if not isinstance(inner.get("bbox"), tfds.features.BBoxFeature):
         return None
@@ -146,16 +148,16 @@ def _sequence(key: str, feature: Any) -> Feature | None:
         return None
     label = inner.get("label")
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else (key,)
-    return Feature(key, Field("boxes", (None, 5), "float32", names), lambda record: _boxes(record, key))
+    return Feature(key, Field("boxes", (None, 5), "float32", names), functools.partial(_boxes, key=key))
 
 
-def _frames(frames: Any, channels: int) -> np.ndarray:
-    """`[T, H, W, C]` uint8."""
-    images = [np.asarray(decode(frame, channels)) for frame in frames]
+def _frames(record: Mapping[str, Any], *, key: str, channels: int) -> np.ndarray:
+    """Decodes the frames of a clip: `[T, H, W, C]` uint8."""
+    images = [np.asarray(decode(frame, channels)) for frame in record[key]]
     return np.stack([image if image.ndim == 3 else image[:, :, None] for image in images])
 
 
-def _boxes(record: Mapping[str, Any], key: str) -> np.ndarray:
+def _boxes(record: Mapping[str, Any], *, key: str) -> np.ndarray:
     """`[n, 5]` float32, as `Field` has boxes, of relative ymin, xmin, ymax, xmax."""
     given = np.asarray(record[key]["bbox"], np.float64).reshape(-1, 4)
     image = Picture(record["image"], 3)

@@ -1,6 +1,7 @@
-"""A trained model that a run learns from: it answers inside the train step and never changes."""
+"""Trained models that a run learns with: they answer inside the train step and never change."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,61 +12,59 @@ from jaxtyping import Array, Float
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.ops.augment import renormalize
-from vit_jax.types import Params, TrainState
+from vit_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A classifier that sees the student's images as it was trained to see images.
+class Companion:
+    """A model that sees the images of a run as it was trained to see images.
 
-    model: images to logits, in the order of the student's classes.
-    preprocessing: the teacher's own.
-    student: the student's preprocessing.
+    model: called with `(images, train=False)`.
+    initialise: `(key, images) -> variables`, for the shapes of its parameters.
+    preprocessing: the companion's own.
+    ours: the run's preprocessing.
     params: float32 arrays, for a run that starts; None for one that continues, whose checkpoint holds them.
     about: where it came from, `runs/teacher step 500`.
     """
 
     model: nn.Module
+    initialise: Callable[[jax.Array, Any], Any]
     preprocessing: Preprocessing
-    student: Preprocessing
+    ours: Preprocessing
     params: Params | None
     about: str
 
     def shapes(self) -> Params:
-        """The parameters' shapes and types."""
+        """Gives the parameters' shapes and types."""
         size = (1, *self.preprocessing.image_size, self.preprocessing.channels)
         images = jax.ShapeDtypeStruct(size, jnp.float32)
-        variables: Any = jax.eval_shape(lambda x: self.model.init(jax.random.key(0), x, train=False), images)
+        variables: Any = jax.eval_shape(lambda x: self.initialise(jax.random.key(0), x), images)
         return variables["params"]
 
     def zeros(self) -> Params:
-        """What keeps the parameters' place in a new state."""
+        """Makes what keeps the parameters' place in a new state."""
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.shapes())
 
-    def apply(self, state: TrainState) -> TrainState:
-        """A new run's state with these parameters."""
-        return state.replace(teacher=self.params)
-
-    def logits(self, params: Params, images: Float[Array, "b H W c"]) -> Float[Array, "b classes"]:
-        """What the teacher says of the student's images, without dropout and without a gradient.
+    def apply(self, params: Params, images: Float[Array, "b H W c"]) -> Any:
+        """Applies the companion to the run's images, without dropout and without a gradient.
 
         Args:
-            params: of the teacher.
-            images: `[B, H, W, C]` float, augmented and normalised for the student.
+            params: of the companion.
+            images: `[B, H, W, C]` float, augmented and normalised for the run's own model.
 
         Returns:
-            `[B, num_classes]` float32.
+            The companion's outputs, such as logits `[B, num_classes]` float32.
         """
-        theirs, ours = self.preprocessing, self.student
+        theirs, ours = self.preprocessing, self.ours
         images = renormalize(images, mean=ours.mean, std=ours.std, new_mean=theirs.mean, new_std=theirs.std)
         if theirs.image_size != ours.image_size:
             shape = (len(images), *theirs.image_size, images.shape[-1])
             images = jax.image.resize(images, shape, "bilinear", antialias=True)
-        logits: Any = self.model.apply({"params": params}, images, train=False)
-        return jax.lax.stop_gradient(logits)
+        outputs: Any = self.model.apply({"params": params}, images, train=False)
+        return jax.lax.stop_gradient(outputs)
 
     def __str__(self) -> str:
-        """One line for the log."""
+        """Gives one line for the log."""
         count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes()))
         height, width = self.preprocessing.image_size
         return f"learning from {self.about}: {count:,} parameters, images of {height}x{width} px"

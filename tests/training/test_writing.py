@@ -1,5 +1,6 @@
 """Saving and restoring: exact, the last and the best, past what is half-written, never another model's."""
 
+import json
 import pathlib
 
 import chex
@@ -10,20 +11,27 @@ import optax
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.training import checkpoint
-from vit_jax.training.checkpoint import Checkpoints
-from vit_jax.types import TrainState
+from vit_jax.info import new_info
+from vit_jax.training.checkpoints import reading
+from vit_jax.training.checkpoints.writing import Checkpoints
+from vit_jax.types import Field, TrainState, class_fields
 
-INFO = {
+MODEL = {
     "model": {"name": "vit", "variant": "Ti/2", "options": {"depth": 1}},
     "task": {"name": "classification", "options": {}},
-    "class_names": ["cat", "dog"],
     "preprocessing": {"image_size": [4, 4]},
-    "version": "0",
 }
 
 
-def state(step, width=3, ema=True):
+def info_of(*names, **changes):
+    """An info as JSON gives it back."""
+    return json.loads(json.dumps(new_info(**MODEL | {"fields": class_fields(names)} | changes)))
+
+
+INFO = info_of("cat", "dog")
+
+
+def state(step, width=3, ema=True, **parts):
     rng = np.random.default_rng(step)
     params = {"dense": {"kernel": rng.normal(size=(2, width)).astype(np.float32), "bias": np.zeros(width, np.float32)}}
     return TrainState(
@@ -36,7 +44,24 @@ def state(step, width=3, ema=True):
         skipped=np.int32(0),
         skipped_in_row=np.int32(0),
         nonfinite_leaf=np.int32(-1),
+        **parts,
     )
+
+
+def parts(number=0):
+    """Variables and companions."""
+    mean = np.array([number, 1.5], np.float32)
+    companions = {
+        "teacher": {"head": {"kernel": np.full((2, 2), number, np.float32)}},
+        "tokenizer": {"codes": np.arange(number, number + 3, dtype=np.float32)},
+    }
+    return {"variables": {"batch_stats": {"norm": {"mean": mean}}}, "companions": companions}
+
+
+def save(directory, step, what, info=INFO):
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(step, what, info, None)
+        checkpoints.wait()
 
 
 def saved(directory, steps, metrics=None, **options):
@@ -44,7 +69,12 @@ def saved(directory, steps, metrics=None, **options):
         for step in steps:
             checkpoints.save(step, state(step), INFO, metrics and {"test/loss": metrics[step]})
         checkpoints.wait()
-    return checkpoint.steps_in(directory)
+    return reading.steps_in(directory)
+
+
+def items_in(directory, step):
+    """Names of the items of a checkpoint."""
+    return {path.name for path in (directory / str(step)).iterdir() if path.is_dir()}
 
 
 def restore(directory, template=None, info=INFO, max_step=100):
@@ -67,12 +97,33 @@ def test_what_was_saved_comes_back_bitwise(tmp_path):
     assert jax.tree.structure(restored.state) == jax.tree.structure(state(7))
 
 
+def test_variables_and_companions_come_back_and_are_items_of_their_own(tmp_path):
+    before = state(7, **parts(4))
+    save(tmp_path, 7, before)
+    assert {"params", "ema_params", "variables", "companions", "rest", "info"} <= items_in(tmp_path, 7)
+    restored = restore(tmp_path, state(0, **parts())).state
+    chex.assert_trees_all_equal(restored, before)
+    assert jax.tree.structure(restored) == jax.tree.structure(before)
+
+
+def test_what_is_empty_is_no_item(tmp_path):
+    save(tmp_path, 7, state(7, ema=False))
+    assert {"params", "rest", "info"} <= items_in(tmp_path, 7)
+    assert not {"ema_params", "variables", "companions"} & items_in(tmp_path, 7)
+
+
+def test_other_companions_or_variables_are_named(tmp_path):
+    save(tmp_path, 7, state(7, **parts()))
+    with pytest.raises(InputError, match=r"companions/teacher/head/kernel is float32 \(2, 2\) there and missing here"):
+        restore(tmp_path, state(0, variables=parts()["variables"]))
+    with pytest.raises(InputError, match=r"variables/batch_stats/norm/mean is float32 \(2,\) there and missing here"):
+        restore(tmp_path, state(0, companions=parts()["companions"]))
+
+
 def test_a_moment_in_bfloat16_stays_in_it(tmp_path):
     moment = np.array([1.5, -3e-9, 1e30]).astype(jnp.bfloat16)
     before = state(7).replace(opt_state={"mu": moment})
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, before, INFO, None)
-        checkpoints.wait()
+    save(tmp_path, 7, before)
     after = restore(tmp_path, before).state.opt_state["mu"]
     assert after.dtype == jnp.bfloat16 and after.tobytes() == moment.tobytes()
     with pytest.raises(InputError, match=r"opt_state/mu is bfloat16 \(3,\) there and float32 \(3,\) here"):
@@ -93,7 +144,7 @@ def test_the_best_stays_too_even_over_a_restart(tmp_path, mode, kept):
     options = {"best_metric": "test/loss", "best_mode": mode, "known_metrics": ["test/loss"]}
     saved(tmp_path, [1, 2, 3], metrics, **options)
     assert saved(tmp_path, [4], metrics, **options) == [kept, 4]
-    assert checkpoint.best_step(tmp_path) == kept
+    assert reading.best_step(tmp_path) == kept
 
 
 def test_saving_a_step_again_does_nothing(tmp_path):
@@ -124,7 +175,7 @@ def test_if_none_can_be_read_all_stay_where_they_are(tmp_path):
     truncate(tmp_path)
     with pytest.raises(InputError, match=r"no checkpoint in .* can be read"):
         restore(tmp_path)
-    assert checkpoint.steps_in(tmp_path) == [1, 2]
+    assert reading.steps_in(tmp_path) == [1, 2]
 
 
 def test_another_model_is_refused_by_name(tmp_path):
@@ -134,7 +185,7 @@ def test_another_model_is_refused_by_name(tmp_path):
         restore(tmp_path, state(0, width=4), other)
     with pytest.raises(InputError, match=r"ema_params.*missing here"):
         restore(tmp_path, state(0, ema=False))
-    assert checkpoint.steps_in(tmp_path) == [5]
+    assert reading.steps_in(tmp_path) == [5]
 
 
 def test_a_checkpoint_from_beyond_the_end_is_refused(tmp_path):
@@ -143,10 +194,13 @@ def test_a_checkpoint_from_beyond_the_end_is_refused(tmp_path):
         restore(tmp_path, max_step=4)
 
 
-def test_inference_reads_the_moving_average_and_the_info(tmp_path):
-    saved(tmp_path, [5])
-    chex.assert_trees_all_equal(checkpoint.read_params(tmp_path, 5), state(5).ema_params)
-    assert checkpoint.read_info(tmp_path, 5) == INFO
+def test_inference_reads_the_moving_average_the_variables_and_the_info(tmp_path):
+    before = state(5, **parts(3))
+    save(tmp_path / "checkpoints", 5, before)
+    model = reading.read_model(tmp_path)
+    chex.assert_trees_all_equal(model.params, before.ema_params)
+    chex.assert_trees_all_equal(model.variables, before.variables)
+    assert (model.step, model.info) == (5, INFO)
 
 
 def test_a_failure_in_the_background_is_raised(tmp_path):
@@ -162,13 +216,45 @@ def test_refusals(tmp_path, options):
         Checkpoints(tmp_path, **options)
 
 
-def test_other_classes_are_refused_and_other_examples_are_told(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, state(5), INFO | {"num_examples": 8}, None)
-        checkpoints.wait()
-    with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(InputError, match="other classes: class 0 is 'cat' there and 'ant' here"):
-            checkpoints.restore(state(0), INFO | {"class_names": ["ant", "dog"]}, max_step=9)
-        restored = checkpoints.restore(state(0), INFO | {"num_examples": 7}, max_step=9)
-        assert restored.notes == ("there are 7 examples to train on, not 8: their order is another one from here",)
-        assert checkpoints.restore(state(0), INFO | {"num_examples": 8}, max_step=9).notes == ()
+def test_other_classes_are_refused_by_name(tmp_path):
+    save(tmp_path, 5, state(5))
+    with pytest.raises(InputError, match="other classes: class 0 is 'cat' there and 'ant' here"):
+        restore(tmp_path, info=info_of("ant", "dog"))
+    with pytest.raises(InputError, match="other classes: class 2 is None there and 'emu' here"):
+        restore(tmp_path, info=info_of("cat", "dog", "emu"))
+
+
+def test_of_several_fields_with_classes_the_one_that_differs_is_named(tmp_path):
+    def of(*names):
+        fields = {"mask": Field("mask", (None, None), names=names), **class_fields(["cat"])}
+        return json.loads(json.dumps(new_info(**MODEL, fields=fields)))
+
+    save(tmp_path, 5, state(5), of("sky", "road"))
+    with pytest.raises(InputError, match="other classes: class 1 of 'mask' is 'road' there and 'sea' here"):
+        restore(tmp_path, info=of("sky", "sea"))
+    assert restore(tmp_path, info=of("sky", "road")).step == 5
+
+
+def test_the_size_of_the_images_may_change(tmp_path):
+    save(tmp_path, 5, state(5))
+    fields = class_fields(["cat", "dog"]) | {"image": Field("image", (8, 8, 3), "float32")}
+    assert restore(tmp_path, info=info_of(fields=fields)).step == 5
+
+
+def test_another_number_of_examples_is_told(tmp_path):
+    save(tmp_path, 5, state(5), INFO | {"num_examples": 8})
+    note = "there are 7 examples to train on, not 8: their order is another one from here"
+    assert restore(tmp_path, info=INFO | {"num_examples": 7}).notes == (note,)
+    assert restore(tmp_path, info=INFO | {"num_examples": 8}).notes == ()
+
+
+def test_a_later_versions_checkpoint_is_refused(tmp_path):
+    save(tmp_path, 5, state(5), INFO | {"format": 99})
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read .*format 99, which a later version"):
+        restore(tmp_path)
+
+
+def test_a_converted_model_is_no_training_to_continue(tmp_path):
+    reading.write_params(tmp_path, 0, state(0).params, INFO)
+    with pytest.raises(InputError, match="holds the parameters of a converted model"):
+        restore(tmp_path)

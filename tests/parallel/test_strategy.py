@@ -17,10 +17,12 @@ from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
 from vit_jax.ops.mixing import Mixing
 from vit_jax.parallel import sharding
-from vit_jax.parallel import strategies as parallel
+from vit_jax.parallel import strategy as parallel
+from vit_jax.parallel.mesh import Mesh
+from vit_jax.parallel.pmap import Pmap
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
-from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.checkpoints.writing import Checkpoints
 from vit_jax.training.step import make_init, make_train_step
 
 RNG = np.random.default_rng(0)
@@ -36,13 +38,13 @@ PREPARE = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, mixing=Mixing(3, m
 
 
 def mesh(num_devices, **sizes):
-    return parallel.Mesh(**{"data": 1} | sizes, min_size=0, devices=jax.local_devices()[:num_devices])
+    return Mesh(**{"data": 1} | sizes, min_size=0, devices=jax.local_devices()[:num_devices])
 
 
 LAYOUTS = {
     "mesh 1": lambda: mesh(1),
-    "pmap 1": lambda: parallel.Pmap(jax.local_devices()[:1]),
-    "pmap 8": lambda: parallel.Pmap(jax.local_devices()[:8]),
+    "pmap 1": lambda: Pmap(jax.local_devices()[:1]),
+    "pmap 8": lambda: Pmap(jax.local_devices()[:8]),
     "data 8": lambda: mesh(8, data=8),
     "fsdp 8": lambda: mesh(8, fsdp=8),
     "fsdp 2": lambda: mesh(2, fsdp=2),
@@ -198,7 +200,7 @@ def test_the_rule(path, shape, spec):
             "the 4 slices .* valid: 4, 8 and other",
         ),
         (
-            lambda: parallel.Mesh(tensor=8, devices=V5E_4X4),
+            lambda: Mesh(tensor=8, devices=V5E_4X4),
             "parallel.tensor is 8, which spans processes, .* valid: a size that divides the 4 devices of a process",
         ),
         (lambda: abstract(mesh(3, tensor=3)), "parallel.tensor is 3, which does not divide the 2 attention heads of"),
@@ -237,7 +239,7 @@ V5E_4X4 = [Chip(4 * y + x, y // 2 * 2 + x // 2, (x, y, 0)) for y in range(4) for
 
 @pytest.mark.parametrize(("data", "fsdp", "tensor"), [(4, 1, 4), (1, 4, 4), (2, 2, 4), (2, 4, 2), (8, 1, 2), (1, 8, 2)])
 def test_no_group_of_tensor_spans_processes(data, fsdp, tensor):
-    grid = parallel.Mesh(data, fsdp, tensor, devices=V5E_4X4).mesh.devices
+    grid = Mesh(data, fsdp, tensor, devices=V5E_4X4).mesh.devices
     assert grid.shape == (data, fsdp, tensor)
     assert sorted(chip.id for chip in grid.flat) == list(range(16))
     for group in grid.reshape(-1, tensor):
@@ -287,9 +289,9 @@ def test_arrays_that_were_placed_are_not_written_to(layout):
 
 def test_what_fsdp_cuts_nothing_of_is_said():
     params = {"kernel": jax.ShapeDtypeStruct((8, 6), jnp.float32)}
-    whole = parallel.Mesh(1, 8, 1, min_size=49)
-    assert whole.layout == "data=1 x fsdp=8 x tensor=1" and parallel.Pmap().layout == ""
+    whole = Mesh(1, 8, 1, min_size=49)
+    assert whole.layout == "data=1 x fsdp=8 x tensor=1" and Pmap().layout == ""
     (note,) = whole.notes(params)
     assert note.startswith("fsdp=8 cuts none of the parameters: each has fewer than parallel.fsdp_min_size=49 elements")
-    assert parallel.Mesh(1, 8, 1, min_size=48).notes(params) == [] == parallel.Pmap().notes(params)
-    assert parallel.Mesh(8, 1, 1, min_size=49).notes(params) == []
+    assert Mesh(1, 8, 1, min_size=48).notes(params) == [] == Pmap().notes(params)
+    assert Mesh(8, 1, 1, min_size=49).notes(params) == []

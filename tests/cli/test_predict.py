@@ -1,0 +1,207 @@
+"""vit-jax predict: what it reads, what it prints and writes, for a task that is not a classifier."""
+
+import contextlib
+import functools
+import http.server
+import io
+import json
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from bright import bright_predictor
+from PIL import Image
+
+from vit_jax.cli import image_inputs
+from vit_jax.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch):
+    """The model that every command here loads."""
+    monkeypatch.setattr("vit_jax.inference.predictor.load", lambda source, step="last": bright_predictor())
+
+
+def status(*arguments):
+    try:
+        return main(["predict", "--model", "any", *map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+
+
+def half_bright(width=40, height=20):
+    """The left half is white, the right half black."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    file = tmp_path / "in" / "photo.png"
+    file.parent.mkdir()
+    half_bright().save(file)
+    return file
+
+
+def encoded(image, file_format="PNG"):
+    stream = io.BytesIO()
+    image.save(stream, file_format)
+    return stream.getvalue()
+
+
+@contextlib.contextmanager
+def served(handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_a_line_or_an_object_for_each_image(photo, capsys):
+    assert status(photo) == 0
+    assert capsys.readouterr().out == f"{photo}: 50% is bright ☀\n"
+    assert status(photo, photo, "--json") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"image": str(photo), "share": 0.5}
+    ] * 2
+
+
+def test_out_gets_pictures_in_the_original_size(photo, tmp_path, capsys):
+    out = tmp_path / "answers" / "new"
+    assert status(photo, "--out", out, "--json") == 0
+    files = [out / "photo.png", out / "photo.mask.png"]
+    assert json.loads(capsys.readouterr().out)["files"] == [str(file) for file in files]
+    assert sorted(out.iterdir()) == sorted(files)
+    drawn = np.asarray(Image.open(files[0]))
+    np.testing.assert_array_equal(drawn[:, :20], np.broadcast_to([255, 0, 0], (20, 20, 3)))
+    np.testing.assert_array_equal(drawn[:, 20:], np.zeros((20, 20, 3)))
+    np.testing.assert_array_equal(np.asarray(Image.open(files[1]))[0], [1] * 20 + [0] * 20)
+
+
+def test_no_picture_replaces_another_or_an_input(photo, tmp_path, capsys):
+    other = tmp_path / "other" / "photo.jpg"
+    other.parent.mkdir()
+    half_bright(80, 40).save(other, quality=95)
+    before = photo.read_bytes()
+    assert status(photo, other, "--out", photo.parent) == 0
+    assert photo.read_bytes() == before
+    names = ["photo.png", "photo_2.mask.png", "photo_2.png", "photo_3.mask.png", "photo_3.png"]
+    assert sorted(file.name for file in photo.parent.iterdir()) == names
+    assert Image.open(photo.parent / "photo_3.png").size == (80, 40)
+    assert status(photo.parent, "--out", photo.parent) == 0  # the folder's own images are inputs too
+    assert photo.read_bytes() == before
+
+
+def test_a_folder_stands_for_all_that_decodes_in_it(photo, capsys):
+    deep = photo.parent / "b" / "c"
+    deep.mkdir(parents=True)
+    half_bright().save(deep / "deep.webp", lossless=True)
+    (deep / "no_ending").write_bytes(encoded(half_bright()))
+    (deep / "notes.txt").write_text("not an image")
+    (deep / ".hidden.png").write_bytes(encoded(half_bright()))
+    assert status(photo.parent, "--batch-size", 2) == 0
+    names = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [str(photo), str(deep / "deep.webp"), str(deep / "no_ending")]
+    (deep / "damaged.png").write_bytes(encoded(half_bright())[:40])
+    assert status(photo.parent) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3 and "damaged.png" in err and len(err.splitlines()) == 1
+
+
+def test_a_folder_without_images_is_an_error(tmp_path, photo, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert status(empty, photo) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(str(photo)) and err == f"vit-jax predict: {empty} holds no images that Pillow reads\n"
+
+
+def test_standard_input(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(encoded(half_bright(), "BMP"))))
+    assert status("-", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.startswith("-: 50% is bright")
+    assert (tmp_path / "out" / "stdin.mask.png").is_file()
+    for content, message in ((b"", "standard input is empty"), (b"hello", "- is not an image")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert status("-") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_urls(photo, tmp_path, capsys):
+    with served(functools.partial(Quiet, directory=str(photo.parent))) as address:
+        assert status(f"{address}/photo.png?size=1", "--out", tmp_path / "out") == 0
+        assert capsys.readouterr().out.startswith(f"{address}/photo.png?size=1: 50% is bright")
+        assert (tmp_path / "out" / "photo.png").is_file()
+        assert status(f"{address}/none.png", photo) == 2
+        out, err = capsys.readouterr()
+        assert out.startswith(str(photo)) and err.endswith("/none.png cannot be read: 404 File not found\n")
+    assert status(f"{address}/photo.png") == 2  # nobody listens any more
+    assert "refused" in capsys.readouterr().err
+    for url in ("http://", "http://a b/", "https://[::1"):
+        assert status(url) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_url_that_sends_too_much_or_nothing(monkeypatch, capsys):
+    ended = threading.Event()
+
+    class Handler(Quiet):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            if "large" in self.path:
+                with contextlib.suppress(OSError):
+                    for _ in range(100):
+                        self.wfile.write(b"x" * 1000)
+            else:
+                ended.wait(20)
+
+    monkeypatch.setattr(image_inputs, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(image_inputs, "MAX_BYTES", 5000)
+    with served(Handler) as address:
+        assert status(f"{address}/large.png") == 2
+        assert "large.png has more than 5,000 bytes" in capsys.readouterr().err
+        started = time.monotonic()
+        assert status(f"{address}/slow.png") == 2
+        ended.set()
+        assert time.monotonic() - started < 10
+        assert "slow.png cannot be read: no answer within 0.5 seconds" in capsys.readouterr().err
+
+
+def test_options_of_the_task(photo, capsys):
+    assert status(photo, "--option", "threshold=2") == 0
+    assert capsys.readouterr().out.startswith(f"{photo}: 0% is bright")
+    for arguments, message in (
+        (["--option", "treshold=2"], "the task 'bright' has no option 'treshold' of results; nearest: 'threshold'"),
+        (["--top-k", "3"], "has no option 'top_k' of results; valid: threshold"),
+        (["--option", "threshold"], "--option is 'threshold'; valid: NAME=VALUE"),
+        (["--option", "threshold=high"], "--option threshold is 'high'; valid: a number"),
+    ):
+        assert status(photo, *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and len(err.splitlines()) == 1
+
+
+def test_output_that_is_not_utf8(photo, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert status(photo) == 0
+    assert raw.getvalue().decode() == f"{photo}: 50% is bright \\u2600\n"
+
+
+def test_an_out_that_is_a_file_is_refused_before_anything_is_read(photo, capsys):
+    assert status(photo, "--out", photo) == 2
+    assert f"--out {photo} exists already and is no folder" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+"""Finds the images that a command was given: files, folders, URLs and standard input."""
+
+import dataclasses
+import http.client
+import os
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+
+from vit_jax.errors import InputError
+
+TIMEOUT_SECONDS = 30.0
+MAX_BYTES = 128 * 2**20
+"""Largest encoded image that is taken from a URL or standard input."""
+_CHUNK_BYTES = 2**16
+_LONGEST_STEM = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInput:
+    """One image, which is read when it is needed.
+
+    name: as the user gave it, or the path of a file in a folder that they gave.
+    stem: what files about it are called, without an ending.
+    read: gives a path, or encoded bytes; raises InputError if there is nothing to read.
+    """
+
+    name: str
+    stem: str
+    read: Callable[[], pathlib.Path | bytes]
+
+
+def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None]) -> Iterator[ImageInput]:
+    """Gives the images that a list of arguments names, in their order.
+
+    Args:
+        names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
+            `https://`; or `-` for one encoded image on standard input.
+        on_error: called for a folder without images.
+    """
+    for name in names:
+        path = pathlib.Path(name)
+        if name == "-":
+            yield ImageInput(name, "stdin", _read_stdin)
+        elif re.match(r"https?://", name, re.IGNORECASE):
+            yield ImageInput(name, _url_stem(name), _Download(name))
+        elif path.is_dir():
+            found = False
+            for file in files_of_images(path):
+                found = True
+                yield ImageInput(str(file), _stem(file.stem), _File(file))
+            if not found:
+                on_error(InputError(f"{name} holds no images that Pillow reads"))
+        else:
+            yield ImageInput(name, _stem(path.stem), _File(path))
+
+
+def files_of_images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
+
+    A file counts if Pillow knows its content, or its ending, so that a damaged image is not passed over in silence.
+    """
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        paths += [pathlib.Path(parent, file) for file in sorted(files) if not file.startswith(".")]
+    # All are listed before the first is used, so that pictures written into the folder are not taken for its images.
+    yield from filter(_is_image, paths)
+
+
+class FreeNames:
+    """Names for files that replace neither an input nor one another."""
+
+    def __init__(self, folder: pathlib.Path, inputs: Sequence[str]) -> None:
+        """Takes the folder to write to, and the names of the inputs."""
+        self._folder = folder
+        self._inputs = [pathlib.Path(name).resolve() for name in inputs if name != "-" and "://" not in name]
+        self._written: set[pathlib.Path] = set()
+
+    def find(self, stem: str, endings: Sequence[str]) -> list[pathlib.Path]:
+        """Gives a path for each ending: `cat.png` and `cat.mask.png`, or if one is taken `cat_2.png` and so on."""
+        number = 1
+        while True:
+            start = stem if number == 1 else f"{stem}_{number}"
+            files = [self._folder / f"{start}.{ending}" for ending in endings]
+            if not any(self._is_taken(file.resolve()) for file in files):
+                self._written |= {file.resolve() for file in files}
+                return files
+            number += 1
+
+    def _is_taken(self, file: pathlib.Path) -> bool:
+        inside = any(folder in file.parents for folder in self._inputs)  # an input that is a folder of images
+        return file in self._written or file in self._inputs or (inside and file.exists())
+
+
+def _stem(text: str) -> str:
+    return re.sub(r"[/\\\x00-\x1f]", "_", text)[:_LONGEST_STEM] or "image"
+
+
+def _url_stem(url: str) -> str:
+    """Gives the last part of a URL's path without its ending, or else its host."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # which reading it says again, as an error of this image
+        return _stem("")
+    return _stem(pathlib.PurePosixPath(urllib.parse.unquote(parts.path)).stem or parts.netloc)
+
+
+def _is_image(path: pathlib.Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # Pillow raises many kinds for damaged files
+        return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+
+
+class _File:
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    def __call__(self) -> pathlib.Path:
+        return self._path
+
+
+class _Download:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __call__(self) -> bytes:
+        """Downloads the image.
+
+        Raises:
+            InputError: it cannot be had, is too large, or takes too long.
+        """
+        end = time.monotonic() + TIMEOUT_SECONDS
+        content = bytearray()
+        try:
+            request = urllib.request.Request(self._url, headers={"User-Agent": "vit-jax"})
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                while chunk := response.read(_CHUNK_BYTES):
+                    content += chunk
+                    if len(content) > MAX_BYTES:
+                        raise InputError(f"{self._url} has more than {MAX_BYTES:,} bytes, the most that are taken")
+                    if time.monotonic() > end:
+                        raise TimeoutError
+        except TimeoutError:
+            raise InputError(f"{self._url} cannot be read: no answer within {TIMEOUT_SECONDS:g} seconds") from None
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{self._url} cannot be read: {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(reason, TimeoutError):
+                reason = f"no answer within {TIMEOUT_SECONDS:g} seconds"
+            raise InputError(f"{self._url} cannot be read: {reason or type(error).__name__}") from None
+        return bytes(content)
+
+
+def _read_stdin() -> bytes:
+    """Reads one encoded image.
+
+    Raises:
+        InputError: there is nothing, or too much.
+    """
+    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if not content:
+        raise InputError("standard input is empty; valid: one encoded image")
+    if len(content) > MAX_BYTES:
+        raise InputError(f"standard input has more than {MAX_BYTES:,} bytes, the most that are taken")
+    return content

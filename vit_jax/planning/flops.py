@@ -1,0 +1,54 @@
+"""Counts the matrix products of a function, of any model and task."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+
+def matrix_flops(function: Callable, *args: Any) -> int:
+    """Counts the FLOPs of the matrix products and convolutions that a function asks for, a multiply-add as two.
+
+    The function is traced, not run: what the compiler makes of it is not looked at. The body of a `scan` counts as
+    often as it runs, that of a loop of unknown length once, and of several branches the one with the most.
+
+    Args:
+        function: of arrays, to trees of arrays.
+        *args: trees of arrays, or of their shapes and types.
+
+    Example:
+        >>> matrix_flops(lambda a, b: a @ b, jax.ShapeDtypeStruct((2, 3), "float32"), jax.numpy.ones((3, 5)))
+        60
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, inside = equation.primitive.name, [_count(each) for each in _inner(equation.params)]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            features = kernel[numbers.rhs_spec[0]]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
+        elif name == "scan":
+            total += equation.params["length"] * sum(inside)
+        elif name == "cond":
+            total += max(inside)
+        else:
+            total += sum(inside)
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+    """The functions that an operation runs."""
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(each, "jaxpr", each)
+            if hasattr(inner, "eqns"):
+                yield inner
