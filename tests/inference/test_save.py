@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from vit_jax.inference.predictor import Classifier
 
 import vit_jax
 from vit_jax.build import experiment as build
+from vit_jax.inference.predictor import Classifier
 from vit_jax.info import KEYS
 from vit_jax.ops import posemb
 from vit_jax.pretrained import families
