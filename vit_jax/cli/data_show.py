@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     drawn = _as_trained_on(args) if args.config else _augmented(args, name)
     images = [draw_example(example, drawn.fields) for example in drawn.examples]
     captions = [caption(example, drawn.fields) for example in drawn.examples]
-    large = any(field.kind in ("boxes", "mask", "instances") for field in drawn.fields.values())
+    images_alone = all(field.kind not in ("boxes", "mask", "instances") for field in drawn.fields.values())
+    large = not images_alone or any(image.shape[1] > 1.5 * image.shape[0] for image in images)  # several in a row
     sheet = contact_sheet(images, captions, columns=4 if large else 8, **({"cell_px": _LARGE_PX} if large else {}))
     with writing(out) as part:
         sheet.save(part, format="PNG")
