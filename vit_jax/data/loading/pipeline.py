@@ -129,7 +129,7 @@ class Pipeline:
                 raise InputError(_other_size(name, numbers.shape, geometry.image_size))
             numbers = geometry.place_mask(numbers).astype(np.int32)
             if field.kind == "mask":
-                numbers = np.where(np.isin(numbers, field.ignore), IGNORED, numbers).astype(np.int32)
+                numbers = np.where(np.isin(numbers, self.source.fields[name].ignore), IGNORED, numbers).astype(np.int32)
                 _check_classes(name, field, numbers)
             return numbers
         if field.kind == "boxes":
