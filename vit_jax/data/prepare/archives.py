@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.sources.tfds import Records
+from vit_jax.data.sources.examples import Records
 from vit_jax.errors import InputError
 
 

@@ -20,6 +20,7 @@ from vit_jax.data.prepare import archives, imagenet, shards
 from vit_jax.data.prepare.archives import Contents, Split
 from vit_jax.data.prepare.tar_members import read_image_tar
 from vit_jax.data.prepare.tfrecord import Tfrecords
+from vit_jax.data.sources import files as files_
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as sources
 from vit_jax.errors import InputError
@@ -140,8 +141,8 @@ def prepare(
 def _known(name: str, data_dir: str) -> _Known:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InputError(f"{name!r} cannot name a dataset; valid: small letters, digits and _, a letter first")
-    if name == "digits":
-        raise InputError("digits is prepared on its first use; valid: another name")
+    if name in sources.OWN:
+        raise InputError(f"{name} is prepared on its first use; valid: another name")
     try:
         cls: Any = tfds.builder_cls(name)
         builder = cls(data_dir=data_dir, file_format="array_record")
@@ -181,18 +182,20 @@ def _read(name: str, path: pathlib.Path, known: _Known, incomplete: pathlib.Path
 
 def _read_folder(path: pathlib.Path, eval_fraction: float) -> Contents:
     images = folder.open_folder(str(path), eval_fraction=eval_fraction)
+    if "label" not in images.fields:
+        raise InputError(f"{path} holds images with masks; valid: class folders, or --config.data.folder as it is")
     splits = {}
     for split, files in images.splits.items():
         sizes = [os.path.getsize(os.path.join(files.root, image)) for image in files.paths]
         splits[split] = Split(_Named(files), files.labels.astype(int), np.array(sizes, np.int64))
-    return Contents(images.class_names, splits)
+    return Contents(images.fields["label"].names, splits)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
     """Files with their names as a feature."""
 
-    files: folder.Files
+    files: files_.Files
 
     def __len__(self) -> int:
         return len(self.files)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.prepare.archives import Contents, Split, damaged_as_input_error, member_name
-from vit_jax.data.sources.folder import ENDINGS, SPLITS, chosen
+from vit_jax.data.sources.listing import ENDINGS, SPLITS, chosen
 from vit_jax.errors import InputError
 from vit_jax.system.progress import progress_bar
 

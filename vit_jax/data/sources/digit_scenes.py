@@ -18,7 +18,7 @@ from vit_jax.data.sources.digits import TEST_SIZE, stratified_test_records
 
 DIGITS = tuple(str(digit) for digit in range(10))
 _INK = 96  # of 255; a pixel that is brighter belongs to the digit
-_TRIES = 30  # places that are tried for a digit before it is left out
+_TRIES = 10  # places that are tried for a digit before it is left out
 _MOST_OVERLAP = 0.1  # of the smaller of two boxes
 _FRAMES = 8
 
@@ -46,7 +46,7 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Digit:
-    """A digit on an empty canvas.
+    """A digit and what surrounds it.
 
     pixels: `[H, W]` uint8.
     label: what it shows.
@@ -56,6 +56,13 @@ class Digit:
     pixels: np.ndarray
     label: int
     record: int
+
+    def on_canvas(self, side: int, *, left: int, top: int) -> "Digit":
+        """Puts it on an empty canvas of `side` pixels squared."""
+        pixels = np.zeros((side, side), np.uint8)
+        height, width = self.pixels.shape
+        pixels[top : top + height, left : left + width] = self.pixels
+        return dataclasses.replace(self, pixels=pixels)
 
     @property
     def ink(self) -> np.ndarray:
@@ -77,12 +84,10 @@ class Glyphs:
     labels: np.ndarray
     records: np.ndarray
 
-    def place(self, number: int, *, canvas: int, size: int, left: int, top: int) -> Digit:
-        """Enlarges a digit to `size` pixels squared, and puts it on a canvas of `canvas` pixels squared."""
-        enlarged = Image.fromarray(self.images[number]).resize((size, size), Image.Resampling.BILINEAR)
-        pixels = np.zeros((canvas, canvas), np.uint8)
-        pixels[top : top + size, left : left + size] = enlarged
-        return Digit(pixels, int(self.labels[number]), int(self.records[number]))
+    def enlarged(self, number: int, size: int) -> Digit:
+        """Enlarges a digit to `size` pixels squared."""
+        image = Image.fromarray(self.images[number]).resize((size, size), Image.Resampling.BILINEAR)
+        return Digit(np.asarray(image), int(self.labels[number]), int(self.records[number]))
 
 
 def scene(glyphs: Glyphs, draws: Draws, *, count: int, canvas: int, sizes: tuple[int, int]) -> list[Digit]:
@@ -98,9 +103,10 @@ def scene(glyphs: Glyphs, draws: Draws, *, count: int, canvas: int, sizes: tuple
     placed: list[Digit] = []
     for _ in range(count):
         number, size = draws.between(0, len(glyphs.labels) - 1), draws.between(*sizes)
+        enlarged = glyphs.enlarged(number, size)
         for _ in range(_TRIES):
             left, top = draws.between(0, canvas - size), draws.between(0, canvas - size)
-            digit = glyphs.place(number, canvas=canvas, size=size, left=left, top=top)
+            digit = enlarged.on_canvas(canvas, left=left, top=top)
             if all(_are_apart(digit, other) for other in placed):
                 placed.append(digit)
                 break
@@ -173,7 +179,7 @@ class _DigitBuilder(tfds.core.GeneratorBasedBuilder):
 class DigitScenes(_DigitBuilder):
     """48x48 scenes of one to five digits, with boxes, instances and a semantic mask."""
 
-    COUNTS: ClassVar[dict[str, int]] = {"train": 1600, "test": 400}
+    COUNTS: ClassVar[dict[str, int]] = {"train": 1200, "test": 300}
     ABOUT: ClassVar[str] = "Scenes of one to five digits of several sizes, which overlap little."
     SIDE: ClassVar[int] = 48
 
@@ -229,11 +235,11 @@ class DigitClips(_DigitBuilder):
         room = self.SIDE - size
         start = (draws.between(0, room), draws.between(0, room))
         speed = (draws.between(-3, 3), draws.between(-3, 3))
-        frames = []
+        digit, frames = glyphs.enlarged(number, size), []
         for step in range(_FRAMES):
             left, top = (_bounced(at + step * by, room) for at, by in zip(start, speed, strict=True))
-            frames.append(png(glyphs.place(number, canvas=self.SIDE, size=size, left=left, top=top).pixels))
-        return {"image": frames, "label": int(glyphs.labels[number])}
+            frames.append(png(digit.on_canvas(self.SIDE, left=left, top=top).pixels))
+        return {"image": frames, "label": digit.label}
 
 
 def _bounced(place: int, room: int) -> int:
@@ -323,6 +329,11 @@ class DigitHoles(_Restoration):
 
 
 BUILDERS: tuple[Callable[..., Any], ...] = (
-    DigitScenes, DigitClips, DigitPairs, DigitLowResolution, DigitNoise, DigitHoles,
+    DigitScenes,
+    DigitClips,
+    DigitPairs,
+    DigitLowResolution,
+    DigitNoise,
+    DigitHoles,
 )
 """Builders of this file."""

@@ -12,7 +12,6 @@ from vit_jax.data.loading import order
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
-
 AnySource = TypeVar("AnySource", bound=Source)
 
 

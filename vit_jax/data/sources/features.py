@@ -67,13 +67,24 @@ def is_default(name: str, field: Field) -> bool:
     return name in BY_DEFAULT or field.kind == "image"
 
 
+class _Encoded(tfds.decode.SkipDecoding):
+    """Leaves an image, or each image of a sequence, encoded."""
+
+    def decode_batch_example_np(self, serialized_example: Any) -> Any:
+        return serialized_example
+
+    decode_ragged_example_np = decode_batch_example_np
+
+
 def skip_decoding(features: Any) -> dict[str, Any]:
-    """What tells TFDS to leave images encoded, for which it would need other libraries."""
-    found = {}
+    """Tells TFDS to leave images encoded, for which it would need other libraries; nested as the features are."""
+    found: dict[str, Any] = {}
     for key, feature in dict(features).items():
         each = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
         if isinstance(each, tfds.features.Image):
-            found[key] = tfds.decode.SkipDecoding()
+            found[key] = _Encoded()
+        elif isinstance(each, tfds.features.FeaturesDict) and (inner := skip_decoding(each)):
+            found[key] = inner
     return found
 
 

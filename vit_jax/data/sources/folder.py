@@ -13,9 +13,7 @@ from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
 
-def open_folder(
-    folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0, labelled: bool = True
-) -> ImageFolder:
+def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0, labelled: bool = True) -> ImageFolder:
     """Lists a folder of images, and decides by what lies there which kind it is.
 
     The layouts of one tree:
