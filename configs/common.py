@@ -115,7 +115,7 @@ def _data() -> ConfigDict:
     # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2
     data.split_seed = 0
-    # Fields of the examples to use, ("image", "segmentation"); empty is all that there are.
+    # Fields of the examples to use, ("image", "mask"); empty is all that there are.
     data.fields = ()
     # Of a folder: leave out images that cannot be decoded, with a warning; otherwise they stop the run before step 1.
     data.skip_corrupt = False

@@ -17,7 +17,7 @@ from vit_jax.errors import InputError
 from vit_jax.types import IGNORED, Field, Fields
 
 MAX_BOXES = 100
-RESERVED = ("index", "mask")
+RESERVED = ("index", "is_example")
 """Names of a batch's own arrays, which no field may have."""
 
 

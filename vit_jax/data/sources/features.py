@@ -13,7 +13,7 @@ from vit_jax.data.images.decoding import Picture, decode
 from vit_jax.data.sources.masks import ignored_by
 from vit_jax.types import Field, Fields
 
-BY_DEFAULT = ("image", "label", "segmentation", "boxes", "instances")
+BY_DEFAULT = ("image", "label", "mask", "boxes", "instances")
 """Names of fields that are opened unless others are asked for; further images are opened too."""
 
 
@@ -42,7 +42,7 @@ def features_of(features: Any) -> dict[str, Feature]:
     - A sequence of `bbox` and perhaps `label`: boxes. Without labels there is one class, called as the feature is.
     - Other numbers of a fixed shape: an array.
 
-    The first label, mask and boxes are called `label`, `segmentation` and `boxes`, however TFDS calls them; others
+    The label, mask and boxes are called so (`label`, `mask`, `boxes`), whatever TFDS calls the first of them; others
     keep their names.
 
     Args:
@@ -98,7 +98,7 @@ def _rank(name: str, field: Field) -> tuple[int, int]:
 
 
 def _name(key: str, field: Field, found: Mapping[str, Feature]) -> str:
-    names = {"mask": "segmentation", "boxes": "boxes"} | ({"labels": "label"} if key == "labels" else {})
+    names = {"mask": "mask", "boxes": "boxes"} | ({"labels": "label"} if key == "labels" else {})
     name = names.get(field.kind, key)
     return key if name in found else name
 
@@ -140,9 +140,7 @@ def _sequence(key: str, feature: Any) -> Feature | None:
     if isinstance(each, tfds.features.Image):
         if feature.shape[0] is None or each.np_dtype != np.uint8:
             return None
-        return Feature(
-            key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2])
-        )
+        return Feature(key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2]))
     inner = dict(each) if isinstance(each, tfds.features.FeaturesDict) else {}
     if not isinstance(inner.get("bbox"), tfds.features.BBoxFeature):
         return None

@@ -36,7 +36,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """`image`, the file's bytes; `path`; and what there is of `label` and `segmentation`, the file's bytes.
+        """`image`, the file's bytes; `path`; and what there is of `label` and `mask`, the file's bytes.
 
         Raises:
             InputError: a file that cannot be read.
@@ -46,7 +46,7 @@ class Files:
         if self.labels is not None:
             example["label"] = self.labels[record]
         if self.masks is not None:
-            example["segmentation"] = _read(os.path.join(self.root, self.masks[record]))
+            example["mask"] = _read(os.path.join(self.root, self.masks[record]))
         return example
 
     def take(self, records: Sequence[int]) -> "Files":

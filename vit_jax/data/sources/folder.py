@@ -62,7 +62,7 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0,
         fields, splits = _read_images(base, folders, others)
     elif masks.are_in(os.path.join(base, folders["train"])):
         fields, splits = masks.read_masks(base, folders, others, classes_in=root)
-        check = masks.MaskCheck(fields["segmentation"])
+        check = masks.MaskCheck(fields["mask"])
     else:
         fields, splits = read_class_folders(base, folders, others)
     if not parts:

@@ -68,7 +68,7 @@ def read_masks(
             raise InputError(f"{os.path.join(where, loose[0])} lies beside {_IMAGES} and {_MASKS}; valid: in {_IMAGES}")
         splits[split] = _pairs(root, folder, others)
     image = Field("image", (None, None, None), "uint8")
-    return {"image": image, "segmentation": Field("mask", (None, None), names=names, ignore=ignored_by(names))}, splits
+    return {"image": image, "mask": Field("mask", (None, None), names=names, ignore=ignored_by(names))}, splits
 
 
 def _pairs(root: str, folder: str, others: Endings) -> Files:
