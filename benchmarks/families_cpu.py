@@ -57,12 +57,12 @@ def ours(model: str):
     import jax
     import numpy as np
 
-    from vit_jax.build import experiment as build
+    from vit_jax.build import plugins
     from vit_jax.system.malloc import keep_freed_memory
 
     keep_freed_memory()
     name, variant = MODELS[model]["ours"]
-    module = build.create_model(name, variant, num_classes=1000)
+    module = plugins.create_model(name, variant, num_classes=1000)
     images = np.random.default_rng(0).normal(size=(BATCH, 224, 224, 3)).astype(np.float32)
     params = jax.jit(lambda: module.init(jax.random.key(0), images[:1], train=False))()
     check(model, sum(leaf.size for leaf in jax.tree.leaves(params)))

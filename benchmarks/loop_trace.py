@@ -16,10 +16,10 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = {
-    "model.hidden_dim": 192,
-    "model.depth": 6,
-    "model.mlp_dim": 768,
-    "model.num_heads": 3,
+    "model.options.hidden_dim": 192,
+    "model.options.depth": 6,
+    "model.options.mlp_dim": 768,
+    "model.options.num_heads": 3,
     "batch_size": 256,
     "num_steps": 24,
     "optimizer.warmup_steps": 5,

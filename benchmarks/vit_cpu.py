@@ -34,20 +34,25 @@ def ours():
     import jax
     import jax.numpy as jnp
 
-    from vit_jax.build import experiment as build
-    from vit_jax.ops import augment
-    from vit_jax.training import optimizer, step
+    from vit_jax.build import plugins
+    from vit_jax.training import optimizer
+    from vit_jax.training.problem import Problem
+    from vit_jax.training.state import make_init
+    from vit_jax.training.step import make_train_step
+    from vit_jax.types import class_fields
 
-    task = build.create_task("classification", num_classes=1000)
-    model = task.wrap(build.create_encoder("vit", "S/16"))
-    prepare = augment.make_prepare((0.5,) * 3, (0.5,) * 3)
+    def prepare(key, batch, axis_name=None):
+        return batch | {"image": jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1}
+
+    task = plugins.create_task("classification", class_fields([str(label) for label in range(1000)]))
+    problem = Problem(task.wrap(plugins.create_encoder("vit", "S/16")), task, prepare)
     adamw = optimizer.create("adamw", schedule=lambda _: jnp.float32(1e-4), weight_decay=0.1)
     images, labels = data()
     batch = {"image": images, "label": labels, "index": jnp.arange(BATCH, dtype=jnp.uint32)}
-    state = jax.jit(lambda: step.make_init(model, task, adamw, prepare=prepare, ema=False)(0, batch))()
+    state = jax.jit(lambda: make_init(problem, adamw, moving_average=False)(0, batch))()
     check(state.params)
-    train_step = jax.jit(step.make_train_step(model, task, adamw, prepare=prepare), donate_argnums=0)
-    forward = jax.jit(lambda p, batch: model.apply({"params": p}, prepare(None, batch)["image"], train=False))
+    train_step = jax.jit(make_train_step(problem, adamw), donate_argnums=0)
+    forward = jax.jit(lambda p, batch: problem.model.apply({"params": p}, prepare(None, batch)["image"], train=False))
     return jax_steps(forward, train_step, state, batch, lambda state: state.params)
 
 

@@ -84,7 +84,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
-def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preprocessing) -> pathlib.Path:
+def write_classifier(workdir: pathlib.Path, class_names, *, task=None, scale=0.3, **preprocessing) -> pathlib.Path:
     """A work directory with a tiny ViT of random parameters, its head's too, and images as `preprocessing` says."""
     import jax
     import numpy as np
@@ -107,7 +107,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
+    params = jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(leaf.dtype), shapes)
     reading.write_params(workdir / "checkpoints", 0, params, info)
     return workdir
 

@@ -221,7 +221,7 @@ class Task:
         return given.apply(batch["image"], train=train, rngs=rngs)
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """`[B]` float32, each example's loss, summed over what `weight` counts; a masked row may give anything."""
+        """`[B]` float32, each example's loss, summed over what `weight` counts; finite for a row of zeros."""
         raise NotImplementedError
 
     def weight(self, batch: Batch) -> jax.Array:

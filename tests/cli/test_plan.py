@@ -12,7 +12,6 @@ from conftest import ROOT
 from vit_jax.cli import plan_text
 from vit_jax.cli.main import main
 from vit_jax.data.sources import tfds as sources
-from vit_jax.parallel import strategy as parallel
 from vit_jax.parallel.pmap import Pmap, PmapAhead
 from vit_jax.planning import hardware, plan, search, topology
 

@@ -108,7 +108,7 @@ def test_evaluation_spares_the_last_block_its_patch_tokens_unless_features_are_w
     _, _, images = small()
     model = vit_jax.create_model("vit", "Ti/4", num_classes=5, **SMALL)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
-    batch = {"image": images, "label": np.array([0, 1]), "mask": np.ones(2, np.float32), "index": np.arange(2)}
+    batch = {"image": images, "label": np.array([0, 1]), "is_example": np.ones(2, np.float32), "index": np.arange(2)}
     task = build.create_task("classification", num_classes=5)
     eval_step = step.make_eval_step(model, task, prepare=lambda key, batch: batch, row_names=row_names)
     program = str(jax.make_jaxpr(eval_step)(params, batch))

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from tiny import classification, flipped
 
 from vit_jax.errors import InputError
+from vit_jax.info import new_info
 from vit_jax.models import swin, vit
-from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
-from vit_jax.ops.mixing import Mixing
 from vit_jax.parallel import sharding
 from vit_jax.parallel import strategy as parallel
 from vit_jax.parallel.mesh import Mesh
 from vit_jax.parallel.pmap import Pmap
-from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.checkpoints.writing import Checkpoints
-from vit_jax.training.step import make_init, make_train_step
+from vit_jax.training.problem import Problem
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -34,7 +35,6 @@ BATCHES = [
     }
     for step in range(20)
 ]
-PREPARE = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, mixing=Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0))
 
 
 def mesh(num_devices, **sizes):
@@ -57,19 +57,17 @@ class Training:
 
     def __init__(self, strategy, *, num_heads=2, encoder=None, **options):
         self.strategy = strategy
-        task = Classification(3)
+        task = classification(3)
         sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 16, "num_heads": num_heads}
         encoder = encoder or vit.create("Ti/2", **sizes | options)
         # Without the keys' bias, whose gradient is zero but for rounding, which Adam would scale up to whole steps.
         optimizer = optimizers.create(
             "adamw", schedule=lambda step: 0.01, weight_decay=0.1, clip_norm=1.0, freeze=("key/bias",)
         )
-        parts = (task.wrap(encoder), task, optimizer)
+        parts = (Problem(task.wrap(encoder), task, flipped), optimizer)
         example = {name: value[:1] for name, value in BATCHES[0].items()}
-        self.make_state = functools.partial(make_init(*parts, prepare=PREPARE, ema=True), 0, example)
-        self.step = strategy.compile_train_step(
-            make_train_step(*parts, prepare=PREPARE, ema_decay=0.9, axis_name=strategy.axis_name)
-        )
+        self.make_state = functools.partial(make_init(*parts, moving_average=True), 0, example)
+        self.step = strategy.compile_train_step(make_train_step(*parts, ema_decay=0.9, axis_name=strategy.axis_name))
 
     def new_state(self):
         return self.strategy.place_state(self.strategy.new_state(self.make_state))
@@ -250,7 +248,7 @@ def test_minus_one_is_the_devices_left():
     assert dict(mesh(8, data=-1, tensor=2).mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
 
 
-INFO = {"model": {}, "task": {}, "class_names": [], "preprocessing": {}, "version": "0"}
+INFO = new_info(model={}, task={}, fields={}, preprocessing={})
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,11 @@ def parsed(text: str, kind: Any, what: str) -> Any:
         value = (value,)
     if float in allowed and type(value) is int:
         return value if int in allowed else float(value)
+    elements = _element_types(kind)
+    if isinstance(value, tuple) and elements and object not in elements:
+        value = tuple(float(x) if type(x) is int and int not in elements and float in elements else x for x in value)
+        if not {type(x) for x in value} <= elements:
+            raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     if object not in allowed and type(value) not in allowed:
         raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     return value
@@ -266,6 +271,15 @@ def _plain_types(kind: Any) -> set[type]:
     if not isinstance(origin, type):
         return {object}
     return {tuple} if issubclass(origin, (tuple, list)) or origin.__module__ == "collections.abc" else {origin}
+
+
+def _element_types(kind: Any) -> set[type]:
+    """Gives the classes that an annotation allows in a tuple, `tuple[int, ...] | None` -> {int}; none if all."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return set().union(*map(_element_types, typing.get_args(kind)))
+    if tuple not in _plain_types(kind):
+        return set()
+    return set().union(*(_plain_types(element) for element in typing.get_args(kind) if element is not Ellipsis))
 
 
 def _in_words(allowed: set[type]) -> str:

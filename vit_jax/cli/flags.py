@@ -155,7 +155,8 @@ def _as_option(key: str, config: Any) -> str | None:
 
 
 _MEANT = {
-    "patch_size": "valid: model.variant, whose last part it is, as in 'B/16' or 'Ti/4' (of pvt: model.patch_sizes)",
+    "patch_size": "valid: model.variant, whose last part it is, as in 'B/16' or 'Ti/4' "
+    "(of pvt: model.options.patch_sizes)",
     "num_classes": "the data says how many classes there are",
     "img_size": "valid: data.image_size",
     "resolution": "valid: data.image_size",

@@ -209,7 +209,9 @@ class Run:
 
     def _make_checkpoints(self, template: TrainState) -> Checkpoints:
         options = self._config.checkpoint
-        metrics = [name for name in template.sums if name != "gradient_norm"] + self._parts.evaluators.metrics
+        # Those of the evaluation, which a task may have others of than in training.
+        sums, _ = jax.eval_shape(make_eval_step(self._parts.problem), learned(template), self._parts.example)
+        metrics = [name for name in sums if name != "examples"] + self._parts.evaluators.metrics
         return Checkpoints(
             self._workdir / "checkpoints",
             keep_last=options.keep_last,

@@ -69,8 +69,8 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
     Returns:
         A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
         the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
-        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`.
-        Without `row_names` there are none.
+        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and `is_example`,
+        the batch's mask. Without `row_names` there are none.
     """
     task = problem.task
 
@@ -83,15 +83,15 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
         outputs, _ = forward(
             problem, batch, params=params, variables=variables, rngs=rngs, train=False, axis_name=axis_name
         )
-        mask = batch["mask"]
+        mask = batch["is_example"]
         examples = mask.sum()
         loss, weight = (jnp.where(mask > 0, x, 0.0).sum() for x in (task.loss(outputs, batch), task.weight(batch)))
         sums = {"loss": (loss, weight), **task.metrics(outputs, batch, train=False), "examples": (examples, examples)}
         rows = {}
         if row_names:
             known = {**task.rows, "features": lambda outputs, batch: _features(problem, params, variables, batch)}
-            rows = {name: known[name](outputs, batch) for name in row_names if name not in ("index", "mask")}
-            rows |= {name: batch[name] for name in ("index", "mask")}
+            rows = {name: known[name](outputs, batch) for name in row_names if name != "index"}
+            rows |= {"index": batch["index"], "is_example": mask}
         return sum_over_devices(sums, axis_name), _all_of_devices(rows, axis_name)
 
     return eval_step
@@ -185,8 +185,8 @@ def evaluate(
         for name, pair in strategy.fetch(sums).items():
             totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
         if row_names:
-            wanted = strategy.fetch({name: rows[name] for name in {*row_names, "index", "mask"}})
-            there = wanted.pop("mask") > 0
+            wanted = strategy.fetch({name: rows[name] for name in {*row_names, "index", "is_example"}})
+            there = wanted.pop("is_example") > 0
             if there.any():
                 add({name: x[there] for name, x in wanted.items()})
 

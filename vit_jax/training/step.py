@@ -61,7 +61,7 @@ def make_train_step(
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
-        weights = jnp.where(batch["mask"] > 0, problem.task.weight(batch), 0.0)
+        weights = jnp.where(batch["is_example"] > 0, problem.task.weight(batch), 0.0)
         total_weight = sum_over_devices(weights.sum(), axis_name)
         total_weight = jnp.where(total_weight > 0, total_weight, 1.0)  # nothing to learn from is no division by 0
         trainable, frozen = optimizer.split(state.params)
@@ -79,7 +79,7 @@ def make_train_step(
                 step=state.step,
                 axis_name=axis_name,
             )
-            mask = part["batch"]["mask"]
+            mask = part["batch"]["is_example"]
             loss = jnp.where(mask > 0, problem.task.loss(outputs, part["batch"]), 0.0).sum()
             sums = {"loss": (loss, part["weights"].sum()), **problem.task.metrics(outputs, part["batch"], train=True)}
             return loss / total_weight, (sums, variables)

@@ -89,7 +89,7 @@ def test_evaluation_counts_every_example_once(data, batch_size, count):
         lengths.add(len(batches))
         for batch in batches:
             assert all(len(x) == batch_size for x in batch.values())
-            seen += batch["index"][batch["mask"] > 0].tolist()
+            seen += batch["index"][batch["is_example"] > 0].tolist()
     assert sorted(seen) == list(range(50))
     assert len(lengths) == 1  # or the processes would wait for one another for ever
 

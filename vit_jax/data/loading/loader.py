@@ -62,4 +62,4 @@ def padded(batch: Batch, blank: Batch, share: Share) -> Batch:
     """
     size, there = share.batch_size // share.count, len(batch["index"])
     filled = {name: np.concatenate([x, blank[name][: size - there]]) for name, x in batch.items()}
-    return filled | {"mask": (np.arange(size) < there).astype(np.float32)}
+    return filled | {"is_example": (np.arange(size) < there).astype(np.float32)}

@@ -140,7 +140,9 @@ def _sequence(key: str, feature: Any) -> Feature | None:
     if isinstance(each, tfds.features.Image):
         if feature.shape[0] is None or each.np_dtype != np.uint8:
             return None
-        return Feature(key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2]))
+        return Feature(
+            key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2])
+        )
     inner = dict(each) if isinstance(each, tfds.features.FeaturesDict) else {}
     if not isinstance(inner.get("bbox"), tfds.features.BBoxFeature):
         return None
