@@ -17,7 +17,7 @@ from vit_jax.types import Field
 SIDE = 48
 FIELDS = {
     "image": Field("image", (None, None, None), "uint8"),
-    "classes": Field("mask", (None, None), names=("ground", "thing")),
+    "mask": Field("mask", (None, None), names=("ground", "thing")),
     "boxes": Field("boxes", (None, 5), "float32", ("thing",)),
     "instances": Field("instances", (None, None), names=("thing",)),
     "label": Field("label", names=("a", "b")),
@@ -31,7 +31,7 @@ def example(left=16, top=18, right=30, bottom=26):
     inside[top:bottom, left:right] = 1
     return {
         "image": (inside * 200 + 20).astype(np.uint8)[:, :, None].repeat(3, axis=2),
-        "classes": inside,
+        "mask": inside,
         "boxes": np.array([[left, top, right, bottom, 0]], np.float32),
         "instances": inside,
         "label": 1,
@@ -55,9 +55,9 @@ def hull(inside):
 
 def assert_agree(row, pixels=1.0, share=0.9):
     """Image, mask, instances and box of the rectangle lie in the same place."""
-    thing = row["classes"] == 1
+    thing = row["mask"] == 1
     np.testing.assert_array_equal(thing, row["instances"] == 1)
-    assert set(np.unique(row["instances"])) <= {0, 1} and set(np.unique(row["classes"])) <= {-1, 0, 1}
+    assert set(np.unique(row["instances"])) <= {0, 1} and set(np.unique(row["mask"])) <= {-1, 0, 1}
     there = row["boxes"][row["boxes"][:, 4] >= 0]
     if not thing.any():
         assert not len(there) or (there[:, 2:4] - there[:, :2]).min() < 1.5
@@ -83,9 +83,9 @@ def test_what_moves_pixels_moves_masks_and_boxes(name, monkeypatch):
         row = pipeline.augmented(pipeline.exact(0), rng)
         assert_agree(row)
         # The bright pixels of the image (fill is no less bright) are those of the mask, but for rounding.
-        thing = row["classes"] == 1
+        thing = row["mask"] == 1
         assert (row["image"][:, :, 0][thing] > 150).mean() > 0.9
-        assert ((row["image"][:, :, 0] == 20) == (row["classes"] == 0)).mean() > 0.95
+        assert ((row["image"][:, :, 0] == 20) == (row["mask"] == 0)).mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ def test_masks_and_boxes_follow_policies(augmentation):
     before = pipeline.exact(0)
     for position in range(60):
         row = pipeline.augmented(before, order.generator(0, position))
-        thing, [box] = row["classes"] == 1, row["boxes"][:1]
+        thing, [box] = row["mask"] == 1, row["boxes"][:1]
         np.testing.assert_array_equal(thing, row["instances"] == 1)
         if thing.any():
             # The hull of a turned hull may be larger, never smaller.
             there = hull(thing)
             assert (box[:2] <= there[:2] + 1).all() and (box[2:4] >= there[2:] - 1).all()
-        moved += not np.array_equal(row["classes"], before["classes"])
+        moved += not np.array_equal(row["mask"], before["mask"])
         assert row["label"] == 1
         assert row["boxes"].shape == (3, 5) and (row["boxes"][1:] == [0, 0, 0, 0, -1]).all()
     assert moved > 5
-    np.testing.assert_array_equal(before["classes"], pipeline.exact(0)["classes"])
+    np.testing.assert_array_equal(before["mask"], pipeline.exact(0)["mask"])
 
 
 def test_photometric_policies_leave_them_alone():
@@ -120,7 +120,7 @@ def test_photometric_policies_leave_them_alone():
     before = pipeline.exact(0)
     row = pipeline.augmented(before, order.generator(0, 0))
     assert (row["image"] != before["image"]).any()
-    for name in ("classes", "boxes", "instances"):
+    for name in ("mask", "boxes", "instances"):
         np.testing.assert_array_equal(row[name], before[name])
 
 
@@ -173,15 +173,15 @@ def test_masks_and_boxes_follow_in_the_step(augmentations):
     for i in range(40):
         each = {name: value[i] for name, value in result.items()}
         assert_agree(each, pixels=0)
-        moved += not np.array_equal(each["classes"], row["classes"])
+        moved += not np.array_equal(each["mask"], row["mask"])
         if len(augmentations) < 3:  # none of it erased
             shown = np.rint(each["image"][:, :, 0])
-            np.testing.assert_array_equal(shown == 220, each["classes"] == 1)
-            np.testing.assert_array_equal(shown == 0, each["classes"] == -1)
+            np.testing.assert_array_equal(shown == 220, each["mask"] == 1)
+            np.testing.assert_array_equal(shown == 0, each["mask"] == -1)
         assert (each["boxes"][1:, 4] == -1).all()
     assert moved > 10
     only = jax.device_get(prepare(None, batch))
-    for name in ("classes", "boxes", "instances"):
+    for name in ("mask", "boxes", "instances"):
         np.testing.assert_array_equal(only[name], batch[name])
 
 
@@ -191,7 +191,7 @@ def test_a_box_that_leaves_the_image_fills_the_array():
     row = pipeline.exact(0)
     batch = {name: np.stack([value] * 60) for name, value in row.items()} | {"index": np.arange(60, dtype=np.uint32)}
     result = jax.device_get(prepare(jax.random.key(0), batch))
-    there = (result["classes"] == 1).any(axis=(1, 2))
+    there = (result["mask"] == 1).any(axis=(1, 2))
     np.testing.assert_array_equal(result["boxes"][:, 0, 4] == 0, there)
     assert 5 < there.sum() < 55
 
@@ -232,7 +232,7 @@ def test_erasing_leaves_what_is_to_be_restored():
     assert (after["target"] == -1).all() and (after["image"] != -1).any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("name", ["classes", "boxes", "instances"])
+@pytest.mark.parametrize("name", ["mask", "boxes", "instances"])
 def test_mix_refuses_by_name_what_it_cannot_blend(name):
     fields = {key: FIELDS[key] for key in ("image", name)}
     kind = FIELDS[name].kind

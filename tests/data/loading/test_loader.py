@@ -228,7 +228,7 @@ def test_a_blank_batch_fits_a_real_one(data, source):
 
 SCENES = {
     "image": Field("image", (None, None, None), "uint8"),
-    "classes": Field("mask", (None, None), names=("a", "b"), ignore=(255, 7)),
+    "mask": Field("mask", (None, None), names=("a", "b"), ignore=(255, 7)),
     "boxes": Field("boxes", (None, 6), "float32", ("a", "b")),
     "instances": Field("instances", (None, None), names=("a", "b")),
     "tags": Field("labels", (2,), "float32", ("a", "b")),
@@ -245,7 +245,7 @@ def scenes(count=11, **changes):
         records.append(
             {
                 "image": rng.integers(0, 256, (16, 16, 1), np.uint8),
-                "classes": rng.choice([0, 1, 7, 255], (16, 16)).astype(np.uint8),
+                "mask": rng.choice([0, 1, 7, 255], (16, 16)).astype(np.uint8),
                 "boxes": np.concatenate([corners, rng.integers(0, 2, (i % 3, 1)), np.full((i % 3, 1), i)], axis=1),
                 "instances": rng.integers(0, 5, (16, 16)).astype(np.uint16),
                 "tags": [i % 2],
@@ -266,21 +266,21 @@ def test_every_kind_of_field_comes_in_batches(num_workers, policies):
     loader = InMemory(pipeline) if num_workers is None else Streaming(pipeline, num_workers=num_workers)
     batches = [*train(loader, Share(4), total=5), *loader.eval_batches(Share(4))]
     for batch in batches:
-        assert {name: (x.shape, str(x.dtype)) for name, x in batch.items() if name not in ("index", "mask")} == {
+        assert {name: (x.shape, str(x.dtype)) for name, x in batch.items() if name not in ("index", "is_example")} == {
             "image": ((4, 8, 8, 1), "uint8"),
-            "classes": ((4, 8, 8), "int32"),
+            "mask": ((4, 8, 8), "int32"),
             "boxes": ((4, 4, 6), "float32"),
             "instances": ((4, 8, 8), "int32"),
             "tags": ((4, 2), "float32"),
             "pose": ((4, 3), "float32"),
         }
-        assert set(np.unique(batch["classes"])) <= {-1, 0, 1}
+        assert set(np.unique(batch["mask"])) <= {-1, 0, 1}
         there = batch["boxes"][..., 4] >= 0
         assert (there.sum(axis=1) <= batch["pose"][:, 0] % 3).all()
         np.testing.assert_array_equal(batch["boxes"][..., 5], there * batch["pose"][:, :1])  # carried along
         np.testing.assert_array_equal(batch["tags"][:, 1], batch["pose"][:, 0] % 2)
     last = batches[-1]
-    assert last["mask"].tolist() == [1, 1, 1, 0]
+    assert last["is_example"].tolist() == [1, 1, 1, 0]
     assert (last["boxes"][3, :, 4] == -1).all() and not last["image"][3].any()  # blank
 
 
@@ -298,9 +298,9 @@ def test_kinds_agree_from_memory_and_streamed():
     [
         ({"boxes": np.tile([0.0, 0, 9, 9, 1, 0], (5, 1))}, "it has 5 rows of boxes; valid: at most data.max_boxes.* 4"),
         ({"boxes": np.zeros((2, 5))}, r"boxes has the shape \(2, 5\); valid: \[n, 6\]"),
-        ({"classes": np.zeros((16, 15), int)}, "classes has 16x15 px, and the image 16x16 px; valid: the same size"),
-        ({"classes": np.full((16, 16), 2)}, "classes has the value 2; valid: 0 to 1, or a value that the data ignore"),
-        ({"classes": np.zeros((16, 16))}, "type float64; valid: whole numbers"),
+        ({"mask": np.zeros((16, 15), int)}, "mask has 16x15 px, and the image 16x16 px; valid: the same size"),
+        ({"mask": np.full((16, 16), 2)}, "mask has the value 2; valid: 0 to 1, or a value that the data ignore"),
+        ({"mask": np.zeros((16, 16))}, "type float64; valid: whole numbers"),
         ({"instances": np.full((16, 16), -1)}, "instances has the value -1; valid: 0"),
         ({"pose": [1, 2]}, r"pose has the shape \(2,\); valid: \(3,\)"),
         ({"image": b"nothing"}, "the image is not an image in a format"),
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_named(changes, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image": SCENES["image"], "mask": SCENES["classes"]}, "has a field 'mask', which batches use themselves"),
+        ({"image": SCENES["image"], "is_example": Field("label")}, "a field 'is_example', which batches use themselves"),
         ({"image": SCENES["image"], "index": Field("label")}, "has a field 'index', which batches use themselves"),
         ({"picture": SCENES["image"]}, "has the fields picture; valid: an image called 'image'"),
         ({"image": SCENES["image"], "text": Field("array", (None,))}, r"the field 'text' has the shape \(None,\)"),
