@@ -112,11 +112,7 @@ class Preprocessing:
 
     def placement(self, height: int, width: int) -> Placement:
         """Says where the input lies in an image of a height and a width in pixels, upright."""
-        rows, columns = self._size_before_crop(height, width)
-        down, across = height / rows, width / columns
-        top, left = self._offset(rows - self.image_size[0]), self._offset(columns - self.image_size[1])
-        bottom, right = top + self.image_size[0], left + self.image_size[1]
-        return Placement((height, width), (left * across, top * down, right * across, bottom * down), self.image_size)
+        return self.geometry(height, width).placement
 
     @property
     def resize_target(self) -> tuple[int, int]:
