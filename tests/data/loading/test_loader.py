@@ -314,7 +314,10 @@ def test_what_does_not_fit_is_named(changes, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image": SCENES["image"], "is_example": Field("label")}, "a field 'is_example', which batches use themselves"),
+        (
+            {"image": SCENES["image"], "is_example": Field("label")},
+            "a field 'is_example', which batches use themselves",
+        ),
         ({"image": SCENES["image"], "index": Field("label")}, "has a field 'index', which batches use themselves"),
         ({"picture": SCENES["image"]}, "has the fields picture; valid: an image called 'image'"),
         ({"image": SCENES["image"], "text": Field("array", (None,))}, r"the field 'text' has the shape \(None,\)"),
