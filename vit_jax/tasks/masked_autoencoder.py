@@ -48,7 +48,8 @@ class Reconstruction(flax.struct.PyTreeNode):
 class FixedPositions(nn.Module):
     """Positions that start as sines and cosines and are never trained; a checkpoint may bring others.
 
-    Parameters: `grid` `[h, w, D]` of the patches, and `prefix` `[P, D]` of the tokens before them, zero at first.
+    Parameters: `grid` `[h, w, D]` of the patches, and `prefix` `[P, D]` of the tokens before them, if there are any, zero
+    at first.
     """
 
     grid: tuple[int, int]
@@ -58,11 +59,13 @@ class FixedPositions(nn.Module):
     def __call__(self, x: Float[Array, "b n dim"]) -> Float[Array, "b n dim"]:
         """Adds the positions to tokens `[B, P + h * w, D]`."""
         dim = x.shape[-1]
-        fixed = {"grid": roles.Role("position_grid", is_fixed=True), "prefix": roles.Role(is_fixed=True)}
         table = jnp.asarray(sincos2d_mae(self.grid, dim))
-        grid = roles.param(self, "grid", lambda *_: table, table.shape, fixed["grid"])
-        prefix = roles.param(self, "prefix", nn.initializers.zeros, (self.num_prefix, dim), fixed["prefix"])
-        positions = jnp.concatenate([prefix, grid.reshape(-1, dim)])
+        role = roles.Role("position_grid", is_fixed=True)
+        positions = roles.param(self, "grid", lambda *_: table, table.shape, role).reshape(-1, dim)
+        if self.num_prefix:
+            shape = (self.num_prefix, dim)
+            prefix = roles.param(self, "prefix", nn.initializers.zeros, shape, roles.Role(is_fixed=True))
+            positions = jnp.concatenate([prefix, positions])
         return x + positions.astype(x.dtype)
 
 
