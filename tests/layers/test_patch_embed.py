@@ -93,3 +93,12 @@ def test_learned_embedding_refuses_another_grid_by_both_grids(grid):
 def test_unknown_kind_is_refused_by_name():
     with pytest.raises(InputError, match="posemb 'rope' is unknown; valid: learned, sincos2d, sincos1d, none"):
         PositionEmbedding("rope").init(jax.random.key(0), PATCHES, PREFIX)
+
+
+def test_maes_positions_are_made_once_and_never_trained():
+    layer = PositionEmbedding("sincos2d_mae")
+    params = layer.init(jax.random.key(0), PATCHES, PREFIX)
+    np.testing.assert_array_equal(params["params"]["grid"], posemb.sincos2d_mae((3, 4), 8))
+    assert not params["params"]["prefix"].any()
+    gradient = jax.grad(lambda p: (layer.apply(p, PATCHES, PREFIX) ** 2).sum())(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))

@@ -248,11 +248,13 @@ def test_saved_and_loaded_it_answers_alike(family, tmp_path):
 def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
     with pytest.raises(vit_jax.InputError, match=rf"{family} has no variant 'X/99'; valid: "):
         plugins.create_encoder(family, "X/99")
-    with pytest.raises(vit_jax.InputError, match=rf"{family} has no option 'heads'; valid: .*drop_path"):
+    with pytest.raises(
+        vit_jax.InputError, match=rf"{family} has no option 'heads'; nearest: 'num_heads'; valid: .*drop_path"
+    ):
         tiny(family, heads=3)
-    with pytest.raises(vit_jax.InputError, match=r"model.drop_path is 1.5; valid: at least 0 and less than 1"):
+    with pytest.raises(vit_jax.InputError, match=r"model.options.drop_path is 1.5; valid: at least 0 and less than 1"):
         tiny(family, drop_path=1.5)
-    with pytest.raises(vit_jax.InputError, match=r"model.dtype is 'float16'; valid: float32, bfloat16"):
+    with pytest.raises(vit_jax.InputError, match=r"model.options.dtype is 'float16'; valid: float32, bfloat16"):
         tiny(family, dtype="float16")
 
 
@@ -267,7 +269,7 @@ def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
     ],
 )
 def test_a_value_of_another_kind_is_refused(family, name, value, valid):
-    with pytest.raises(vit_jax.InputError, match=f"^model.{name} is {value!r}; valid: {valid}$"):
+    with pytest.raises(vit_jax.InputError, match=f"^model.options.{name} is {value!r}; valid: {valid}$"):
         tiny(family, **{name: value})
 
 

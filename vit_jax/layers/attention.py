@@ -146,7 +146,7 @@ def _divided_later(
     """Computes `dot_product_attention`, dividing by the softmax's sum after the product with the values.
 
     XLA's CPU code then fuses product, sum and division, and runs them on all cores; it runs a product alone on one
-    (docs/speed.md). On a TPU this order would take a fifth more memory traffic than the other.
+    (docs/measurements.md). On a TPU this order would take a fifth more memory traffic than the other.
     """
     return _attend(query, key, value, mask).mixed.astype(value.dtype)
 

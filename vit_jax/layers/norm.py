@@ -15,7 +15,7 @@ class LayerNorm(nn.Module):
 
     Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is taken in two passes, which
     agrees with the other libraries to float32; the derivative is written out, since what is derived from the two passes
-    takes XLA's CPU code a sixth of a whole training step more (docs/speed.md).
+    takes XLA's CPU code a sixth of a whole training step more (docs/measurements.md).
 
     Source: Ba et al. 2016 (arXiv:1607.06450), equation 3.
     """

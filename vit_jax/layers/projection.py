@@ -17,7 +17,7 @@ class Projection(nn.Module):
     and TPUs both are one product, with the transposition in its layout. On the CPU the tokens of all examples form one
     matrix too, since XLA would otherwise copy them, transposed, for the kernel's gradient; on TPUs that would add
     copies. On the CPU the gradient of a kernel that is taller than wide is computed as its transpose, which is faster
-    in XLA (docs/speed.md).
+    in XLA (docs/measurements.md).
 
     Parameters: `kernel`, Xavier-uniform, and `bias` `shape[num_inputs:]`, both float32.
 

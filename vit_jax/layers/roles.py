@@ -120,6 +120,18 @@ def param(module: nn.Module, name: str, init: Callable, shape: Sequence[int], ro
     return jax.lax.stop_gradient(value) if role.is_fixed else value
 
 
+def add(roles: Roles, *, prefix: str) -> None:
+    """Adds the roles of another model to those that are being collected, such as a teacher's in a training state.
+
+    Args:
+        roles: path -> role.
+        prefix: put before the paths, `companions/teacher`.
+    """
+    collector = _COLLECTOR.get()
+    if collector is not None:
+        collector.roles |= {f"{prefix}/{path}": role for path, role in roles.items()}
+
+
 @contextlib.contextmanager
 def collecting() -> Iterator[dict[str, Role]]:
     """Collects the roles that are declared in this context, where models are initialised, traced or not.

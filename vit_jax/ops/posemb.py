@@ -96,9 +96,9 @@ def resize_grid(
     Args:
         grid_embedding: `[h, w, D]`, prefix tokens not included.
         size: rows and columns `(h2, w2)`.
-        antialias: True uses a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border: timm's
-            `resample_abs_pos_embed`, and `jax.image.resize`. False uses a kernel with a = -0.75 over four cells, the
-            border's repeated: Hugging Face's `interpolate_pos_encoding`.
+        antialias: True uses a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border, as
+            timm's `resample_abs_pos_embed` and `jax.image.resize` do. False uses a kernel with a = -0.75 over four
+            cells, those of the border repeated, as Hugging Face's `interpolate_pos_encoding` does.
 
     Returns:
         `[h2, w2, D]` float32; for the same size the argument itself.

@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.ops import platform
 from vit_jax.ops.batch_axes import BATCH_AXES
 from vit_jax.parallel import blocking, sharding
@@ -50,6 +51,7 @@ class Mesh:
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._min_size = min_size
+        self._roles: dict[str, roles.Role] = {}  # of the parameters, collected while a state is traced
         self._platform = devices[0].platform
         self._finish = blocking.wrapper(devices[0], self.num_devices)
 
@@ -71,18 +73,25 @@ class Mesh:
 
     def state_sharding(self, state: Any) -> Any:
         """Returns a tree of shardings for a state or parameters, real or abstract."""
-        return sharding.shardings(state, self.mesh, min_size=self._min_size)
+        return sharding.shardings(state, self.mesh, roles=self._roles, min_size=self._min_size)
+
+    def _shapes(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Traces make_state, which initialises the model, and keeps the roles of its parameters."""
+        with roles.collecting() as found:
+            shapes = jax.eval_shape(lambda: make_state())  # a new function, since JAX remembers what it traced
+        self._roles |= found
+        return shapes
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Returns shapes and types with shardings: every process reads its own shards of a checkpoint."""
-        state = jax.eval_shape(make_state)
+        state = self._shapes(make_state)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.state_sharding(state)
         )
 
     def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
         """Makes the state in shards: no device ever holds the whole of it."""
-        return jax.jit(make_state, out_shardings=self.state_sharding(jax.eval_shape(make_state)))()
+        return jax.jit(make_state, out_shardings=self.state_sharding(self._shapes(make_state)))()
 
     def place_state(self, state: Any) -> Any:
         """Cuts each leaf into its shards; a leaf that is cut that way already stays where it is."""

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from vit_jax.build.experiment import Step
+from vit_jax.ops.keys import example_streams
 from vit_jax.parallel.pmap import PmapAhead
 from vit_jax.parallel.strategy import Strategy
 from vit_jax.planning import flops, hlo, plan, search
 from vit_jax.planning.hardware import Rates
 from vit_jax.planning.plan import Compiled
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, TrainState, encoder_of
 
 
