@@ -5,7 +5,8 @@ import json
 import pytest
 
 import vit_jax
-from vit_jax.cli.old_configs import read_saved_config, upgraded
+from vit_jax.build.old_configs import upgraded
+from vit_jax.cli.old_configs import read_saved_config
 
 OLD = {
     "seed": 3,
