@@ -42,7 +42,10 @@ def test_a_family_in_stages_has_figures_too(capsys):
         (["--batch-size", "8", "--image-size", "x"], "--image-size is 'x'"),
         (["--batch-size", "8", "--variant", "Q/16"], "vit has no variant 'Q/16'"),
         (["--batch-size", "8", "--attention", "flash"], "model.options.attention is 'flash'; valid: auto, xla, cudnn"),
-        (["--batch-size", "8", "--attention", "cudnn"], "model.options.attention is 'cudnn', which needs an NVIDIA GPU"),
+        (
+            ["--batch-size", "8", "--attention", "cudnn"],
+            "model.options.attention is 'cudnn', which needs an NVIDIA GPU",
+        ),
         (["--batch-size", "8", "--train", "--infer"], "not allowed with argument"),
     ],
 )

@@ -64,6 +64,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         sys.argv = before
         for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken
             delattr(flags.FLAGS, name)
+    option_flags.drop_options_of_others(config, _defaults(file, *argument))
     option_flags.apply(config, changes)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")

@@ -91,6 +91,20 @@ def apply(config: Any, changes: list[Change]) -> None:
                 _set(section, change.key, _value(kind, name_of(config), change.key, change))
 
 
+def drop_options_of_others(config: Any, defaults: Any) -> None:
+    """Drops the options of a config file's model or task where the command line names another one.
+
+    Args:
+        config: with the changes of the command line, but for those of options.
+        defaults: as the file gives it.
+    """
+    with config.unlocked():
+        for section, (_, name_of) in OWNERS.items():
+            if name_of(config) != name_of(defaults):
+                first, _, last = section.partition(".")
+                config[first][last] = ConfigDict()
+
+
 def _split(argument: str) -> tuple[str | None, str]:
     """Splits `--config.task.options.kind` into section and key; None for another argument."""
     name = argument.lstrip("-")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.build.old_configs import upgraded
 from vit_jax.errors import InputError
 from vit_jax.system.atomic import writing
 
@@ -52,7 +53,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
-    before = flat(json.loads(file.read_text())) if file.exists() else {}
+    before = flat(upgraded(json.loads(file.read_text()))) if file.exists() else {}
     now = flat(json.loads(text))
     if write and jax.process_index() == 0:
         with writing(file) as part:
