@@ -4,6 +4,19 @@ from typing import Any
 
 from vit_jax.build import plugins
 
+_DATA_DEFAULTS = {
+    "folder": None,
+    "fields": (),
+    "eval_fraction": 0.2,
+    "split_seed": 0,
+    "skip_corrupt": False,
+    "max_image_pixels": 178_956_970,
+    "reduced_decoding": True,
+    "antialias": True,
+    "repeats": 1,
+    "max_boxes": 100,
+}
+"""Keys of the section `data` that some earlier version did not have."""
 _RENAMED = {"weight": "teacher_weight"}
 """Options of tasks, earlier name -> name."""
 _MIX = {
@@ -26,7 +39,7 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     """Gives a config in today's layout, of one that any version wrote to config.json.
 
     Options that are None are left out, as are those of what the run did not use. A config in today's layout comes back
-    as it is. Keys that came later stay missing.
+    as it is.
 
     Args:
         config: nested dicts; it is not changed.
@@ -60,7 +73,7 @@ def _data(section: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(section.get("augment"), dict):
         old = {key: section.pop(key) for key in _AUGMENT_KEYS if key in section}
         section["augment"] = _augmentations(section.pop("augment", "none"), old)
-    return section
+    return _DATA_DEFAULTS | section
 
 
 def _augmentations(policy: str, old: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -99,7 +112,7 @@ def _evaluation(section: dict[str, Any]) -> dict[str, Any]:
         return section
     options = {name: section.pop(name) for name in _EVALUATOR_SECTIONS if name in section}
     section["metrics"] = {name: options.get(name, {}) for name in metrics}
-    return section
+    return {"reference_split": None, "reference_examples": 0} | section
 
 
 def _without_none(options: dict[str, Any]) -> dict[str, Any]:

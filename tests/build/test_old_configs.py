@@ -82,11 +82,18 @@ def test_every_augmentation_that_comes_out_can_be_created(policy):
         plugins.create("augmentation", name, options=options)
 
 
+def test_keys_that_came_later_have_their_defaults():
+    assert upgraded({"data": {"name": "digits"}})["data"]["max_boxes"] == 100
+    assert upgraded({"data": {"name": "digits", "max_image_pixels": 7}})["data"]["max_image_pixels"] == 7
+
+
 def test_evaluators_have_their_options():
     old = {"splits": {"test": "test"}, "metrics": ["confusion", "knn"], "knn": {"k": 3, "temperature": 0.1}}
     assert upgraded({"evaluation": old | {"probe": {"l2": 1.0}, "calibration": {}}})["evaluation"] == {
         "splits": {"test": "test"},
         "metrics": {"confusion": {}, "knn": {"k": 3, "temperature": 0.1}},
+        "reference_split": None,
+        "reference_examples": 0,
     }
 
 
@@ -107,7 +114,7 @@ def test_a_real_config_has_todays_sections_and_valid_options(saved):
     from configs import common
 
     for section in ("data", "evaluation"):
-        assert set(new[section]) <= set(common.get_config()[section])
+        assert set(new[section]) == set(common.get_config()[section])
     plugins.create_encoder(new["model"]["name"], new["model"]["variant"], **new["model"]["options"])
     for option in new["task"]["options"]:
         plugins.check_option("task", new["task"]["name"], option)
