@@ -27,12 +27,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from vit_jax.data.augment.random_crop import RandomCrop
 from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
 from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
-from vit_jax.data.loading.loader import InMemory, Share, Streaming
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.loading.workers import batches_from_workers
-from vit_jax.data.sources.folder import Files
-from vit_jax.data.sources.tfds import Source
+from vit_jax.data.sources.examples import Examples
+from vit_jax.data.sources.files import Files
+from vit_jax.types import class_fields
 
 BATCH, SIZE, WORKERS = 64, 224, 2
 PEER = pathlib.Path(__file__).with_name("input_pipeline_tf_data.py")
@@ -146,13 +151,8 @@ def serve(batches: Iterator[np.ndarray]) -> None:
 def streamed(files: list[pathlib.Path], how: str) -> Iterator[np.ndarray]:
     """Batches of our loader, flipped at random."""
     preprocessing = Preprocessing((SIZE, SIZE))
-    data = Streaming(
-        source(files),
-        preprocessing,
-        random_crop=RandomResizedCrop(preprocessing),
-        reading=Reading(reduced=True, antialias=how == "antialias"),
-        num_workers=WORKERS,
-    )
+    reading = Reading(reduced=True, antialias=how == "antialias")
+    data = Streaming(Pipeline(source(files), preprocessing, placing=RandomCrop(), reading=reading), num_workers=WORKERS)
     cv2, rng = fast_libraries()[0], np.random.default_rng(0)
     for batch in data.train_batches(Share(BATCH), seed=0, start_step=0, total_steps=10**6):
         for place in np.flatnonzero(rng.random(BATCH) < 0.5):
@@ -213,7 +213,7 @@ def in_memory(*, rounds: int) -> None:
     """Prints the images/s of the memory path at CIFAR-10's size."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
-    data = InMemory(Source("random", ("a",), _Arrays(images)), Preprocessing((32, 32)))
+    data = InMemory(Pipeline(Examples("random", class_fields(["a"]), _Arrays(images)), Preprocessing((32, 32))))
     rates = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -234,9 +234,10 @@ class _Arrays:
         return {"image": self._images[record], "label": 0}
 
 
-def source(files: list[pathlib.Path]) -> Source:
+def source(files: list[pathlib.Path]) -> Examples:
     """JPEG files without classes."""
-    return Source("photos", ("any",), Files("/", [str(file) for file in files], np.zeros(len(files), np.int32)))
+    stored = Files("/", [str(file) for file in files], np.zeros(len(files), np.int32))
+    return Examples("photos", class_fields(["any"]), stored)
 
 
 def jpeg_files(folder: pathlib.Path) -> list[pathlib.Path]:

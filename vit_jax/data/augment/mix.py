@@ -26,8 +26,9 @@ class Mix(StepAugmentation):
     switch_probability: of cutmix, where both are on, in [0, 1].
 
     Source: Zhang et al. 2017 (mixup, arXiv:1710.09412), Yun et al. 2019 (cutmix, arXiv:1905.04899), and timm's Mixup in
-    mode `batch`, which DeiT uses, once a process. big_vision's mixup takes the neighbour instead of the mirror, and the
-    larger of lambda and 1 - lambda, which would change nothing here: a pair appears twice, with the two shares swapped.
+    mode `batch`, which DeiT uses, once per process. big_vision's mixup takes the neighbour instead of the mirror, and
+    the larger of lambda and 1 - lambda, which would change nothing here: a pair appears twice, with the two shares
+    swapped.
     """
 
     mixup_alpha: float = 0.0

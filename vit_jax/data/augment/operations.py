@@ -1,4 +1,4 @@
-"""The operations that augmentation policies draw from: PIL image in, PIL image of the same size and mode out.
+"""Operations that augmentation policies draw from: PIL image in, PIL image of the same size and mode out.
 
 One table, OPS, says what each operation does and, for each family of policies, what its strength means.
 """
@@ -17,8 +17,8 @@ class Brush:
     """What an operation needs besides its value.
 
     rng: of this image alone.
-    fill: the colour of areas that an image does not cover, a number a channel in [0, 255]; an int for one channel.
-    resample: how pixels are read that lie between others.
+    fill: colour of areas that an image does not cover, a number in [0, 255] for each channel; an int for one channel.
+    resample: filter for pixels between others.
     moves: takes the matrix of each operation that moves pixels, so that masks and boxes can follow.
     """
 
@@ -29,7 +29,7 @@ class Brush:
 
 
 def affine(image: Image.Image, matrix: Matrix, brush: Brush) -> Image.Image:
-    """Pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image; matrix is a to f."""
+    """Moves pixels: (x, y) of the result is (a x + b y + c, d x + e y + f) of the image; the matrix is a to f."""
     brush.moves.append(matrix)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=brush.resample, fillcolor=brush.fill)
 
@@ -61,17 +61,17 @@ def translate_y(image: Image.Image, fraction: float, brush: Brush) -> Image.Imag
 
 
 def translate_x_px(image: Image.Image, pixels: float, brush: Brush) -> Image.Image:
-    """Moves left by so many pixels."""
+    """Moves left by a number of pixels."""
     return affine(image, (1, 0, pixels, 0, 1, 0), brush)
 
 
 def translate_y_px(image: Image.Image, pixels: float, brush: Brush) -> Image.Image:
-    """Moves up by so many pixels."""
+    """Moves up by a number of pixels."""
     return affine(image, (1, 0, 0, 0, 1, pixels), brush)
 
 
 def cutout(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
-    """Fills a square around a random pixel that reaches `fraction` of the shorter side each way, cut off at the edges.
+    """Fills a square around a random pixel that reaches `fraction` of the shorter side each way, clipped at the edges.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552.
     """
@@ -84,7 +84,7 @@ def cutout(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
 
 
 def posterize(image: Image.Image, bits: float, _: Brush) -> Image.Image:
-    """Keeps so many of the highest bits of each value; with 0 the image is black, with 8 and more it stays."""
+    """Keeps the highest bits of each value: 0 of them give a black image, 8 and more the image itself."""
     step = 2 ** max(8 - round(bits), 0)  # Pillow's own refuses 0 bits
     return image.point([value // step * step for value in range(256)] * len(image.getbands()))
 
@@ -130,7 +130,7 @@ def hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 def grayscale(image: Image.Image) -> Image.Image:
-    """Takes away the colour; the number of channels stays."""
+    """Removes the colour; the number of channels stays."""
     return image.convert("L").convert(image.mode)
 
 
@@ -141,7 +141,7 @@ def gaussian_blur(image: Image.Image, radius_px: float) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """An operation's value as a linear function of a strength of 0 or more: start + span * strength.
+    """Gives an operation's value as a linear function of a strength of 0 or more: start + span * strength.
 
     signed: half of the time - span * strength.
     whole: span * strength is rounded towards 0.
@@ -153,7 +153,7 @@ class Scale:
     whole: bool = False
 
     def value(self, strength: float, rng: np.random.Generator) -> float:
-        """The value for a strength."""
+        """Gives the value for a strength."""
         change = self.span * strength
         if self.whole:
             change = int(change)

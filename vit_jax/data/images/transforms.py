@@ -1,4 +1,4 @@
-"""Decoding and what changes an image's shape: done per example on the host, before batching."""
+"""Turns any image into a model's input: decoding, resizing and cropping, on the host, before batching."""
 
 import dataclasses
 import math
@@ -24,22 +24,22 @@ INTERPOLATION = {
 }
 EXACTLY = Reading()
 WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "nearest": "INTER_NEAREST"}
-"""OpenCV's names."""
+"""Names in OpenCV."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From any image to a model's input. It travels with the checkpoint.
+    """Turns any image into a model's input. It travels with the checkpoint.
 
     image_size: height and width in pixels that the model takes.
     channels: 1 (grey) or 3 (RGB); images of any other number cannot be decoded.
-    resize: `exact` (to `resize_to`, whatever the proportions) or `shortest_edge` (keeping them, so that the image just
-        covers `resize_to`; the other side is rounded down). Then the middle is cut out.
-    crop_fraction: the share of each side that `shortest_edge` keeps where there is no `resize_to`, in (0, 1].
-    resize_to: height and width before the cut, at least image_size; None is image_size for `exact`, and
+    resize: `exact` (to `resize_to`, changing the aspect ratio) or `shortest_edge` (keeping it, so that the image just
+        covers `resize_to`; the other side is rounded down). Then the centre is cropped.
+    crop_fraction: share of each side that the crop keeps after `shortest_edge` without `resize_to`, in (0, 1].
+    resize_to: height and width before the crop, at least image_size; None is image_size for `exact`, and
         image_size / crop_fraction, rounded down, for `shortest_edge`.
-    crop_offset: which way half a pixel goes where the cut's margins are uneven: `floor` to the top and left (Hugging
-        Face), `nearest` to the even number of pixels (torchvision and timm).
+    crop_offset: rounding where the margins of the crop are uneven: `floor` to the top and left (Hugging Face),
+        `nearest` to the even number of pixels (torchvision and timm).
     interpolation: `bilinear`, `bicubic`, `nearest`, `box`, `hamming` or `lanczos`, all but `nearest` with the filter
         widened when shrinking (antialiasing).
     mean, std: of each channel, for pixels on the scale [0, 1].
@@ -91,7 +91,7 @@ class Preprocessing:
         """Decodes, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
 
         Args:
-            image: whatever `decode` takes.
+            image: what `decode` takes.
             reading: how it is decoded.
         """
         picture = Picture(image, self.channels, reading.max_pixels)
