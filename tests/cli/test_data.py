@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from vit_jax.cli import data_show
 from vit_jax.cli.main import main
+from vit_jax.figures import examples
 from vit_jax.figures.contact_sheet import contact_sheet
+from vit_jax.types import class_fields
 
 
 def status(*arguments):
@@ -60,8 +61,8 @@ def test_info(prepared, capsys):
         r"^size +0\.\d MiB$",
         r"^splits +train +32$",
         r"^ +test +8$",
-        r"^(features)? +image +Image\(.*$",
-        r"^classes +2: bright, dark$",
+        r"^fields +image +image \[any, any, 3\] uint8$",
+        r"^ +label +label \[\] int32, 2 classes: bright, dark$",
     ):
         assert re.search(pattern, out, re.MULTILINE), (pattern, out)
 
@@ -69,14 +70,15 @@ def test_info(prepared, capsys):
 def test_info_as_json(prepared, capsys):
     assert status("data", "info", "shapes", "--data-dir", prepared, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["splits"] == {"test": 8, "train": 32} and answer["class_names"] == ["bright", "dark"]
+    assert answer["splits"] == {"test": 8, "train": 32} and answer["fields"]["label"]["names"] == ["bright", "dark"]
+    assert answer["fields"]["image"]["shape"] == [None, None, 3]
     assert answer["bytes"] == sum(file.stat().st_size for file in (prepared / "shapes" / "1.0.0").iterdir())
 
 
 def test_show(prepared, tmp_path, capsys):
     out = tmp_path / "grid.png"
     assert status("data", "show", "shapes", "--data-dir", prepared, "--out", out, "--count", 9) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: 9 images of shapes train, cropped and flipped at random;")
+    assert capsys.readouterr().out.startswith(f"{out}: 9 images of shapes train, cropped at random;")
     again = tmp_path / "again.png"
     assert status("data", "show", "shapes", "--data-dir", prepared, "--out", again, "--count", 9, "--seed", 1) == 0
     assert Image.open(out).size == Image.open(again).size and out.read_bytes() != again.read_bytes()
@@ -85,7 +87,9 @@ def test_show(prepared, tmp_path, capsys):
 @pytest.mark.parametrize("augment", ["crop", "none", "three_augment"])
 def test_show_augmented(augment, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("vit_jax.figures.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
+    monkeypatch.setattr(
+        "vit_jax.figures.contact_sheet.contact_sheet", lambda *a, **k: seen.append(a) or contact_sheet(*a, **k)
+    )
     for name in (augment, "none"):
         data = ("digits", "--out", tmp_path / "a.png", "--augment", name)
         assert status("data", "show", *data) == 0
@@ -98,17 +102,19 @@ def test_show_augmented(augment, tmp_path, monkeypatch):
 def test_show_as_a_config_trains(tmp_path, monkeypatch):
     """Undoing the normalisation gives back the very pixels, moved by the augmentation."""
     seen = []
-    monkeypatch.setattr("vit_jax.figures.contact_sheet.contact_sheet", lambda *a: seen.append(a) or contact_sheet(*a))
+    monkeypatch.setattr(
+        "vit_jax.figures.contact_sheet.contact_sheet", lambda *a, **k: seen.append(a) or contact_sheet(*a, **k)
+    )
     config = ROOT / "configs" / "digits.py"
     assert status("data", "show", "digits", "--out", tmp_path / "a.png", "--config", config, "--count", 5) == 0
     whole = ("--count", 5, "--augment", "none")
     assert status("data", "show", "digits", "--out", tmp_path / "b.png", *whole) == 0
     (augmented, names), (plain, plain_names) = seen
-    assert [image.shape for image in augmented] == [(8, 8, 1)] * 5 and names == plain_names
+    assert [image.shape for image in augmented] == [(8, 8, 3)] * 5 and names == plain_names
     moved = 0
     for image, original in zip(augmented, plain, strict=True):
         padded = np.pad(original[:, :, :1], ((1, 1), (1, 1), (0, 0)))
-        places = [(y, x) for y in range(3) for x in range(3) if (padded[y : y + 8, x : x + 8] == image).all()]
+        places = [(y, x) for y in range(3) for x in range(3) if (padded[y : y + 8, x : x + 8] == image[:, :, :1]).all()]
         assert places
         moved += (1, 1) not in places
     assert moved
@@ -125,7 +131,8 @@ def test_show_as_a_config_trains(tmp_path, monkeypatch):
     ],
 )
 def test_captions(label, caption):
-    assert data_show._caption(np.array(label), "abcd") == caption
+    several = np.ndim(label) > 0
+    assert examples.caption({"label": np.array(label)}, class_fields(list("abcd"), several=several)) == caption
 
 
 def test_contact_sheet_shows_each_image_in_its_place():
@@ -154,7 +161,7 @@ def test_contact_sheet_shows_each_image_in_its_place():
         (["show", "shapes", "--out", "a.jpg"], "--out is a.jpg; valid: a name that ends in .png"),
         (["show", "shapes", "--out", "/nowhere/a.png"], "in a folder that is there"),
         (["show", "shapes", "--out", "OUT", "--split", "val"], "no split 'val'; valid: train, test"),
-        (["show", "shapes", "--out", "OUT", "--augment", "x"], "--augment is 'x'; valid: crop, none, randaugment"),
+        (["show", "shapes", "--out", "OUT", "--augment", "x"], "--augment is 'x'; valid: crop, none, .*randaugment"),
         (["show", "shapes", "--out", "OUT", "--augment", "none", "--config", "a.py"], "--config or --augment"),
         (["show", "shapes", "--out", "OUT", "--count", "0"], "--count must be 1 or more"),
         (["show", "shapes", "--out", "OUT", "--config", "no.py"], "config file no.py does not exist"),
@@ -209,10 +216,10 @@ def test_from_prepare_to_evaluate_without_tensorflow(shapes, tmp_path):
         "data.split": "train[:30]",
         "num_steps": 20,
         "batch_size": 16,
-        "model.hidden_dim": 16,
-        "model.depth": 1,
-        "model.mlp_dim": 16,
-        "model.num_heads": 2,
+        "model.options.hidden_dim": 16,
+        "model.options.depth": 1,
+        "model.options.mlp_dim": 16,
+        "model.options.num_heads": 2,
         "optimizer.warmup_steps": 2,
         "checkpoint.every_steps": 20,
     }

@@ -125,8 +125,8 @@ def test_pmap_for_absent_devices_is_the_same_program():
 
 
 def test_classes_of_a_dataset_that_is_not_here(tmp_path, capsys):
-    assert len(sources.known_classes("imagenet2012")[0]) == 1000
-    assert sources.known_classes("no_such_dataset") is None
+    assert len(sources.known_fields("imagenet2012")["label"].names) == 1000
+    assert sources.known_fields("no_such_dataset") is None
     assert "1,000 classes" in planned(capsys, "--config.data.name=imagenet2012", f"--config.data.data_dir={tmp_path}")
     assert "21,843 classes" in planned(capsys, "--config.data.name=imagenet21k", "--num-classes=21843")
 

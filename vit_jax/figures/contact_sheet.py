@@ -5,48 +5,54 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_CELL_PX = 128
 _GAP_PX = 10
 _FONT_PX = 13
 
 
-def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 8) -> Image.Image:
+def contact_sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 8, cell_px: int = 128
+) -> Image.Image:
     """Draws images in rows, each fitted into a square, with its caption below.
 
     Args:
         images: `[H, W, 1 or 3]` uint8 each, of any sizes; small ones are enlarged without being blurred.
-        captions: one an image; a long one is cut.
+        captions: of each image; a long one is cut.
         columns: images in a row.
+        cell_px: side of the square.
+
+    Example:
+        >>> contact_sheet([np.zeros((8, 8, 1), np.uint8)], ["a digit"]).width
+        148
     """
     font = ImageFont.load_default(_FONT_PX)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    width, height = _CELL_PX + _GAP_PX, _CELL_PX + _GAP_PX + 2 * _FONT_PX
+    width, height = cell_px + _GAP_PX, cell_px + _GAP_PX + 2 * _FONT_PX
     sheet = Image.new("RGB", (columns * width + _GAP_PX, rows * height + _GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, columns)
         left, top = _GAP_PX + column * width, _GAP_PX + row * height
-        picture = _fitted(image)
-        corner = (left + (_CELL_PX - picture.width) // 2, top + (_CELL_PX - picture.height) // 2)
+        picture = _fitted(image, cell_px)
+        corner = (left + (cell_px - picture.width) // 2, top + (cell_px - picture.height) // 2)
         sheet.paste(picture, corner)
-        baseline = (left + _CELL_PX / 2, top + _CELL_PX + 1.5 * _FONT_PX)
-        draw.text(baseline, _cut(caption, font), fill="black", font=font, anchor="ms")
+        baseline = (left + cell_px / 2, top + cell_px + 1.5 * _FONT_PX)
+        draw.text(baseline, _cut(caption, font, cell_px), fill="black", font=font, anchor="ms")
     return sheet
 
 
-def _fitted(image: np.ndarray) -> Image.Image:
+def _fitted(image: np.ndarray, cell_px: int) -> Image.Image:
     """An image whose longer side is the cell's."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    scale = _CELL_PX / max(picture.size)
+    scale = cell_px / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     return picture.resize([max(round(side * scale), 1) for side in picture.size], method)
 
 
-def _cut(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, cell_px: int) -> str:
     """A caption that is no wider than a cell."""
-    if font.getlength(caption) <= _CELL_PX:
+    if font.getlength(caption) <= cell_px:
         return caption
-    while caption and font.getlength(caption + "…") > _CELL_PX:
+    while caption and font.getlength(caption + "…") > cell_px:
         caption = caption[:-1]
     return caption + "…"

@@ -1,19 +1,18 @@
-"""A folder of images: what is listed and how it is split, what is refused, and a run from training to predictions."""
+"""A folder of images: what is listed and how it is split, and what is refused."""
 
-import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from conftest import small_config
+from folder_files import add, numbered
 from PIL import Image
 
-import train
-from vit_jax.cli.main import main
 from vit_jax.data.images.transforms import Preprocessing
-from vit_jax.data.loading.loader import InMemory, Share, Streaming
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder, readable
 from vit_jax.errors import InputError
 
@@ -28,19 +27,6 @@ def cache(tmp_path_factory, monkeypatch):
     return directory
 
 
-def add(root: pathlib.Path, *names: str, level: int = 100) -> pathlib.Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = {"jpg": "jpeg"}.get(path.suffix[1:].lower(), path.suffix[1:].lower())
-        Image.new("L", (8, 8), level).save(path, kind)
-    return root
-
-
-def numbered(name: str, count: int) -> list[str]:
-    return [f"{name}/{i}.png" for i in range(count)]
-
-
 def listed(images: folder.ImageFolder) -> dict[str, list[str]]:
     return {split: list(files.paths) for split, files in images.splits.items()}
 
@@ -48,7 +34,7 @@ def listed(images: folder.ImageFolder) -> dict[str, list[str]]:
 def test_nested_folders_all_endings_and_their_order(tmp_path):
     add(tmp_path, "b/1.JPG", "b/x/y/2.Png", "b/x.jpeg", "a/B.webp", "a/a.BMP", "a/ö.gif")
     images = folder.open_folder(str(tmp_path), eval_fraction=0)
-    assert images.class_names == ("a", "b")
+    assert images.fields["label"].names == ("a", "b")
     assert listed(images) == {"train": ["a/B.webp", "a/a.BMP", "a/ö.gif", "b/1.JPG", "b/x.jpeg", "b/x/y/2.Png"]}
     source = images.source("train")
     assert [source[i]["label"] for i in range(6)] == [0, 0, 0, 1, 1, 1]
@@ -117,7 +103,7 @@ def test_folders_named_after_splits_are_the_splits(tmp_path):
     add(tmp_path, *numbered("train/a", 3), *numbered("train/b", 2), *numbered("Validation/b", 2))
     add(tmp_path, "test/a/x/1.png", "test/b/1.png")
     images = folder.open_folder(str(tmp_path))
-    assert images.class_names == ("a", "b")
+    assert images.fields["label"].names == ("a", "b")
     assert listed(images) == {
         "train": numbered("train/a", 3) + numbered("train/b", 2),
         "val": numbered("Validation/b", 2),
@@ -134,9 +120,9 @@ def test_a_train_folder_alone_is_split(tmp_path):
 
 def test_a_class_may_be_called_like_a_split(tmp_path):
     add(tmp_path, *numbered("train", 2), *numbered("bus", 2))
-    assert folder.open_folder(str(tmp_path)).class_names == ("bus", "train")
+    assert folder.open_folder(str(tmp_path)).fields["label"].names == ("bus", "train")
     add(tmp_path / "other", *numbered("test", 2), *numbered("valid", 2))
-    assert folder.open_folder(str(tmp_path / "other")).class_names == ("test", "valid")
+    assert folder.open_folder(str(tmp_path / "other")).fields["label"].names == ("test", "valid")
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -158,8 +144,8 @@ def test_names_that_are_no_text_and_other_scripts(tmp_path):
     add(tmp_path, "猫/1.png", "hund ä/1.png")
     os.rename(tmp_path / "猫" / "1.png", os.fsencode(tmp_path / "猫") + b"/\xff\n.png")
     images = folder.open_folder(str(tmp_path), eval_fraction=0)
-    assert images.class_names == ("hund ä", "猫")
-    assert len(InMemory(images.source("train"), PREPROCESSING)) == 2
+    assert images.fields["label"].names == ("hund ä", "猫")
+    assert len(InMemory(Pipeline(images.source("train"), PREPROCESSING))) == 2
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")
     with pytest.raises(InputError, match=r"class folder .*'\\udcff' is not UTF-8"):
         folder.open_folder(str(tmp_path))
@@ -312,10 +298,10 @@ def test_loaders_name_a_file_that_was_damaged_after_the_check(tmp_path):
     (tmp_path / "a" / "1.png").write_text("x")
     for load in (InMemory, lambda *args: list(Streaming(*args).eval_batches(Share(2)))):
         with pytest.raises(InputError, match=rf"^{tmp_path}/a/1.png: the image is not an image"):
-            load(source, PREPROCESSING)
+            load(Pipeline(source, PREPROCESSING))
     (tmp_path / "a" / "1.png").unlink()
     with pytest.raises(InputError, match=rf"^{tmp_path}/a/1.png cannot be read: No such file"):
-        InMemory(source, PREPROCESSING)
+        InMemory(Pipeline(source, PREPROCESSING))
 
 
 def test_worker_processes_read_what_threads_read(tmp_path):
@@ -323,99 +309,10 @@ def test_worker_processes_read_what_threads_read(tmp_path):
     add(tmp_path, *numbered("b", 3), level=200)
     source = folder.open_folder(str(tmp_path), eval_fraction=0).source("train")
     for workers in (0, 2):
-        batches = list(Streaming(source, PREPROCESSING, num_workers=workers).eval_batches(Share(4)))
+        batches = list(Streaming(Pipeline(source, PREPROCESSING), num_workers=workers).eval_batches(Share(4)))
         pixels = np.concatenate([batch["image"][batch["mask"] > 0, 0, 0, 0] for batch in batches])
         labels = np.concatenate([batch["label"][batch["mask"] > 0] for batch in batches])
         assert (pixels.tolist(), labels.tolist()) == ([10] * 3 + [200] * 3, [0, 0, 0, 1, 1, 1])
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder of dark and bright images, and the work directory of a short run on it."""
-    root = tmp_path_factory.mktemp("run")
-    rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("bright", 170)):
-        (root / "pets" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = rng.integers(low, low + 80, (12, 10), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / "pets" / name / f"{i}.png")
-    config = small_config(
-        num_steps=40,
-        optimizer__learning_rate=1e-2,
-        evaluation__every_steps=0,
-        checkpoint__every_steps=0,
-        data__folder=str(root / "pets"),
-        data__in_memory=False,
-    )
-    assert train.train(config, root / "workdir") == 0
-    return root
-
-
-def test_a_run_learns_the_classes_and_predicts_their_names(run, capsys):
-    last = json.loads((run / "workdir" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert (last["test/examples"], last["test/accuracy"]) == (16, 1.0)
-    Image.new("RGB", (30, 20), (20, 30, 40)).save(run / "night.jpg")
-    assert main(["predict", "--model", str(run / "workdir"), str(run / "night.jpg"), "--top-k", "1"]) == 0
-    assert capsys.readouterr().out.startswith(f"{run / 'night.jpg'}: dark ")
-
-
-def test_evaluate_gives_the_same_figures_where_the_folder_lies_now(run, tmp_path, capsys):
-    last = json.loads((run / "workdir" / "metrics.jsonl").read_text().splitlines()[-1])
-    shutil.copytree(run / "pets", tmp_path / "moved")
-    for arguments in ([], ["--data-dir", str(tmp_path / "moved")]):
-        assert main(["evaluate", "--model", str(run / "workdir"), "--json", *arguments]) == 0
-        figures = json.loads(capsys.readouterr().out)
-        assert figures["test/examples"] == 16
-        assert figures["test/loss"] == pytest.approx(last["test/loss"], rel=1e-5)
-
-
-def test_evaluate_refuses_a_folder_of_other_classes(run, tmp_path, capsys):
-    add(tmp_path, *numbered("bright", 2), *numbered("dim", 2))
-    with pytest.raises(SystemExit) as end:
-        main(["evaluate", "--model", str(run / "workdir"), "--data-dir", str(tmp_path)])
-    shown = capsys.readouterr().err
-    assert end.value.code == 2 and len(shown.splitlines()) == 1
-    assert "class 1 is 'dim' there and 'dark' in the model" in shown
-
-
-def test_without_named_evaluations_all_other_splits_are_evaluated(tmp_path):
-    from vit_jax.build import experiment as build
-
-    add(tmp_path, *numbered("train/a", 8), *numbered("train/b", 8), *numbered("val/a", 3), *numbered("test/b", 2))
-    config = small_config(data__folder=str(tmp_path))
-    assert build.experiment(config).eval_loaders.keys() == {"test"}
-    with config.unlocked():
-        del config.evaluation.splits["test"]
-    loaders = build.experiment(config).eval_loaders
-    assert {name: len(loader) for name, loader in loaders.items()} == {"val": 3, "test": 2}
-    shutil.rmtree(tmp_path / "test")
-    with pytest.raises(InputError, match=r"has no split 'test'; valid: train, val"):
-        build.experiment(small_config(data__folder=str(tmp_path)))
-
-
-def test_without_named_evaluations_a_tfds_dataset_has_its_test_split_evaluated():
-    from vit_jax.build import experiment as build
-
-    config = small_config()
-    with config.unlocked():
-        del config.evaluation.splits["test"]
-    loaders = build.experiment(config).eval_loaders
-    assert {name: len(loader) for name, loader in loaders.items()} == {"test": 360}
-
-
-def test_the_config_for_folders_says_what_it_lacks():
-    from configs import finetune
-    from vit_jax.build import experiment as build
-
-    with pytest.raises(InputError, match=r"data.folder is not set; valid: a folder of images, or data.name"):
-        build.experiment(finetune.get_config())
-
-
-def test_nothing_is_written_when_an_image_is_damaged(damaged, tmp_path, capsys):
-    with pytest.raises(InputError, match=r"unreadable: .*data.skip_corrupt=true"):
-        train.train(small_config(data__folder=str(damaged)), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    assert capsys.readouterr().out == ""
 
 
 def test_splits_beside_other_folders_are_refused(tmp_path):
@@ -425,15 +322,3 @@ def test_splits_beside_other_folders_are_refused(tmp_path):
         folder.open_folder(str(tmp_path))
     with pytest.raises(InputError, match=r"data.folder: '' does not exist"):
         folder.open_folder("")
-
-
-def test_evaluate_can_leave_unreadable_images_out(run, tmp_path, capsys):
-    shutil.copytree(run / "pets", tmp_path / "pets")
-    name = next(iter(folder.open_folder(str(tmp_path / "pets")).splits["test"].paths))
-    (tmp_path / "pets" / name).write_bytes(b"no image")
-    arguments = ["evaluate", "--model", str(run / "workdir"), "--json", "--data-dir", str(tmp_path / "pets")]
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert "--skip-corrupt" in capsys.readouterr().err
-    assert main([*arguments, "--skip-corrupt"]) == 0
-    assert json.loads(capsys.readouterr().out)["test/examples"] == 15

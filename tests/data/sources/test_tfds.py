@@ -1,21 +1,18 @@
 """Refusals of unknown and unusable datasets."""
 
-import io
-
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import small_config
-from PIL import Image
-from tqdm import tqdm
+from tfds_files import png, write_dataset
 
-from vit_jax.build import experiment as build
 from vit_jax.data.images.transforms import Preprocessing
-from vit_jax.data.loading.loader import InMemory, Share, Streaming, blank_batch
-from vit_jax.data.prepare import shards as shards_writer
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import tfds as sources
 from vit_jax.errors import InputError
+from vit_jax.types import Field
 
 
 @pytest.mark.parametrize(
@@ -36,34 +33,19 @@ def test_refusals(name, split, message, tmp_path):
 def test_slices_and_class_names():
     source = sources.open_source("digits", "train[:10%]")
     assert len(source) == 144
-    assert source.class_names == tuple("0123456789")
+    assert source.fields["label"].names == tuple("0123456789")
     assert source.name == "digits train[:10%]"
 
 
 def test_a_sample_is_some_of_the_examples_and_always_the_same():
     whole = sources.open_source("digits", "test[:40]")
     sample = whole.sample(7)
-    assert (len(sample), sample.class_names) == (7, whole.class_names)
+    assert (len(sample), sample.fields) == (7, whole.fields)
     images = [whole[record]["image"] for record in range(40)]
     places = [images.index(sample[record]["image"]) for record in range(7)]
     assert places == sorted(set(places)) and places != list(range(7))
     assert [sample[record] for record in range(7)] == [whole.sample(7)[record] for record in range(7)]
     assert len(whole.sample(100)) == 40
-
-
-def write_dataset(folder, features, examples, *, name="small", shards=1):
-    """A TFDS dataset of one split, train."""
-    folder.mkdir(parents=True)
-    records = [features.serialize_example(example) for example in examples]
-    numbers = np.array_split(np.arange(len(records)), shards)
-    split = shards_writer.write_split(folder, name, "train", numbers, records.__getitem__, tqdm(disable=True))
-    shards_writer.write_metadata(folder, features, [split], version="1.0.0", description="", homepage="")
-
-
-def png(level=255):
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4), (level, 0, 0)).save(file, "PNG")
-    return file.getvalue()
 
 
 CLASSES = tfds.features.ClassLabel(names=["cat", "dog", "fish"])
@@ -124,56 +106,15 @@ def test_several_labels(key, tmp_path):
     write_dataset(tmp_path / "small" / "1.0.0", features, [{"image": png(), key: some} for some in labels])
     source = sources.open_source("small", "train", str(tmp_path))
     rows = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
-    assert (source.multi_label, source.label_shape, source.class_names) == (True, (3,), ("cat", "dog", "fish"))
+    assert source.fields["label"] == Field("labels", (3,), "float32", ("cat", "dog", "fish"))
     np.testing.assert_array_equal([source[record]["label"] for record in range(4)], rows)
-    preprocessing = Preprocessing((4, 4), 3)
-    for data in (InMemory(source, preprocessing), Streaming(source, preprocessing)):
+    pipeline = Pipeline(source, Preprocessing((4, 4), 3))
+    for data in (InMemory(pipeline), Streaming(pipeline)):
         batches = list(data.eval_batches(Share(3)))
         assert [batch["label"].dtype for batch in batches] == [np.float32] * 2
         np.testing.assert_array_equal(np.concatenate([batch["label"] for batch in batches]), [*rows, *np.zeros((2, 3))])
         batch = next(data.train_batches(Share(4), seed=0, start_step=0, total_steps=1))
-        assert batch["label"].shape == blank_batch(preprocessing, source, 4)["label"].shape == (4, 3)
-
-
-def test_several_labels_train_with_the_sigmoid_loss(tmp_path):
-    import train
-
-    image = tfds.features.Image(shape=(None, None, 3))
-    features = tfds.features.FeaturesDict({"image": image, "labels": tfds.features.Sequence(CLASSES)})
-    examples = [{"image": png(), "labels": [i % 3, (i + 1) % 3]} for i in range(48)]
-    write_dataset(tmp_path / "small" / "1.0.0", features, examples)
-    config = small_config(data__name="small", data__data_dir=str(tmp_path), num_steps=4, data__channels=3)
-    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
-    config.evaluation.splits = {"train": "train"}
-    config.checkpoint.best_metric = "train/accuracy"
-    with pytest.raises(InputError, match=r"small train has several labels an image; valid: a task.loss_type of 'sigm"):
-        train.train(config, tmp_path / "run")
-    config.task.options.loss_type = "sigmoid"
-    assert train.train(config, tmp_path / "run") == 0
-
-
-def test_several_labels_are_mixed_as_images_are(tmp_path):
-    image = tfds.features.Image(shape=(None, None, 3))
-    features = tfds.features.FeaturesDict({"image": image, "labels": tfds.features.Sequence(CLASSES)})
-    examples = [{"image": png(40 * i), "labels": [i % 3, (i + 1) % 3][: i % 3]} for i in range(6)]
-    write_dataset(tmp_path / "small" / "1.0.0", features, examples)
-    config = small_config(data__name="small", data__data_dir=str(tmp_path), num_steps=1, data__channels=3)
-    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
-    config.data.update({"mixup_alpha": 1.0, "shift_px": 0, "flip": False})
-    config.evaluation.splits = {"train": "train"}
-    config.task.options.loss_type = "sigmoid"
-    run = build.experiment(config)
-    batch = next(run.train_loader.train_batches(Share(6), seed=0, start_step=0, total_steps=1))
-    mixed = run.prepare(jax.random.key(0), batch)
-    pixels = batch["image"] / 127.5 - 1.0
-    difference = (pixels - pixels[::-1]).ravel()
-    share = difference @ (np.asarray(mixed["image"]) - pixels[::-1]).ravel() / (difference @ difference)
-    assert 0.01 < share < 0.99
-    labels = batch["label"]
-    assert labels.sum(axis=1).tolist() != [1.0] * 6
-    np.testing.assert_allclose(mixed["label"], share * labels + (1 - share) * labels[::-1], atol=1e-5)
-    loss = run.task.loss(np.zeros((6, 3), np.float32), mixed)
-    np.testing.assert_allclose(loss, 3 * np.log(2), rtol=1e-6)  # of logits 0, whatever the labels
+        assert batch["label"].shape == pipeline.blank(4)["label"].shape == (4, 3)
 
 
 @pytest.mark.parametrize("folder", ["s3://bucket/data", "gs://bucket/data"])

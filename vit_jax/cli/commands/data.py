@@ -1,6 +1,7 @@
 """Prepares datasets in the form that training reads, says what is in them, and draws their images."""
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -39,19 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
     )
-    info = actions.add_parser("info", help="print splits, counts, features, classes and size")
-    info.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
+    info = actions.add_parser("info", help="print splits, counts, fields, classes and size")
+    info.add_argument("name", metavar="NAME", help="a prepared dataset, digits or digit_scenes")
     info.add_argument("--json", action="store_true", help="one JSON object, with all class names")
-    show = actions.add_parser("show", help="draw some images with their labels")
-    show.add_argument("name", metavar="NAME", help="a prepared dataset, or digits")
+    show = actions.add_parser("show", help="draw some images with their labels, boxes and masks")
+    show.add_argument("name", metavar="NAME", help="a prepared dataset, digits or digit_scenes")
     show.add_argument("--split", default="train", help="which split (default train)")
     show.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
     show.add_argument(
         "--augment",
         metavar="NAME",
         default=None,
-        help="what is done to them: crop (random resized crop and flip; default), none, or one of data.augment, which "
-        "comes after crop and flip",
+        help="what is done to them: crop (random resized crop; default), none, or one of data.augment that changes "
+        "single images, which comes after crop",
     )
     show.add_argument("--config", metavar="FILE", help="instead, draw what this config trains on")
     show.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
@@ -92,18 +93,20 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from vit_jax.data.sources import tfds as sources
+    from vit_jax.data.sources.features import is_default
 
     builder = sources.open_builder(args.name, args.data_dir)
     info = builder.info
-    classes = sources.class_names(args.name, info.features)
+    fields = sources.all_fields(args.name, info.features)
+    asked_for = [name for name, field in fields.items() if not is_default(name, field)]
     answer: dict[str, Any] = {
         "name": info.full_name,
         "folder": str(builder.data_dir),
         "format": info.file_format.value,
         "bytes": sum(file.stat().st_size for file in pathlib.Path(builder.data_dir).iterdir()),
         "splits": {split.name: split.num_examples for split in info.splits.values()},
-        "features": {name: _feature(feature) for name, feature in info.features.items()},
-        "class_names": classes,
+        "fields": {name: dataclasses.asdict(field) for name, field in fields.items()},
+        "only_if_asked_for": asked_for,
     }
     if args.json:
         print(json.dumps(answer))
@@ -111,15 +114,21 @@ def _info(args: argparse.Namespace) -> int:
     for key in ("name", "folder", "format"):
         print(f"{key:<10}{answer[key]}")
     print(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
-    for key in ("splits", "features"):
-        for i, (name, value) in enumerate(answer[key].items()):
-            text = f"{value:,}" if isinstance(value, int) else value
+    lines = {"splits": {name: f"{count:,}" for name, count in answer["splits"].items()}}
+    lines["fields"] = {name: _described(field, name in asked_for) for name, field in fields.items()}
+    for key, texts in lines.items():
+        for i, (name, text) in enumerate(texts.items()):
             print(f"{key if i == 0 else '':<10}{name:<16}{text}")
-    more = f", and {len(classes) - 10:,} more" if len(classes) > 10 else ""
-    print(f"{'classes':<10}{len(classes):,}: {', '.join(classes[:10])}{more}")
     return 0
 
 
-def _feature(feature: Any) -> str:
-    """`Image (32, 32, 3) uint8`, in a few words."""
-    return " ".join(f"{feature!r}".split())
+def _described(field: Any, asked_for: bool) -> str:
+    """`boxes [any, 5] float32, 80 classes: person, bicycle, ...`."""
+    shape = ", ".join("any" if size is None else str(size) for size in field.shape)
+    text = f"{field.kind} [{shape}] {field.dtype}"
+    if field.names:
+        more = f", and {len(field.names) - 10:,} more" if len(field.names) > 10 else ""
+        text += f", {len(field.names):,} classes: {', '.join(field.names[:10])}{more}"
+    if field.ignore:
+        text += f"; {', '.join(str(value) for value in field.ignore)} is ignored"
+    return text + (" (only if data.fields names it)" if asked_for else "")

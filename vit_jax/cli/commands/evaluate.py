@@ -1,7 +1,6 @@
 """Evaluates a trained model on the splits that its config names; every example counts exactly once."""
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import signal
@@ -76,13 +75,14 @@ def _evaluate(
     predictor: Any, config: Any, strategy: Any, *, batch_size: int, out: pathlib.Path | None
 ) -> dict[str, float]:
     """Opens the data and evaluates the model on them."""
-    from vit_jax.build import data as data_
+    from vit_jax.build.data import open_evaluation
     from vit_jax.build.experiment import evaluators as create_evaluators
     from vit_jax.training.evaluation import evaluate_all, make_eval_step
     from vit_jax.training.problem import Problem
 
-    data = data_.open_data(config.data, predictor.info)
-    loaders = data.eval_loaders(config.evaluation, predictor.fields)
+    loaders, data = open_evaluation(
+        config.data, predictor.preprocessing, predictor.fields, splits=config.evaluation.splits
+    )
     evaluators = create_evaluators(config.evaluation, predictor.task, data)
     if out is not None:
         out = out.expanduser()
@@ -117,7 +117,6 @@ def _config(args: argparse.Namespace, workdir: pathlib.Path) -> Any:
     from ml_collections import ConfigDict
 
     from vit_jax.cli.old_configs import read_saved_config
-    from vit_jax.data.images.transforms import Preprocessing
 
     config = ConfigDict(read_saved_config(workdir / "config.json"))
     if args.split is not None:
@@ -130,7 +129,4 @@ def _config(args: argparse.Namespace, workdir: pathlib.Path) -> Any:
         config.data["folder" if config.data.get("folder") else "data_dir"] = args.data_dir
     if args.skip_corrupt:
         config.data.skip_corrupt = True
-    config.data.augment = ConfigDict()
-    for field in dataclasses.fields(Preprocessing):  # it is the checkpoint's
-        config.data[field.name] = None
     return config

@@ -122,25 +122,26 @@ def _step(config: Any, num_classes: int | None) -> tuple[Any, bool]:
     """Builds what a config describes; says whether its dataset was read for it."""
     from vit_jax.build import experiment as build
     from vit_jax.data.sources import tfds as sources
+    from vit_jax.data.sources.examples import stand_in
     from vit_jax.errors import InputError
+    from vit_jax.types import class_fields
 
-    def with_stand_in(class_names: Any, multi_label: bool = False) -> Any:
-        name = config.data.folder or config.data.name or "images"
-        source: Any = sources.stand_in(name, class_names, UNREAD_EXAMPLES, multi_label=multi_label)
+    def with_stand_in(fields: Any) -> Any:
+        source = stand_in(config.data.folder or config.data.name or "images", fields, UNREAD_EXAMPLES)
         unread = config.copy_and_resolve_references()
         with unread.unlocked():
             unread.data.folder = None
         return build.step_alone(unread, source)
 
     if num_classes is not None:
-        return with_stand_in([str(i) for i in range(num_classes)]), False
+        return with_stand_in(class_fields([str(i) for i in range(num_classes)])), False
     try:
         return build.step_alone(config), True
     except InputError as error:
-        known = sources.known_classes(config.data.name) if not config.data.folder and config.data.name else None
+        known = sources.known_fields(config.data.name) if not config.data.folder and config.data.name else None
         if known is not None:
-            return with_stand_in(*known), False
-        with_stand_in(["0", "1"])  # raises if the dataset is not what is wrong
+            return with_stand_in(known), False
+        with_stand_in(class_fields(["0", "1"]))  # raises if the dataset is not what is wrong
         raise InputError(f"{error}; a plan without it: --num-classes=N") from None
 
 

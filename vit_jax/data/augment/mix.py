@@ -54,9 +54,14 @@ class Mix(StepAugmentation):
         """Gives fields whose labels have a number for each class.
 
         Raises:
-            InputError: a field that has a place in the image, which cannot be blended.
+            InputError: a field that cannot be blended, or a label without names of classes.
         """
         super().fields(given)
+        for name, field in given.items():
+            if field.kind == "array":
+                raise InputError(f"data.augment.mix cannot move the field {name!r} of kind array; valid without it")
+            if field.kind == "label" and not field.names:
+                raise InputError(f"data.augment.mix needs the names of the classes of {name!r}; valid without it")
         return {name: _blended(field) for name, field in given.items()}
 
     def __call__(self, key: Key[Array, ""], batch: Batch, fields: Fields, axis_name: str | None) -> Batch:

@@ -72,7 +72,6 @@ class StepAugmentation:
             if field.is_placed and field.kind not in ("image", *self.moves):
                 own = type(self).__module__.rpartition(".")[2]
                 raise InputError(
-                    f"data.augment.{own} cannot move the field {name!r} of kind {field.kind}; valid: data.augment "
-                    f"without {own}"
+                    f"data.augment.{own} cannot move the field {name!r} of kind {field.kind}; valid without it"
                 )
         return given

@@ -76,23 +76,37 @@ def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     return Picture(image, channels, max_pixels).decode()
 
 
-def decode_numbers(value: Any) -> np.ndarray:
+def decode_numbers(value: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """Reads a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
+
+    Its EXIF data are ignored: a mask belongs to the upright image.
 
     Args:
         value: encoded bytes, a path, or an integer array `[H, W]` or `[H, W, 1]`.
+        max_pixels: of the largest map that is decoded.
 
     Returns:
         `[H, W]` of an integer type.
 
     Raises:
-        InputError: a colour image without a palette, or a file that cannot be read.
+        InputError: a colour image without a palette, an array of another shape or type, or a file that is too large or
+            cannot be read.
     """
     if isinstance(value, np.ndarray):
-        return value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
+        array = value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
+        if array.ndim != 2 or array.dtype.kind not in "iub":
+            raise InputError(
+                f"the mask is an array of shape {value.shape} and type {value.dtype}; valid: whole numbers [H, W]"
+            )
+        return array
     name = "the mask" if isinstance(value, bytes) else str(value)
     try:
         image = _opened(value)
+        if image.width * image.height > max_pixels:
+            raise InputError(
+                f"{name} is too large: {image.width} x {image.height} pixels; valid: at most {max_pixels} "
+                "(data.max_image_pixels)"
+            )
         if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
             raise InputError(
                 f"{name} has the colours of mode {image.mode}; valid: a number for each pixel, grey or with a palette"

@@ -18,7 +18,7 @@ from vit_jax.data.sources.digits import TEST_SIZE, stratified_test_records
 
 DIGITS = tuple(str(digit) for digit in range(10))
 _INK = 96  # of 255; a pixel that is brighter belongs to the digit
-_TRIES = 10  # places that are tried for a digit before it is left out
+_TRIES = 20  # places that are tried for a digit before it is left out
 _MOST_OVERLAP = 0.1  # of the smaller of two boxes
 _FRAMES = 8
 
@@ -201,7 +201,7 @@ class DigitScenes(_DigitBuilder):
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
         """Draws a scene."""
-        digits = scene(glyphs, draws, count=draws.between(1, 5), canvas=self.SIDE, sizes=(12, 26))
+        digits = scene(glyphs, draws, count=draws.between(1, 5), canvas=self.SIDE, sizes=(11, 20))
         mask = np.zeros((self.SIDE, self.SIDE), np.uint8)
         instances = np.zeros((self.SIDE, self.SIDE), np.uint16)
         for number, digit in enumerate(digits):

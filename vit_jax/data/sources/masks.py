@@ -1,15 +1,13 @@
 """A folder of images and of their masks: pictures of the same size whose pixels are numbers of classes."""
 
 import dataclasses
-import io
 import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.images.decoding import Picture
+from vit_jax.data.images.decoding import Picture, decode_numbers
 from vit_jax.data.sources.files import Files
 from vit_jax.data.sources.listing import ENDINGS, Endings, is_image, list_folder, some, walk
 from vit_jax.data.sources.readable import failures, mark_of
@@ -17,7 +15,6 @@ from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
 CLASSES_FILE = "classes.txt"
-_PNG = b"\x89PNG"
 _BIT_DEPTH = 24  # place of the byte in a PNG file
 _IMAGES, _MASKS = "images", "masks"
 _VALID = "valid: a grey or palette PNG whose values are numbers of classes"
@@ -114,31 +111,19 @@ def _class_names(path: str) -> tuple[str, ...]:
     return names
 
 
-def read_values(mask: bytes | str) -> np.ndarray:
-    """Decodes a mask without changing its values: of a palette they are the indices.
-
-    Args:
-        mask: a file's bytes, or its path.
-
-    Returns:
-        `[H, W]` int32.
-
-    Raises:
-        InputError: it has more than one channel, or cannot be decoded.
-    """
-    name = mask if isinstance(mask, str) else "the mask"
-    try:
-        data = pathlib.Path(mask).read_bytes() if isinstance(mask, str) else mask
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            kind, values = image.mode, np.asarray(image).astype(np.int32)
-    except Exception as error:  # Pillow has many kinds for damaged files
-        raise InputError(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
-    if values.ndim != 2 or kind == "F":
-        raise InputError(f"{name} is {kind}, without a palette; {_VALID}")
-    if kind == "L" and data.startswith(_PNG) and data[_BIT_DEPTH] in (2, 4):  # Pillow spreads these over a byte
-        raise InputError(f"{name} is grey of {data[_BIT_DEPTH]} bits; valid: 8 or 16 bits, or a palette")
+def _read_values(path: str) -> np.ndarray:
+    """Decodes a mask: `[H, W]` int32, of a palette the indices."""
+    values = decode_numbers(path)
+    with Image.open(path) as image:
+        spread = image.mode == "L" and _bit_depth(path) in (2, 4)  # which Pillow spreads over a byte
+    if spread:
+        raise InputError(f"{path} is grey of less than 8 bits; {_VALID}, of 8 or 16 bits or with a palette")
     return values
+
+
+def _bit_depth(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.read(_BIT_DEPTH + 1)[_BIT_DEPTH]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +163,7 @@ class MaskCheck:
         raise InputError(bad[min(bad)] + more)
 
     def _check(self, image: str, mask: str, max_pixels: int) -> None:
-        values = read_values(mask)
+        values = _read_values(mask)
         picture = Picture(image, 3, max_pixels)
         if values.shape != (picture.height, picture.width):
             raise InputError(

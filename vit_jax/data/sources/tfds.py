@@ -218,6 +218,3 @@ def _own(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 def first_line(error: Exception) -> str:
     """An error's text up to the first line break, or the kind of error if it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-Source = Examples  # until loaders and build use fields
