@@ -1,6 +1,9 @@
 """Draws masks and boxes on images, and panels side by side, with Pillow alone."""
 
 import colorsys
+import functools
+import importlib.util
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -239,7 +242,15 @@ def _write_tag(
     draw.text((left + 2, top), text, _PAPER if dark else _INK, font)
 
 
+@functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Loads matplotlib's font, which has more than Pillow's: accents, Greek, Cyrillic. Matplotlib is not imported."""
+    spec = importlib.util.find_spec("matplotlib")
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        file = pathlib.Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), _FONT_PX)
     return ImageFont.load_default(_FONT_PX)
 
 

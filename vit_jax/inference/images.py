@@ -47,7 +47,8 @@ def read_image(image: Any, preprocessing: Preprocessing, *, max_pixels: int = MA
     if isinstance(image, jax.Array):
         image = np.asarray(image)
     picture = Picture(image, preprocessing.channels, max_pixels)
-    return ModelInput(preprocessing(picture.decode()), preprocessing.placement(picture.height, picture.width))
+    geometry = preprocessing.geometry(picture.height, picture.width)
+    return ModelInput(preprocessing.place(picture, geometry), geometry.placement)
 
 
 def read_images(images: Any, preprocessing: Preprocessing) -> list[ModelInput]:

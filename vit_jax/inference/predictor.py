@@ -23,6 +23,7 @@ from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.inference.images import read_images
 from vit_jax.info import Info, class_names_of, fields_of
+from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
@@ -278,7 +279,14 @@ def _load_workdir(
     from vit_jax.pretrained.report import fit
 
     opened = opened_workdir(path, saved, image_size=image_size, channels=in_channels, key="image_size")
-    params, report = fit(opened.found, _shapes(opened.info), source=opened.source, antialias=opened.antialias)
+    traced = _traced(opened.info)
+    params, report = fit(
+        opened.found,
+        flax.traverse_util.flatten_dict(traced.shapes, sep="/"),
+        roles=traced.roles,
+        source=opened.source,
+        antialias=opened.antialias,
+    )
     nested = flax.traverse_util.unflatten_dict(params, sep="/")
     params = nested["encoder"] if opened.info["task"] is None else nested
     return _predictor(opened.info | {"step": saved.step}, params, saved.variables, report)
@@ -306,13 +314,16 @@ def _predictor(info: Info, params: Params, variables: Variables, report: "Report
     return Predictor(model, params, variables, task, fields_of(info), preprocessing, info, report)
 
 
-def _shapes(info: Info) -> dict[str, Any]:
-    """Path -> shape and type of each parameter that a model of this info has, an encoder's under `encoder/`."""
+def _traced(info: Info) -> Traced:
+    """Gives shape and role of each parameter that a model of this info has, an encoder's under `encoder/`."""
     model, task, preprocessing = from_info(info)
     images = jnp.zeros((1, *preprocessing.image_size, preprocessing.channels))
-    make = functools.partial(initialise, model, task, jax.random.key(0), images)
-    params = jax.eval_shape(make)["params"]
-    return flax.traverse_util.flatten_dict({"encoder": params} if task is None else params, sep="/")
+
+    def make() -> Params:
+        params = initialise(model, task, jax.random.key(0), images)["params"]
+        return {"encoder": params} if task is None else params
+
+    return trace(make)
 
 
 def _plain_size(size: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.info import Info, fields_of, new_info
+from vit_jax.layers.roles import trace
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import libraries, mapping
 from vit_jax.pretrained.description import in_proportion, is_whole, pair
@@ -77,8 +78,11 @@ def load(
         source, revision=revision, image_size=image_size, in_channels=in_channels, num_heads=num_heads
     )
     initialise = _initialiser(opened.info)
-    template = flax.traverse_util.flatten_dict(jax.eval_shape(initialise), sep="/")
-    params, report = fit(opened.found, template, source=opened.source, antialias=opened.antialias, allow=allow)
+    traced = trace(initialise)
+    template = flax.traverse_util.flatten_dict(traced.shapes, sep="/")
+    params, report = fit(
+        opened.found, template, roles=traced.roles, source=opened.source, antialias=opened.antialias, allow=allow
+    )
     if report.initialised:
         new = flax.traverse_util.flatten_dict(initialise(), sep="/")
         params |= {path: np.asarray(new[path]) for path in report.initialised}

@@ -10,7 +10,6 @@ from PIL import Image
 from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
 from vit_jax.data.images.geometry import Geometry
 from vit_jax.errors import InputError
-from vit_jax.types import Placement
 
 RESIZE = ("exact", "shortest_edge")
 CROP_OFFSET = ("floor", "nearest")
@@ -109,10 +108,6 @@ class Preprocessing:
         pixels = _resized(picture, geometry.box, geometry.resized, self.interpolation, reading)
         top, left, height, width = geometry.cut
         return pixels[top : top + height, left : left + width]
-
-    def placement(self, height: int, width: int) -> Placement:
-        """Says where the input lies in an image of a height and a width in pixels, upright."""
-        return self.geometry(height, width).placement
 
     @property
     def resize_target(self) -> tuple[int, int]:
