@@ -1,12 +1,10 @@
 """From a config to everything that a run needs. Each section of the config goes to one place, once."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.traverse_util
 import jax
 
 from vit_jax.build import companions as companions_
@@ -17,6 +15,7 @@ from vit_jax.contracts import Source, Task
 from vit_jax.data.loading.loader import Loader
 from vit_jax.errors import InputError
 from vit_jax.info import Info, new_info
+from vit_jax.layers.roles import Roles, Traced, trace
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
@@ -190,11 +189,12 @@ def _step(config: Any, data: data_.Data, *, opened: Opened | None, saved_info: I
         info["companions"] = companions.info
     problem = Problem(task.wrap(encoder), task, data.prepare, companions.models)
     total_steps = _total_steps(config, len(data.source))
-    optimizer_ = _optimizer(config.optimizer, total_steps, encoder)
+    example = data.example()
+    optimizer_ = _optimizer(config.optimizer, total_steps, encoder, traced(problem, example).roles)
     return Step(
         problem=problem,
         optimizer=optimizer_,
-        example=data.example(),
+        example=example,
         total_steps=total_steps,
         info=info,
         init=make_init(problem, optimizer_, moving_average=config.ema_decay > 0),
@@ -223,11 +223,16 @@ def _open_init(config: Any) -> Opened:
 
 
 def _warm_start(init: Any, opened: Opened, step: Step) -> WarmStart:
-    make = functools.partial(step.problem.task.initialise, step.problem.model)
-    prepared = jax.eval_shape(lambda: step.problem.prepare(None, step.example))
-    variables: Any = jax.eval_shape(make, jax.random.key(0), prepared)
-    template = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    return warm_start(opened, template, step.info, head=init.head, allow=init.allow)
+    return warm_start(opened, traced(step.problem, step.example), step.info, head=init.head, allow=init.allow)
+
+
+def traced(problem: Problem, example: Batch) -> Traced:
+    """Traces shapes and roles of the parameters of a problem's model; nothing is computed."""
+
+    def make() -> Any:
+        return problem.task.initialise(problem.model, jax.random.key(0), problem.prepare(None, example))["params"]
+
+    return trace(make)
 
 
 def _model_info(section: Any, base: Info | None, keeps_head: bool) -> dict[str, Any]:
@@ -260,7 +265,7 @@ def _task(section: Any, fields: Fields, base: Info | None) -> Task:
     return plugins.create_task(section.name, fields, **options)
 
 
-def _optimizer(options: Any, total_steps: int, encoder: Any) -> optimizer.Optimizer:
+def _optimizer(options: Any, total_steps: int, encoder: Any, roles: Roles) -> optimizer.Optimizer:
     if not 0.0 <= options.warmup_fraction < 1.0:
         raise InputError(f"optimizer.warmup_fraction is {options.warmup_fraction}; valid: at least 0 and less than 1")
     learning_rate = schedule.learning_rate(
@@ -279,6 +284,7 @@ def _optimizer(options: Any, total_steps: int, encoder: Any) -> optimizer.Optimi
         schedule=learning_rate,
         freeze=(*options.freeze, *(("^encoder/",) if options.freeze_encoder else ())),
         layers=layers_of(encoder),
+        roles=roles,
         **{name: options[name] for name in names},
     )
 

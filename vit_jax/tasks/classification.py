@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
+from vit_jax.layers.head import Head
 from vit_jax.types import Batch, Params, Placement, mask_of
 
 LOSSES = ("softmax", "sigmoid")
@@ -45,14 +46,12 @@ class ClassificationModel(nn.Module):
         # Whoever collects intermediates gets all of the last block's.
         patch_tokens = self.is_mutable_collection("intermediates")
         features = self.encoder(images, train=train, patch_tokens=patch_tokens)
-        options = {
-            "kernel_init": nn.initializers.zeros,
-            "bias_init": nn.initializers.constant(self.head_bias),
-        }
-        logits = nn.Dense(self.num_classes, **options, name="head")(features.pooled.astype(jnp.float32))
+        bias_init = nn.initializers.constant(self.head_bias)
+        head = Head(self.num_classes, bias_init=bias_init, name="head")
+        logits = head(features.pooled.astype(jnp.float32))
         if not self.distillation_head:
             return [logits]
-        head = nn.Dense(self.num_classes, **options, name="head_distillation")
+        head = Head(self.num_classes, bias_init=bias_init, name="head_distillation")
         return [logits, head(features.tokens[:, 1].astype(jnp.float32))]
 
 

@@ -36,10 +36,12 @@ class Companion:
 
     def shapes(self) -> Params:
         """Gives the parameters' shapes and types."""
+        return jax.eval_shape(self.initial_params)
+
+    def initial_params(self) -> Params:
+        """Makes new parameters, for their shapes and roles."""
         size = (1, *self.preprocessing.image_size, self.preprocessing.channels)
-        images = jax.ShapeDtypeStruct(size, jnp.float32)
-        variables: Any = jax.eval_shape(lambda x: self.initialise(jax.random.key(0), x), images)
-        return variables["params"]
+        return self.initialise(jax.random.key(0), jnp.zeros(size, jnp.float32))["params"]
 
     def zeros(self) -> Params:
         """Makes what keeps the parameters' place in a new state."""
