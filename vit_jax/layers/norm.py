@@ -13,8 +13,8 @@ from vit_jax.errors import InputError
 class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, always in float32.
 
-    Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is computed in two passes, as in
-    the other libraries. The derivative is written out, since the automatic one makes a whole training step a sixth
+    Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is computed in two passes, as
+    in the other libraries. The derivative is written out, since the automatic one makes a whole training step a sixth
     slower on the CPU (docs/measurements.md).
 
     Source: Ba et al. 2016 (arXiv:1607.06450), equation 3.
