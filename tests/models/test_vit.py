@@ -313,7 +313,7 @@ def test_unknown_variant_is_refused_with_the_valid_ones(variant):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"heads": 3}, "no option 'heads'; valid: patch_size, .*num_heads.*dtype"),
+        ({"heads": 3}, "no option 'heads'; nearest: 'num_heads'; valid: patch_size, .*num_heads.*dtype"),
         ({"name": "vit"}, "no option 'name'"),
         ({"posemb": "rope"}, "model.options.posemb is 'rope'; valid: learned, sincos2d, sincos2d_mae, sincos1d, none"),
         ({"pooling": "max"}, "model.options.pooling is 'max'; valid: token, gap, map"),

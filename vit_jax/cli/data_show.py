@@ -109,7 +109,7 @@ def _as_trained_on(args: argparse.Namespace) -> _Drawn:
     from vit_jax.cli import flags
     from vit_jax.data.loading.loader import Share
 
-    config: Any = flags.read_config(pathlib.Path(args.config))
+    config: Any = flags.read_config(args.config)
     with config.unlocked():
         config.data.name, config.data.split, config.data.folder = args.name, args.split, None
         config.data.data_dir = args.data_dir or config.data.data_dir

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax.build import plugins
-from vit_jax.cli import option_flags
+from vit_jax.cli import configs, option_flags
 from vit_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
@@ -35,19 +35,14 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     Raises:
         InputError: an unknown file, flag or key, or a value of the wrong type.
     """
-    name = _config_file(argv[1:])
-    if name is None:
-        name = str(root / "configs" / "digits.py")
-        argv = [argv[0], f"--config={name}", *argv[1:]]
+    name, arguments = _take_config(argv[1:])
     path, *argument = name.split(":", 1)  # as config_flags does it
-    file = pathlib.Path(path)
-    if not file.is_file() or file.suffix != ".py":
-        what = "is no Python file" if file.exists() and path else "does not exist"
-        raise InputError(f"config file {path or repr(path)} {what}; valid here: {_configs(root)}")
-    if file.resolve() == root / "configs" / "common.py":
-        raise InputError(f"configs/common.py is what configs start from, none itself; valid: {_configs(root)}")
+    file = configs.find_config(path)
+    if str(root) not in sys.path:  # config files import configs.common
+        sys.path.insert(0, str(root))
     _check_file(file, root, *argument)
-    argv, changes = option_flags.take(argv)
+    arguments, changes = option_flags.take(arguments)
+    argv = [argv[0], f"--config={':'.join([str(file), *argument])}", *arguments]
     # config_flags looks at sys.argv itself for the changes.
     before, sys.argv = sys.argv, argv
     names = set(flags.FLAGS)
@@ -81,18 +76,21 @@ def processes() -> tuple[str | None, int | None, int | None]:
     return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
 
 
-def read_config(file: pathlib.Path) -> ConfigDict:
-    """The config of a file in a folder `configs`, as it is.
+def read_config(name: str | pathlib.Path) -> ConfigDict:
+    """Reads the config of a file as it is.
+
+    Args:
+        name: what `configs.find_config` takes.
 
     Raises:
-        InputError: no such file, or one that cannot be used.
+        InputError: there is no such file, or it cannot be used.
     """
-    if not file.is_file():
-        raise InputError(f"config file {file} does not exist")
-    root = file.resolve().parent.parent
+    file = name if isinstance(name, pathlib.Path) else configs.find_config(name)
+    root = configs.home()
     if str(root) not in sys.path:  # config files import configs.common
         sys.path.insert(0, str(root))
-    _check_file(file, root)
+    if file != root / "configs" / "common.py":
+        _check_file(file, root)
     return _defaults(file)
 
 
@@ -103,7 +101,7 @@ def usage(root: pathlib.Path) -> str:
 
 Trains a model. The same command again continues where it stopped.
 
-  --config=FILE          an experiment ({_configs(root)}); default configs/digits.py;
+  --config=FILE          an experiment ({", ".join(configs.config_names())}); default digits;
                          FILE:ARGUMENT where its get_config takes one
   --config.KEY=VALUE     changes one key; configs/common.py lists them all
   --workdir=DIR          where checkpoints, metrics.jsonl and config.json go; default runs/<config name>
@@ -118,17 +116,15 @@ examples:
 """
 
 
-def _configs(root: pathlib.Path) -> str:
-    names = sorted(p.stem for p in (root / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
-    return ", ".join(f"configs/{name}.py" for name in names) or "none, as there is no folder configs"
-
-
-def _config_file(arguments: list[str]) -> str | None:
+def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """Takes `--config` out of the arguments; gives its value, `digits` without one, and the others."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
-            return value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-    return None
+            if equals:
+                return value, arguments[:i] + arguments[i + 1 :]
+            return (arguments[i + 1] if i + 1 < len(arguments) else ""), arguments[:i] + arguments[i + 2 :]
+    return "digits", arguments
 
 
 def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:

@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
 
 
 def check_channels(channels: int, made_for: int) -> None:
-    """Raises InputError for images of other channels than those that a model has parameters for."""
+    """Raises InputError unless images have the channels that a model was made for."""
     if channels != made_for:
         raise InputError(f"the images have {channels} channels, but the model was made for {made_for}")
 

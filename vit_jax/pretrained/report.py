@@ -5,14 +5,12 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.layers.roles import Roles, role_of
 from vit_jax.ops import posemb, windows
-from vit_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,21 +161,6 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 def matches(name: str, allow: Sequence[str]) -> bool:
     """Tells whether `allow`, as `fit` takes it, names a tensor or parameter."""
     return any(fnmatch.fnmatchcase(name, p) or name.startswith((f"{p}.", f"{p}/")) for p in allow)
-
-
-def zero_heads(params: Params, roles: Roles) -> list[str]:
-    """Finds the heads whose kernel is zero throughout, which no training has changed.
-
-    Args:
-        params: nested dict of arrays.
-        roles: path -> role of the model's parameters.
-
-    Returns:
-        Paths, `head/kernel`.
-    """
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    heads = [path for path in flat if role_of(roles, path).kind == "head"]
-    return [path for path in heads if not np.any(np.asarray(flat[path]))]
 
 
 def _refuse_unexpected(

@@ -48,8 +48,7 @@ class Reconstruction(flax.struct.PyTreeNode):
 class FixedPositions(nn.Module):
     """Positions that start as sines and cosines and are never trained; a checkpoint may bring others.
 
-    Parameters: `grid` `[h, w, D]` of the patches, and `prefix` `[P, D]` of the tokens before them, if there are any, zero
-    at first.
+    Parameters: `grid` `[h, w, D]` of the patches, and, if there are tokens before them, `prefix` `[P, D]`, zero at first.
     """
 
     grid: tuple[int, int]

@@ -8,7 +8,6 @@ or --num-classes says how many there are.
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -110,12 +109,9 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    from vit_jax.cli import flags
+    from vit_jax.cli import configs, flags
 
-    root = pathlib.Path(args.config.partition(":")[0]).resolve().parent.parent
-    if str(root) not in sys.path:  # config files import configs.common
-        sys.path.insert(0, str(root))
-    return flags.parse(["vit-jax plan", f"--config={args.config}", *args.rest], root=root)[0]
+    return flags.parse(["vit-jax plan", f"--config={args.config}", *args.rest], root=configs.home())[0]
 
 
 def _step(config: Any, num_classes: int | None) -> tuple[Any, bool]:
