@@ -15,7 +15,7 @@ class LayerNorm(nn.Module):
 
     Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is computed in two passes, as in
     the other libraries. The derivative is written out, since the automatic one makes a whole training step a sixth
-    slower on the CPU (docs/speed.md).
+    slower on the CPU (docs/measurements.md).
 
     Source: Ba et al. 2016 (arXiv:1607.06450), equation 3.
     """
