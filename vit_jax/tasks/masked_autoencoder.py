@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from PIL import Image
 
-from vit_jax.contracts import Forward, Result, Task
+from vit_jax.contracts import Forward, Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.figures.overlay import panels
 from vit_jax.layers import roles
@@ -301,6 +301,15 @@ class MaskedAutoencoder(Task):
         targets, _, _ = self._targets(outputs)
         errors = jnp.square(outputs.patches - targets).mean(axis=-1)
         return (errors * outputs.masked).sum(axis=1) / outputs.masked.sum(axis=1)
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """What evaluators may ask of each example, so that `knn` and `probe` can judge the features.
+
+        label: of the data's first field of kind `label` or `labels`; absent where there is none.
+        """
+        labels = [name for name, field in self.fields.items() if field.kind in ("label", "labels")]
+        return {"label": lambda outputs, batch: batch[labels[0]]} if labels else {}
 
     def results(self, outputs: Reconstruction, placements: Sequence[Placement]) -> list[ReconstructedImage]:
         """Gives each image with its reconstruction, in pixels."""
