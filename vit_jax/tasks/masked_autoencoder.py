@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 from PIL import Image
 
-from vit_jax.contracts import Forward, Result, Task
+from vit_jax.contracts import Forward, Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.figures.overlay import panels
 from vit_jax.layers import roles
@@ -48,7 +48,8 @@ class Reconstruction(flax.struct.PyTreeNode):
 class FixedPositions(nn.Module):
     """Positions that start as sines and cosines and are never trained; a checkpoint may bring others.
 
-    Parameters: `grid` `[h, w, D]` of the patches, and, if there are tokens before them, `prefix` `[P, D]`, zero at first.
+    Parameters: `grid` `[h, w, D]` of the patches, and, if there are tokens before them, `prefix` `[P, D]`, zero at
+    first.
     """
 
     grid: tuple[int, int]
@@ -180,20 +181,18 @@ class MaskedAutoencoderModel(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ReconstructedImage(Result):
-    """An image, what was left of it, and what the model made of that.
+    """What was left of an image, and what the model made of that.
 
-    original: `[H, W, C]` uint8, as the model was given it.
-    masked: likewise, the hidden patches grey.
+    masked: `[H, W, C]` uint8, the model's input with the hidden patches grey.
     reconstruction: likewise, the hidden patches as they were predicted.
     loss: mean squared error over the hidden patches, as the task counts it.
-    size: height and width of the original image in pixels.
+    placement: where the input lies in the original image.
     """
 
-    original: np.ndarray
     masked: np.ndarray
     reconstruction: np.ndarray
     loss: float
-    size: tuple[int, int]
+    placement: Placement
 
     def line(self) -> str:
         """Gives the error."""
@@ -204,11 +203,19 @@ class ReconstructedImage(Result):
         return {"loss": self.loss}
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Sets the three side by side, in the size of the image."""
-        height, width = self.size
-        each = [Image.fromarray(np.squeeze(x, -1) if x.shape[-1] == 1 else x) for x in dataclasses.astuple(self)[:3]]
-        resized = [x.convert("RGB").resize((width, height), Image.Resampling.BICUBIC) for x in each]
-        return panels(resized, ["original", "visible", "reconstruction"])
+        """Sets the image, its visible patches and the reconstruction side by side, each in the image's size.
+
+        Where the model's input does not reach, all three show the image.
+        """
+        pictures = [image, self._within(image, self.masked), self._within(image, self.reconstruction)]
+        return panels(pictures, ["original", "visible", "reconstruction"])
+
+    def _within(self, image: Image.Image, pixels: np.ndarray) -> Image.Image:
+        left, top, right, bottom = (round(side) for side in self.placement.box)
+        part = Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+        picture = image.convert("RGB")
+        picture.paste(part.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+        return picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,10 +267,11 @@ class MaskedAutoencoder(Task):
         Raises:
             InputError: an encoder that cannot leave patches out.
         """
-        if not all(hasattr(encoder, name) for name in ("embed", "encode", "patch_size", "num_prefix_tokens")):
+        if not _can_leave_patches_out(encoder):
+            family = type(encoder).__module__.rpartition(".")[2]
             raise InputError(
-                f"masked_autoencoder needs an encoder that takes some of its patches alone; {type(encoder).__name__} "
-                "cannot leave any out; valid: vit, deit"
+                f"masked_autoencoder hides patches, and in the model {family!r} patches overlap or need their "
+                "neighbours; valid: a model of separate patches, such as vit"
             )
         return MaskedAutoencoderModel(
             encoder,
@@ -294,6 +302,15 @@ class MaskedAutoencoder(Task):
         errors = jnp.square(outputs.patches - targets).mean(axis=-1)
         return (errors * outputs.masked).sum(axis=1) / outputs.masked.sum(axis=1)
 
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """What evaluators may ask of each example, so that `knn` and `probe` can judge the features.
+
+        label: of the data's first field of kind `label` or `labels`; absent where there is none.
+        """
+        labels = [name for name, field in self.fields.items() if field.kind in ("label", "labels")]
+        return {"label": lambda outputs, batch: batch[labels[0]]} if labels else {}
+
     def results(self, outputs: Reconstruction, placements: Sequence[Placement]) -> list[ReconstructedImage]:
         """Gives each image with its reconstruction, in pixels."""
         outputs = jax.tree.map(jnp.asarray, outputs)
@@ -309,9 +326,9 @@ class MaskedAutoencoder(Task):
         losses = np.asarray(self.loss(outputs, {}))
         return [
             ReconstructedImage(
-                *(placement.to_pixels(np.asarray(x[i])) for x in (outputs.images, masked, reconstruction)),
+                *(placement.to_pixels(np.asarray(x[i])) for x in (masked, reconstruction)),
                 loss=float(losses[i]),
-                size=placement.image_size,
+                placement=placement,
             )
             for i, placement in enumerate(placements)
         ]
@@ -340,6 +357,14 @@ create = MaskedAutoencoder
 def patch_grid(encoder: Any, image_size: Sequence[int]) -> tuple[int, int]:
     """Gives rows and columns of an encoder's patches in an image of this height and width."""
     return encoder.grid_of(tuple(image_size))
+
+
+def _can_leave_patches_out(encoder: Any) -> bool:
+    """Tells whether the encoder has `embed` and `encode`, and one grid of patches that do not overlap."""
+    if not all(hasattr(encoder, name) for name in ("embed", "encode", "patch_size", "num_prefix_tokens")):
+        return False
+    height, width = encoder.patch_size
+    return encoder.grid_of((32 * height, 32 * width)) == (32, 32)  # a hybrid's patches are cells of feature maps
 
 
 def num_kept(patches: int, keep_share: float) -> int:
