@@ -318,10 +318,11 @@ class MaskedAutoencoder(Task):
         predicted = outputs.patches * deviation + mean
         hidden = outputs.masked[:, :, None] > 0
         pixels = _patches(outputs)
-        shape = outputs.images.shape
+        _, height, width, channels = outputs.images.shape
+        size = (height, width, channels)
         grey = pixels.mean(axis=(1, 2), keepdims=True)
         masked, reconstruction = (
-            join_patches(jnp.where(hidden, fill, pixels), shape[1:], outputs.patch_size) for fill in (grey, predicted)
+            join_patches(jnp.where(hidden, fill, pixels), size, outputs.patch_size) for fill in (grey, predicted)
         )
         losses = np.asarray(self.loss(outputs, {}))
         return [
