@@ -73,7 +73,7 @@ class StopAt:
     """Sends a signal to this process once so many batches were taken from the training stream."""
 
     def __init__(self, monkeypatch, step, number=signal.SIGTERM):
-        from vit_jax.data.loading.loader import Prefetch
+        from vit_jax.data.loading.prefetch import Prefetch
 
         original, count = Prefetch.__next__, [0]
 
@@ -108,7 +108,7 @@ def test_sigkill_and_resume_equals_an_uninterrupted_run(trained, tmp_path):
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "import pathlib, train\n"
         "from conftest import small_config\n"
-        "from vit_jax.data.loading.loader import Prefetch\n"
+        "from vit_jax.data.loading.prefetch import Prefetch\n"
         "original = Prefetch.__next__\n"
         "def slow(self):\n"
         "    import time; time.sleep(0.2)\n"
@@ -294,15 +294,15 @@ BAD = [
         "--config=configs/digits.py:light1",
         "configs/digits.py takes no argument, 'light1'; valid: --config=configs/digits.py",
     ),
-    ("--config=configs/nope.py", "configs/nope.py does not exist; valid here: configs/cifar10.py"),
+    ("--config=configs/nope.py", "config configs/nope.py does not exist; valid: a Python file, cifar10"),
     ("--config.optimizer.learning_ratee=1", "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
     ("--config.model.patch_size=8", "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
     ("--config.model.dropout=0.1", "no key 'model.dropout'; valid: model.options.dropout"),
     ("--config.task.label_smoothing=0.1", "no key 'task.label_smoothing'; valid: task.options.label_smoothing"),
     ("--config.model.options.dropuot=0.1", "model 'vit' has no option 'dropuot'; nearest: 'dropout'"),
     ("--config.seed=x", "--config.seed=x"),
-    ("--config=tests", "config file tests is no Python file; valid here: configs/cifar10.py"),
-    ("--config=", "config file '' does not exist; valid here: configs/cifar10.py"),
+    ("--config=tests", "config tests is no Python file; valid: a Python file, cifar10"),
+    ("--config=", "config '' does not exist; valid: a Python file, cifar10"),
     ("--confg=x", "confg"),
     ("stray", "stray"),
     ("--config=configs/common.py", "configs/common.py is what configs start from"),

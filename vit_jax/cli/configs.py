@@ -49,13 +49,14 @@ def find_config(name: str) -> pathlib.Path:
         'digits.py'
     """
     path = pathlib.Path(name)
-    if name and path.suffix == ".py" and path.is_file():
-        return path
     known = config_names()
     stem = name.removeprefix("configs/").removesuffix(".py")
+    is_common = path.is_file() and path.resolve() == home() / "configs" / "common.py"
+    if name and path.suffix == ".py" and path.is_file() and not is_common:
+        return path
     if stem in known:
         return home() / "configs" / f"{stem}.py"
-    if stem == "common":
+    if is_common or stem == "common":
         raise InputError(f"configs/common.py is what configs start from, none itself; valid: {', '.join(known)}")
     near = difflib.get_close_matches(stem, known, n=1)
     nearest = f"nearest: {near[0]}; " if near else ""
