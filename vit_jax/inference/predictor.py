@@ -76,7 +76,9 @@ class Predictor:
         inputs = read_images(images, self.preprocessing)
         outputs = jax.device_get(self.apply(self._normalised([each.pixels for each in inputs])))
         assert self.task is not None  # else `apply` raised
-        return self.task.results(outputs, [each.placement for each in inputs], **options)
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        placements = [dataclasses.replace(each.placement, mean=mean, std=std) for each in inputs]
+        return self.task.results(outputs, placements, **options)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Checks the names of options of `predict`.

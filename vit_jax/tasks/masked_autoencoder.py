@@ -28,6 +28,7 @@ from vit_jax.ops.posemb import sincos2d_mae
 from vit_jax.types import Batch, Placement, Variables
 
 _EPSILON = 1e-6  # beside a patch's variance
+_GREY = np.uint8(128)  # of a hidden patch
 
 
 class Reconstruction(flax.struct.PyTreeNode):
@@ -315,18 +316,15 @@ class MaskedAutoencoder(Task):
         """Gives each image with its reconstruction, in pixels."""
         outputs = jax.tree.map(jnp.asarray, outputs)
         _, mean, deviation = self._targets(outputs)
-        predicted = outputs.patches * deviation + mean
-        hidden = outputs.masked[:, :, None] > 0
-        pixels = _patches(outputs)
-        shape = outputs.images.shape
-        grey = pixels.mean(axis=(1, 2), keepdims=True)
-        masked, reconstruction = (
-            join_patches(jnp.where(hidden, fill, pixels), shape[1:], outputs.patch_size) for fill in (grey, predicted)
-        )
-        losses = np.asarray(self.loss(outputs, {}))
+        is_hidden = jnp.broadcast_to(outputs.masked[:, :, None] > 0, outputs.patches.shape)
+        mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
+        shape = outputs.images.shape[1:]
+        hidden, reconstruction = (np.asarray(join_patches(x, shape, outputs.patch_size)) for x in (is_hidden, mixed))
+        images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
         return [
             ReconstructedImage(
-                *(placement.to_pixels(np.asarray(x[i])) for x in (masked, reconstruction)),
+                masked=np.where(hidden[i], _GREY, placement.to_pixels(images[i])),
+                reconstruction=placement.to_pixels(reconstruction[i]),
                 loss=float(losses[i]),
                 placement=placement,
             )
