@@ -14,7 +14,7 @@ STARTED = time.perf_counter()
 
 
 def train(config, workdir: pathlib.Path) -> int:
-    """Runs, or continues, the experiment of a config.
+    """Run, or continues, the experiment of a config.
 
     Args:
         config: locked ConfigDict with the keys of configs/common.py.

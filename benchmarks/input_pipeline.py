@@ -49,7 +49,7 @@ NAMES = {
 
 
 def main() -> int:
-    """Runs all of it, or one loader for it."""
+    """Run all of it, or one loader for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--folder", type=pathlib.Path, help="of JPEG files, at any depth")
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def compare(folder: pathlib.Path, cache: pathlib.Path, *, rounds: int, seconds: float) -> None:
-    """Measures the loaders in turn, and prints images/s and ratios to the peer."""
+    """Measure the loaders in turn, and prints images/s and ratios to the peer."""
     ours = [sys.executable, __file__, "--folder", str(folder), "--serve"]
     loaders = {
         "antialias": Server([*ours, "antialias"]),
@@ -102,7 +102,7 @@ class Server:
     """A loader in a process group of its own, which stands still except while it is measured."""
 
     def __init__(self, command: list[str]) -> None:
-        """Starts it and waits for its first batches."""
+        """Start it and waits for its first batches."""
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         if command[0] != sys.executable:
             environment.pop("PYTHONPATH", None)  # it has its own packages
@@ -122,7 +122,7 @@ class Server:
         return rate
 
     def end(self) -> None:
-        """Ends it with its workers."""
+        """End it with its workers."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -135,7 +135,7 @@ class Server:
 
 
 def serve(batches: Iterator[np.ndarray]) -> None:
-    """Says that it is ready, then for each number of seconds on standard input the images/s over that time."""
+    """Say that it is ready, then for each number of seconds on standard input the images/s over that time."""
     next(batches)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -149,7 +149,7 @@ def serve(batches: Iterator[np.ndarray]) -> None:
 
 
 def streamed(files: list[pathlib.Path], how: str) -> Iterator[np.ndarray]:
-    """Batches of our loader, flipped at random."""
+    """Batch of our loader, flipped at random."""
     preprocessing = Preprocessing((SIZE, SIZE))
     reading = Reading(reduced=True, antialias=how == "antialias")
     data = Streaming(Pipeline(source(files), preprocessing, placing=RandomCrop(), reading=reading), num_workers=WORKERS)
@@ -161,7 +161,7 @@ def streamed(files: list[pathlib.Path], how: str) -> Iterator[np.ndarray]:
 
 
 def parts(files: list[pathlib.Path]) -> None:
-    """Prints what each part of the work takes of one core, by its processor time, the best of three passes."""
+    """Print what each part of the work takes of one core, by its processor time, the best of three passes."""
     encoded = [file.read_bytes() for file in files]
     preprocessing = Preprocessing((SIZE, SIZE))
     crop = RandomResizedCrop(preprocessing)
@@ -210,7 +210,7 @@ class _Same:
 
 
 def in_memory(*, rounds: int) -> None:
-    """Prints the images/s of the memory path at CIFAR-10's size."""
+    """Print the images/s of the memory path at CIFAR-10's size."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
     data = InMemory(Pipeline(Examples("random", class_fields(["a"]), _Arrays(images)), Preprocessing((32, 32))))
@@ -251,7 +251,7 @@ def _shape(image: bytes) -> tuple[int, int]:
 
 
 def _peer_python(cache: pathlib.Path) -> pathlib.Path:
-    """The interpreter of an environment with TensorFlow."""
+    """Return the interpreter of an environment with TensorFlow."""
     python = cache / "tensorflow" / "bin" / "python"
     done = cache / "tensorflow" / "installed"
     if not done.exists():

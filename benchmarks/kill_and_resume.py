@@ -23,7 +23,7 @@ ITEMS = ("params", "ema_params", "variables", "companions", "rest")
 
 
 def main() -> int:
-    """Runs the comparison; gives 0 if all is equal."""
+    """Run the comparison; gives 0 if all is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--num-steps", type=int, default=400)
@@ -78,7 +78,7 @@ def _last_step(workdir: pathlib.Path) -> int | None:
 
 
 def first_difference(left: pathlib.Path, right: pathlib.Path, step: int) -> str | None:
-    """What differs first between two work directories in the state saved at step or in the metrics, or None."""
+    """Return what differs first between two work directories in the state saved at step or in the metrics, or None."""
     folders = [run / "checkpoints" / str(step) for run in (left, right)]
     items, others = ({name for name in ITEMS if (folder / name).is_dir()} for folder in folders)
     if items != others:

@@ -38,7 +38,7 @@ MIB = 2**20
 
 
 def normalised(key, batch, axis_name=None):
-    """Prepares a batch without augmentation."""
+    """Prepare a batch without augmentation."""
     return batch | {"image": jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1.0}
 
 
@@ -46,7 +46,7 @@ class Run:
     """A compiled train step with its state and batch."""
 
     def __init__(self, args: argparse.Namespace, *, accumulate_steps=1, moment_dtype="float32", **options) -> None:
-        """Compiles the step and runs it once."""
+        """Compile the step and runs it once."""
         task = Classification(class_fields([str(label) for label in range(1000)]))
         optimizer = optimizers.create("adamw", schedule=optax.constant_schedule(1e-3), moment_dtype=moment_dtype)
         problem = Problem(task.wrap(vit.create(args.variant, **options)), task, normalised)
@@ -67,7 +67,7 @@ class Run:
         self.seconds_a_step(1)
 
     def seconds_a_step(self, num_steps: int) -> float:
-        """Runs so many steps."""
+        """Run so many steps."""
         started = time.perf_counter()
         for _ in range(num_steps):
             self.state, _ = self._step(self.state, self._batch)
@@ -76,7 +76,7 @@ class Run:
 
 
 def stacking_seconds(params) -> float:
-    """How long it takes to stack the parameters of all blocks, as a scanned model does in each step."""
+    """Return how long it takes to stack the parameters of all blocks, as a scanned model does in each step."""
     blocks = [block for name, block in params["encoder"].items() if name.startswith("block_")]
     stack = jax.jit(lambda blocks: jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks))
     seconds = []
@@ -92,7 +92,7 @@ def _mib(tree) -> str:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="S/16")
     parser.add_argument("--batch-size", type=int, default=16)

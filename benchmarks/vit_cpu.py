@@ -30,7 +30,7 @@ REQUIRED = {"infer": 1.4, "train": 1.3}
 
 
 def ours():
-    """The library's steps: mode -> a function that runs one and waits for it."""
+    """Return the library's steps: mode -> a function that runs one and waits for it."""
     import jax
     import jax.numpy as jnp
 
@@ -57,7 +57,7 @@ def ours():
 
 
 def flax_peer():
-    """A ViT as it is usually written in Flax, and a train step as it is usually written with Optax."""
+    """Return a ViT as it is usually written in Flax, and a train step as it is usually written with Optax."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -104,7 +104,7 @@ def flax_peer():
 
 
 def timm_peer():
-    """The same in PyTorch."""
+    """Return the same in PyTorch."""
     import timm
     import torch
 
@@ -162,7 +162,7 @@ SIDES = {"ours": ours, "flax": flax_peer, "flax+malloc": flax_peer, "timm": timm
 
 
 def work(side: str) -> None:
-    """Compiles, then times steps for each mode named on standard input, one a line; seconds a step go out."""
+    """Compile, then times steps for each mode named on standard input, one a line; seconds a step go out."""
     if side in ("ours", "flax+malloc"):
         from vit_jax.system.malloc import keep_freed_memory
 
@@ -181,7 +181,7 @@ def work(side: str) -> None:
 
 
 def torch_python() -> str:
-    """The Python of a new virtual environment with timm, in the user's cache folder; made once."""
+    """Return the Python of a new virtual environment with timm, in the user's cache folder; made once."""
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vit_jax" / "timm"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -191,7 +191,7 @@ def torch_python() -> str:
 
 
 def main() -> None:
-    """Starts the sides, runs them in turn, prints a table and the ratios."""
+    """Start the sides, runs them in turn, prints a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-python", help="a Python that has torch and timm")
@@ -230,7 +230,7 @@ def main() -> None:
 
 
 def ask(process: subprocess.Popen, question: str = "") -> str:
-    """Sends a line, if any, and gives the answer."""
+    """Send a line, if any, and gives the answer."""
     if question:
         process.stdin.write(question + "\n")
         process.stdin.flush()

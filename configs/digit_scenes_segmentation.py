@@ -3,8 +3,9 @@
 python train.py --config=configs/digit_scenes_segmentation.py --workdir=runs/segmentation
 vit-jax predict --model runs/segmentation --out pictures scene.png
 
-Expected result: TO BE MEASURED
-Hardware and time: TO BE MEASURED
+Expected result: not measured to its end. Calling everything background gives a pixel accuracy of 0.87; the first 200
+steps, of a run half as long, came to 0.88 on the training scenes.
+Hardware and time: a CPU will do; not measured on an idle one.
 
 The dataset is made from scikit-learn's digits, 1,200 scenes to train on and 300 of other digits to test on. Prediction
 writes each scene in the colours of its classes, and a PNG whose values are the classes' numbers.
@@ -16,9 +17,9 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """Gives the run."""
+    """Return the run."""
     config = common.get_config()
-    config.num_epochs = 20.0
+    config.num_epochs = 40.0
     config.batch_size = 32
 
     config.model.variant = "Ti/4"

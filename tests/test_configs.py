@@ -46,7 +46,7 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
         like_the_students = {"channels": data.channels, "mean": data.mean, "std": data.std}
         teacher = write_classifier(tmp_path / "teacher", names, **like_the_students)
         set_key(config, ("task", "options", "teacher"), str(teacher))
-    if config.data.name != "digits":
+    if config.data.name not in ("digits", "digit_scenes"):
         config.data.folder, config.data.split = str(two_classes(tmp_path / "images")), "train"
         config.evaluation.splits = {}
         config.data.image_size = config.data.image_size and (32, 32)

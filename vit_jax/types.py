@@ -51,7 +51,7 @@ class Field:
     ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Turns lists, as JSON has them, into tuples.
+        """Turn lists, as JSON has them, into tuples.
 
         Raises:
             InputError: an unknown kind.
@@ -67,7 +67,7 @@ class Field:
         return self.kind in PLACED
 
     def blank(self) -> np.ndarray:
-        """An array of the field's shape and type: zeros, and boxes of no class.
+        """Return an array of the field's shape and type: zeros, and boxes of no class.
 
         Raises:
             ValueError: the shape is not settled.
@@ -114,7 +114,7 @@ is_example: `[B]` float32, 1 for an example and 0 for a row that only fills the 
 
 
 def mask_of(batch: Batch) -> jax.Array:
-    """Gives the batch's `is_example`, `[B]` float32; ones where it is absent."""
+    """Return the batch's `is_example`, `[B]` float32; ones where it is absent."""
     return batch["is_example"] if "is_example" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
 
 
@@ -137,7 +137,7 @@ class Placement:
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> "Placement":
-        """That of an image which is the input itself."""
+        """Return that of an image which is the input itself."""
         return cls(size, (0.0, 0.0, float(size[1]), float(size[0])), size)
 
     @property
@@ -147,7 +147,7 @@ class Placement:
         return (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Maps points `[..., 2]` (x, y) of the input to the original image.
+        """Map points `[..., 2]` (x, y) of the input to the original image.
 
         Example:
             >>> Placement((100, 200), (50, 0, 150, 100), (10, 10)).to_image(np.array([5.0, 5.0]))
@@ -156,7 +156,7 @@ class Placement:
         return np.asarray(points, np.float64) * self.scale + np.array(self.box[:2])
 
     def to_pixels(self, values: np.ndarray) -> np.ndarray:
-        """Turns an input's values `[..., C]` into pixels, uint8.
+        """Turn an input's values `[..., C]` into pixels, uint8.
 
         Example:
             >>> Placement.whole((1, 1)).to_pixels(np.array([[[1.0, 0.5, -2.0]]]))
@@ -166,12 +166,12 @@ class Placement:
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
     def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Maps points `[..., 2]` (x, y) of the original image to the input; undoes `to_image`."""
+        """Map points `[..., 2]` (x, y) of the original image to the input; undoes `to_image`."""
         return (np.asarray(points, np.float64) - np.array(self.box[:2])) / self.scale
 
 
 def encoder_of(model: Any) -> Any:
-    """The encoder within what `Task.wrap` gives."""
+    """Return the encoder within what `Task.wrap` gives."""
     return model.encoder
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
+import vit_jax
 from vit_jax.build import plugins
 from vit_jax.contracts import Forward
 from vit_jax.errors import InputError
@@ -129,7 +130,8 @@ def test_a_picture_has_the_original_size_and_changes_within_the_inputs_place_alo
     for shown in (visible, whole):
         np.testing.assert_array_equal(shown[:, :100], original[:, :100])
         np.testing.assert_array_equal(shown[:, 500:], original[:, 500:])
-    assert (whole[:, 100:500] == 255).all()
+    assert (visible[:40, 100:140] == 128).all()  # in a hidden patch, away from the bicubic edge
+    assert (whole[:100, 100:500] == 255).all()
     assert result.json() == {"loss": pytest.approx(result.loss)} and "mean squared error" in result.line()
 
 
@@ -149,3 +151,14 @@ def test_what_it_refuses(options, message):
 def test_a_ratio_that_leaves_nothing_is_refused():
     with pytest.raises(InputError, match=r"mask_ratio of 0.95 leaves 0 of 16 patches; valid: a ratio that leaves and"):
         initialised(tiny_task(mask_ratio=0.95), np.zeros((1, 16, 16, 1), np.float32))
+
+
+def test_a_predictors_pictures_have_the_pixels_of_the_original(golden):
+    """Visible patches are the image itself, whatever the model's mean and deviation."""
+    loaded = vit_jax.load(golden / "hf_vit_mae")
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+    [result] = loaded.predict([image])
+    hidden = (result.masked == 128).all(axis=2)
+    assert hidden.mean() == pytest.approx(0.75, abs=0.01)
+    np.testing.assert_array_equal(result.masked[~hidden], image[~hidden])
+    np.testing.assert_array_equal(result.reconstruction[~hidden], image[~hidden])

@@ -36,7 +36,7 @@ class Companions:
 def open_companions(
     task: Task, ours: Preprocessing, *, saved: Mapping[str, dict[str, Any]] | None, dtype: str | None
 ) -> Companions:
-    """Opens the models that a task names.
+    """Open the models that a task names.
 
     Args:
         task: says which.

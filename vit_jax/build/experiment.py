@@ -69,7 +69,7 @@ class Experiment(Step):
     warm_start: WarmStart | None
 
     def prepare_state(self, state: TrainState) -> tuple[TrainState, list[str]]:
-        """Puts what is taken over from trained models into a new run's state, and says so in lines for the log."""
+        """Put what is taken over from trained models into a new run's state, and says so in lines for the log."""
         lines = []
         if self.warm_start is not None:
             state = self.warm_start.apply(state)
@@ -81,7 +81,7 @@ class Experiment(Step):
 
 
 def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
-    """Builds what a whole config describes.
+    """Build what a whole config describes.
 
     Args:
         config: a ConfigDict with the keys of configs/common.py.
@@ -105,7 +105,7 @@ def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
 
 
 def step_alone(config: Any, source: Source | None = None) -> Step:
-    """Builds what the train step is made of, without reading examples.
+    """Build what the train step is made of, without reading examples.
 
     Args:
         config: a ConfigDict with the keys of configs/common.py.
@@ -121,7 +121,7 @@ def step_alone(config: Any, source: Source | None = None) -> Step:
 
 
 def evaluators(section: Any, task: Task, data: data_.Data) -> Evaluators:
-    """Creates what `config.evaluation.metrics` names, and opens the reference dataset if one of them learns from it.
+    """Create what `config.evaluation.metrics` names, and opens the reference dataset if one of them learns from it.
 
     Args:
         section: `config.evaluation`.
@@ -142,7 +142,7 @@ def evaluators(section: Any, task: Task, data: data_.Data) -> Evaluators:
 
 
 def _check_values(config: Any) -> None:
-    """Checks the numbers that no part owns.
+    """Check the numbers that no part owns.
 
     Raises:
         InputError: one is out of its range.
@@ -227,7 +227,7 @@ def _warm_start(init: Any, opened: Opened, step: Step) -> WarmStart:
 
 
 def traced(problem: Problem, example: Batch) -> Traced:
-    """Traces shapes and roles of the parameters of a problem's model; nothing is computed."""
+    """Trace shapes and roles of the parameters of a problem's model; nothing is computed."""
 
     def make() -> Any:
         return problem.task.initialise(problem.model, jax.random.key(0), problem.prepare(None, example))["params"]
@@ -236,7 +236,7 @@ def traced(problem: Problem, example: Batch) -> Traced:
 
 
 def _model_info(section: Any, base: Info | None, keeps_head: bool) -> dict[str, Any]:
-    """Gives family, variant and options: the config's, and where it leaves them open those of init.source."""
+    """Return family, variant and options: the config's, and where it leaves them open those of init.source."""
     given = {"name": section.name, "variant": section.variant}
     own = {key: value for key, value in _given(section.options).items() if key not in EXECUTION}
     if base is None:
@@ -258,7 +258,7 @@ def _model_info(section: Any, base: Info | None, keeps_head: bool) -> dict[str, 
 
 
 def _task(section: Any, fields: Fields, base: Info | None) -> Task:
-    """Creates the task; options that say what the model is are those of init.source unless they are given."""
+    """Create the task; options that say what the model is are those of init.source unless they are given."""
     before = base["task"]["options"] if base and base["task"] else {}
     inherited = plugins.options_class("task", section.name).model_options
     options = {name: before[name] for name in inherited if name in before} | _given(section.options)
@@ -290,7 +290,7 @@ def _optimizer(options: Any, total_steps: int, encoder: Any, roles: Roles) -> op
 
 
 def layers_of(encoder: Any) -> optimizer.Layers | None:
-    """Gives the order of a model's parameters, its head last; None for an encoder that tells no layers apart."""
+    """Return the order of a model's parameters, its head last; None for an encoder that tells no layers apart."""
     if not hasattr(encoder, "layer_number"):
         return None
 
@@ -314,5 +314,5 @@ def _total_steps(config: Any, num_examples: int) -> int:
 
 
 def _given(options: Any) -> dict[str, Any]:
-    """Gives the options of a section that are set."""
+    """Return the options of a section that are set."""
     return {key: value for key, value in options.to_dict().items() if value is not None}

@@ -36,7 +36,7 @@ _EVALUATOR_SECTIONS = ("calibration", "knn", "probe")
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """Gives a config in today's layout, of one that any version wrote to config.json.
+    """Return a config in today's layout, of one that any version wrote to config.json.
 
     Options that are None are left out, as are those of what the run did not use. A config in today's layout comes back
     as it is.
@@ -77,7 +77,7 @@ def _data(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _augmentations(policy: str, old: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Gives name -> options of the augmentations that were on.
+    """Return name -> options of the augmentations that were on.
 
     Args:
         policy: the earlier key `augment`.

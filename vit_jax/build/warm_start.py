@@ -35,7 +35,7 @@ class WarmStart:
     report: Report
 
     def apply(self, state: TrainState) -> TrainState:
-        """A new run's state with these parameters, in the moving average too."""
+        """Return a new run's state with these parameters, in the moving average too."""
 
         def replaced(params: Params) -> Params:
             flat = flax.traverse_util.flatten_dict(params, sep="/")
@@ -46,7 +46,7 @@ class WarmStart:
 
 
 def keeps_head(head: str, old: Info, task: dict[str, Any], fields: Fields) -> bool:
-    """Tells whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
+    """Tell whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
 
     Args:
         head: one of HEAD.
@@ -81,7 +81,7 @@ def open_trained(
     channels: int | None = None,
     keys: str = "init.",
 ) -> Opened:
-    """Reads a trained model.
+    """Read a trained model.
 
     Args:
         source: what `vit_jax.load` takes: a work directory, a folder, an `.npz` or a Hugging Face id.
@@ -117,7 +117,7 @@ def opened_workdir(
     channels: int | None = None,
     key: str = "data.image_size",
 ) -> Opened:
-    """Puts what was read of a work directory into the form of another library's checkpoint.
+    """Put what was read of a work directory into the form of another library's checkpoint.
 
     Args:
         path: of the work directory, for messages.
@@ -141,7 +141,7 @@ def opened_workdir(
 def warm_start(
     opened: Opened, traced: Traced, info: Info, *, head: str = "auto", allow: Sequence[str] = ()
 ) -> WarmStart:
-    """Fits a trained model's parameters to the model that is to be trained.
+    """Fit a trained model's parameters to the model that is to be trained.
 
     Args:
         opened: the trained model.

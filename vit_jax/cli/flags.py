@@ -23,7 +23,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 
 def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.Path]:
-    """Reads the command line.
+    """Read the command line.
 
     Args:
         argv: program and arguments.
@@ -72,12 +72,12 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
 
 
 def processes() -> tuple[str | None, int | None, int | None]:
-    """What `parse` has read of the run's processes: coordinator, num_processes, process_id; see `hosts.join`."""
+    """Return what `parse` has read of the run's processes: coordinator, num_processes, process_id; see `hosts.join`."""
     return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
 
 
 def read_config(name: str | pathlib.Path) -> ConfigDict:
-    """Reads the config of a file as it is.
+    """Read the config of a file as it is.
 
     Args:
         name: what `configs.find_config` takes.
@@ -95,7 +95,7 @@ def read_config(name: str | pathlib.Path) -> ConfigDict:
 
 
 def usage(root: pathlib.Path) -> str:
-    """The help text of train.py."""
+    """Return the help text of train.py."""
     return f"""usage: python train.py [--config=FILE] [--config.KEY=VALUE ...] [--workdir=DIR]
                        [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
@@ -117,7 +117,7 @@ examples:
 
 
 def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
-    """Takes `--config` out of the arguments; gives its value, `digits` without one, and the others."""
+    """Take `--config` out of the arguments; gives its value, `digits` without one, and the others."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
@@ -128,7 +128,7 @@ def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
-    """Which `--config.KEY` the config does not have, and the nearest that it has."""
+    """Return which `--config.KEY` the config does not have, and the nearest that it has."""
     keys = _dotted(config.to_dict())
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0].partition(" ")[0]
@@ -143,7 +143,7 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
 
 
 def _as_option(key: str, config: Any) -> str | None:
-    """Says where a key is if it is an option of the config's family or task."""
+    """Say where a key is if it is an option of the config's family or task."""
     section, _, option = key.partition(".")
     if section not in ("model", "task") or config[section].name is None:
         return None
@@ -166,7 +166,7 @@ _MEANT = {
 
 
 def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
-    """Raises InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
+    """Raise InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
     try:
         _check_argument(file, *argument)
         config = _defaults(file, *argument)
@@ -188,7 +188,7 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
 
 
 def _check_argument(file: pathlib.Path, *argument: str) -> None:
-    """Raises InputError if the file has no get_config, or one that takes no argument, or more of them."""
+    """Raise InputError if the file has no get_config, or one that takes no argument, or more of them."""
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
         raise InputError(
@@ -204,7 +204,7 @@ def _check_argument(file: pathlib.Path, *argument: str) -> None:
 
 
 def _line_in(file: pathlib.Path, error: Exception) -> str:
-    """Where in the file an error happened, in words; nothing if nowhere."""
+    """Return where in the file an error happened, in words; nothing if nowhere."""
     path = str(file.absolute())  # as importlib has it
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f", line {error.lineno}{'' if error.filename == path else f' of {error.filename}'}"
@@ -213,7 +213,7 @@ def _line_in(file: pathlib.Path, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without the type of an error that a config raises on purpose."""
+    """Return what is wrong, without the type of an error that a config raises on purpose."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
     text = str(error) or "no reason given"
@@ -221,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 def _defaults(file: pathlib.Path, *argument: str) -> ConfigDict:
-    """What the file's get_config gives, called with the argument if there is one."""
+    """Return what the file's get_config gives, called with the argument if there is one."""
     return _module(file).get_config(*argument)
 
 

@@ -13,7 +13,7 @@ _FREE = ("model.options", "task.options", "data.augment", "evaluation.metrics", 
 
 
 def read_saved_config(file: pathlib.Path) -> dict[str, Any]:
-    """Reads a config as train.py wrote it, in today's keys; those that it lacks have today's defaults.
+    """Read a config as train.py wrote it, in today's keys; those that it lacks have today's defaults.
 
     Raises:
         InputError: there is no such file, or it is no such config.
@@ -34,7 +34,7 @@ def read_saved_config(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Adds the keys of the defaults that a config lacks."""
+    """Add the keys of the defaults that a config lacks."""
     filled = dict(config)
     for key, value in defaults.items():
         if key not in filled:

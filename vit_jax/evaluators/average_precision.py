@@ -32,13 +32,13 @@ class AveragePrecision(WholeDataset):
         return class_names_of(self.fields)
 
     def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """Gives the mean over the classes that have examples."""
+        """Return the mean over the classes that have examples."""
         values = self._per_class(rows)
         there = ~np.isnan(values)
         return {"mean_average_precision": float(values[there].mean()) if there.any() else float("nan")}
 
     def files_of(self, rows: Rows) -> dict[str, Any]:
-        """Gives a table of the classes."""
+        """Return a table of the classes."""
         table: list[list] = [["label", "class_name", "examples", "average_precision"]]
         examples = self._targets(rows).sum(axis=0).tolist()
         for label, value in enumerate(self._per_class(rows).tolist()):
@@ -46,7 +46,7 @@ class AveragePrecision(WholeDataset):
         return {"average_precision.csv": table}
 
     def _targets(self, rows: Rows) -> np.ndarray:
-        """Gives whether an example is of a class, `[n, C]` bool."""
+        """Return whether an example is of a class, `[n, C]` bool."""
         labels = rows["label"]
         return labels[:, None] == np.arange(len(self.class_names)) if labels.ndim == 1 else labels > 0.5
 
@@ -59,7 +59,7 @@ create = AveragePrecision
 
 
 def average_precision(targets: np.ndarray, scores: Float[np.ndarray, " n"]) -> float:
-    """Computes the mean, over the positive examples, of the precision among all that score as high or higher.
+    """Compute the mean, over the positive examples, of the precision among all that score as high or higher.
 
     Args:
         targets: `[n]` bool.

@@ -45,7 +45,7 @@ class Calibration(Evaluator):
     needs: ClassVar = ("label", "prediction", "confidence")
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -59,7 +59,7 @@ class Calibration(Evaluator):
         return ("ece",)
 
     def check(self, task: Task) -> None:
-        """Checks that the probabilities are those of one choice among all classes.
+        """Check that the probabilities are those of one choice among all classes.
 
         Raises:
             InputError: they are not.
@@ -72,11 +72,11 @@ class Calibration(Evaluator):
             )
 
     def start(self, reference: Rows) -> Bins:
-        """Gives empty bins."""
+        """Return empty bins."""
         return Bins(np.zeros(self.num_bins, np.int64), np.zeros(self.num_bins), np.zeros(self.num_bins))
 
     def add(self, state: Bins, rows: Rows) -> Bins:
-        """Puts further examples into their bins."""
+        """Put further examples into their bins."""
         confidence = rows["confidence"].astype(np.float64)
         bins = np.clip(np.ceil(confidence * self.num_bins).astype(int) - 1, 0, self.num_bins - 1)
         right = rows["prediction"] == rows["label"]
@@ -87,11 +87,11 @@ class Calibration(Evaluator):
         )
 
     def figures(self, state: Bins) -> dict[str, float]:
-        """Gives the mean over the bins, each weighted by its examples."""
+        """Return the mean over the bins, each weighted by its examples."""
         return {"ece": float(np.abs(state.correct - state.confidence).sum() / state.examples.sum())}
 
     def files(self, state: Bins) -> dict[str, Any]:
-        """Gives the bins as a table and as a picture."""
+        """Return the bins as a table and as a picture."""
         table: list[list] = [["above", "up_to", "examples", "mean_confidence", "accuracy"]]
         for i, examples in enumerate(state.examples.tolist()):
             means = [float(total[i]) / examples if examples else "" for total in (state.confidence, state.correct)]

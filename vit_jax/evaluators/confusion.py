@@ -36,7 +36,7 @@ class Confusion(Evaluator):
         return class_names_of(self.fields)
 
     def check(self, task: Task) -> None:
-        """Checks that an image has one label, and that the task gives the rows.
+        """Check that an image has one label, and that the task gives the rows.
 
         Raises:
             InputError: it does not.
@@ -45,21 +45,21 @@ class Confusion(Evaluator):
         check_one_label("confusion", self.fields)
 
     def start(self, reference: Rows) -> Matrix:
-        """Gives an empty matrix."""
+        """Return an empty matrix."""
         return np.zeros((len(self.class_names),) * 2, np.int64)
 
     def add(self, state: Matrix, rows: Rows) -> Matrix:
-        """Counts further examples."""
+        """Count further examples."""
         return state + confusion_matrix(rows["label"], rows["prediction"], len(self.class_names))
 
     def figures(self, state: Matrix) -> dict[str, float]:
-        """Gives the mean over the classes that have examples."""
+        """Return the mean over the classes that have examples."""
         examples = state.sum(axis=1)
         there = examples > 0
         return {"mean_class_accuracy": float(np.mean(state.diagonal()[there] / examples[there]))}
 
     def files(self, state: Matrix) -> dict[str, Any]:
-        """Gives the matrix as a table and as a picture, and a table of the classes."""
+        """Return the matrix as a table and as a picture, and a table of the classes."""
         table = [["true \\ predicted", *self.class_names]]
         table += [[name, *counts] for name, counts in zip(self.class_names, state.tolist(), strict=True)]
         return {
@@ -73,7 +73,7 @@ create = Confusion
 
 
 def confusion_matrix(labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], num_classes: int) -> Matrix:
-    """Counts the examples of each class (row) that were taken for each class (column), `[C, C]` int64.
+    """Count the examples of each class (row) that were taken for each class (column), `[C, C]` int64.
 
     Example:
         >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
@@ -85,7 +85,7 @@ def confusion_matrix(labels: Int[np.ndarray, " n"], predictions: Int[np.ndarray,
 
 
 def _per_class(matrix: Matrix, class_names: tuple[str, ...]) -> list[list]:
-    """Lists the classes; the accuracy of one without examples is empty."""
+    """List the classes; the accuracy of one without examples is empty."""
     table: list[list] = [["label", "class_name", "examples", "correct", "accuracy"]]
     for label, name in enumerate(class_names):
         examples, correct = int(matrix[label].sum()), int(matrix[label, label])

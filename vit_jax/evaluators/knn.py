@@ -38,7 +38,7 @@ class Knn(WholeDataset):
     uses_reference: ClassVar = True
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -59,7 +59,7 @@ class Knn(WholeDataset):
         return class_names_of(self.fields)
 
     def check(self, task: Task) -> None:
-        """Checks that an image has one label, and that the task gives the rows.
+        """Check that an image has one label, and that the task gives the rows.
 
         Raises:
             InputError: it does not.
@@ -68,7 +68,7 @@ class Knn(WholeDataset):
         check_one_label("knn", self.fields)
 
     def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """Gives the share of the examples whose neighbours are right."""
+        """Return the share of the examples whose neighbours are right."""
         predictions = knn_predictions(
             rows["features"],
             reference["features"],
@@ -92,7 +92,7 @@ def knn_predictions(
     temperature: float,
     num_classes: int,
 ) -> Int[np.ndarray, " n"]:
-    """Finds the class that the k nearest of m reference examples vote for, `[n]`; of equals the first.
+    """Find the class that the k nearest of m reference examples vote for, `[n]`; of equals the first.
 
     Computed on the first device, with the reference as a whole and no more than 256 MiB of similarities at a time.
     """

@@ -5,7 +5,7 @@ from vit_jax.types import Fields
 
 
 def check_one_label(metric: str, fields: Fields) -> None:
-    """Checks that an image has exactly one class.
+    """Check that an image has exactly one class.
 
     Args:
         metric: name of the evaluator, for the message.

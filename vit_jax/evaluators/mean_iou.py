@@ -47,15 +47,15 @@ class MeanIou(Evaluator):
         return masks[0].names if masks else class_names_of(self.fields)
 
     def start(self, reference: Rows) -> Matrix:
-        """Gives an empty matrix."""
+        """Return an empty matrix."""
         return np.zeros((len(self.class_names),) * 2, np.int64)
 
     def add(self, state: Matrix, rows: Rows) -> Matrix:
-        """Adds the pixels of further images."""
+        """Add the pixels of further images."""
         return state + rows["pixel_confusion"].astype(np.int64).sum(axis=0)
 
     def figures(self, state: Matrix) -> dict[str, float]:
-        """Gives the means over the classes that count."""
+        """Return the means over the classes that count."""
         return {
             "mean_iou": _mean(*iou(state)),
             "mean_dice": _mean(*dice(state)),
@@ -63,7 +63,7 @@ class MeanIou(Evaluator):
         }
 
     def files(self, state: Matrix) -> dict[str, Any]:
-        """Gives the table of the classes, and the matrix as a table and as a picture."""
+        """Return the table of the classes, and the matrix as a table and as a picture."""
         matrix = [["true \\ predicted", *self.class_names]]
         matrix += [[name, *counts] for name, counts in zip(self.class_names, state.tolist(), strict=True)]
         return {
@@ -73,7 +73,7 @@ class MeanIou(Evaluator):
         }
 
     def _per_class(self, state: Matrix) -> list[list]:
-        """Lists the classes; a figure that a class does not have is empty."""
+        """List the classes; a figure that a class does not have is empty."""
         table: list[list] = [["label", "class_name", "pixels", "predicted_pixels", "iou", "dice", "accuracy"]]
         ratios = [iou(state), dice(state), (state.diagonal(), state.sum(axis=1))]
         for label, name in enumerate(self.class_names):
@@ -89,7 +89,7 @@ Ratio = tuple[Int[np.ndarray, " classes"], Int[np.ndarray, " classes"]]
 
 
 def iou(matrix: Matrix) -> Ratio:
-    """Gives each class's intersection and union.
+    """Return each class's intersection and union.
 
     Example:
         >>> iou(np.array([[3, 1], [0, 2]]))
@@ -100,7 +100,7 @@ def iou(matrix: Matrix) -> Ratio:
 
 
 def dice(matrix: Matrix) -> Ratio:
-    """Gives twice each class's intersection, and the sum of its true and its predicted pixels."""
+    """Return twice each class's intersection, and the sum of its true and its predicted pixels."""
     return 2 * matrix.diagonal(), matrix.sum(axis=0) + matrix.sum(axis=1)
 
 

@@ -44,7 +44,7 @@ class Probe(WholeDataset):
     uses_reference: ClassVar = True
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -69,7 +69,7 @@ class Probe(WholeDataset):
         return class_names_of(self.fields)
 
     def check(self, task: Task) -> None:
-        """Checks that an image has one label, and that the task gives the rows.
+        """Check that an image has one label, and that the task gives the rows.
 
         Raises:
             InputError: it does not.
@@ -78,7 +78,7 @@ class Probe(WholeDataset):
         check_one_label("probe", self.fields)
 
     def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """Gives the mean accuracy over the choices of shots."""
+        """Return the mean accuracy over the choices of shots."""
         labels = reference["label"]
         figures = {}
         for shots in self.shots:
@@ -112,14 +112,14 @@ class LinearProbe:
     weights: Float[np.ndarray, "dim_and_bias classes"]
 
     def outputs(self, features: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n classes"]:
-        """Gives `[n, num_classes]` float64, 1 where it is sure of a class and -1 where it is sure of another."""
+        """Return `[n, num_classes]` float64, 1 where it is sure of a class and -1 where it is sure of another."""
         return _inputs(features, self.mean, self.scale) @ self.weights
 
 
 def fit(
     features: Float[np.ndarray, "n dim"], labels: Int[np.ndarray, " n"], *, num_classes: int, l2: float
 ) -> LinearProbe:
-    """Solves (X'X + l2 I) W = X'Y in float64, X being the standardised features with a constant one."""
+    """Solve (X'X + l2 I) W = X'Y in float64, X being the standardised features with a constant one."""
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64) + 1e-5
     x = _inputs(features, mean, scale)
@@ -128,7 +128,7 @@ def fit(
 
 
 def choose_shots(labels: Int[np.ndarray, " n"], shots: int, *, seed: int) -> Int[np.ndarray, " chosen"]:
-    """Chooses the numbers of `shots` examples of each class, or of all where there are fewer; ascending."""
+    """Choose the numbers of `shots` examples of each class, or of all where there are fewer; ascending."""
     # The raw bits of a generator, unlike its permutations, are the same in every NumPy version.
     shuffled = np.argsort(np.random.Philox(seed).random_raw(len(labels)), kind="stable")
     of_classes = [shuffled[labels[shuffled] == label][:shots] for label in np.unique(labels)]

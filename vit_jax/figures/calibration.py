@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
 def reliability_diagram(
     examples: Int[np.ndarray, " bins"], confidence: Float[np.ndarray, " bins"], correct: Float[np.ndarray, " bins"]
 ) -> "Figure":
-    """Draws accuracy over mean confidence, and below it the number of examples in each bin.
+    """Draw accuracy over mean confidence, and below it the number of examples in each bin.
 
     Args:
         examples: `[M]`, number of examples in each of M bins of equal width.

@@ -14,7 +14,7 @@ _MOST_COUNTED = 15  # classes, up to which the cells have their counts as number
 
 
 def confusion_figure(matrix: Int[np.ndarray, "classes classes"], class_names: Sequence[str]) -> "Figure":
-    """Draws a confusion matrix.
+    """Draw a confusion matrix.
 
     A cell's colour is its share of the true class's examples; empty cells are white. The scale is stretched at its low
     end, or else the few mistakes of a good model would not be seen.

@@ -15,7 +15,7 @@ FORMATS = (*libraries.formats(), "workdir")
 
 
 def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
-    """Writes a model with its class names and preprocessing.
+    """Write a model with its class names and preprocessing.
 
     What the format cannot express is refused, so that the model gives the same answers there.
 
@@ -61,7 +61,7 @@ def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequ
 
 
 def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
-    """The absolute path to write to.
+    """Return the absolute path to write to.
 
     Raises:
         InputError: an unknown format, or something is there already.

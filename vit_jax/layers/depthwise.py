@@ -20,7 +20,7 @@ ACTIVATIONS = GELU | {"relu": jax.nn.relu, "silu": jax.nn.silu}
 
 @jax.custom_vjp
 def depthwise_convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]) -> Float[Array, "b h w c"]:
-    """Convolves each channel of x `[B, h, w, C]`, padded by zeros, with its own kernel `[3, 3, 1, C]`.
+    """Convolve each channel of x `[B, h, w, C]`, padded by zeros, with its own kernel `[3, 3, 1, C]`.
 
     It is written as a sum of nine shifted products, which XLA's CPU code computes 8 to 30 times as fast as its
     convolution with as many groups as channels, and elsewhere in one pass over memory. The derivative is written out:
@@ -30,7 +30,7 @@ def depthwise_convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 
 
 
 def _shifted(x: Float[Array, "b h w c"]):
-    """Gives ((row, column) in the kernel, the map that it is multiplied with) for the kernel's nine elements."""
+    """Return ((row, column) in the kernel, the map that it is multiplied with) for the kernel's nine elements."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [((i, j), padded[:, i : i + height, j : j + width]) for i in range(3) for j in range(3)]
@@ -61,7 +61,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same shape in `dtype`."""
+        """Map `[B, h, w, C]` to the same shape in `dtype`."""
         channels = x.shape[-1]
         cut = roles.Cut(-1, UNITS)
         init = nn.initializers.normal(math.sqrt(2 / 9))
@@ -93,7 +93,7 @@ class DepthwiseMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ... dim"], *, train: bool) -> Float[Array, "b ... dim"]:
-        """Maps `[B, h, w, D]`, or without the convolution any `[B, ..., D]`, to the same shape in `dtype`."""
+        """Map `[B, h, w, D]`, or without the convolution any `[B, ..., D]`, to the same shape in `dtype`."""
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation {self.activation!r} is unknown; valid: {', '.join(ACTIVATIONS)}")
         dim = x.shape[-1]

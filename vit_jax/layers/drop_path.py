@@ -19,7 +19,7 @@ class DropPath(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b ..."]:
-        """Keeps each example of x `[B, ...]` with probability 1 - rate; the identity in evaluation."""
+        """Keep each example of x `[B, ...]` with probability 1 - rate; the identity in evaluation."""
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate

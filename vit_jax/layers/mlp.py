@@ -13,7 +13,7 @@ from vit_jax.layers.projection import Projection
 
 
 def _exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Computes GELU by erf; `jax.nn.gelu` uses erfc, which takes XLA's CPU code twice as long.
+    """Compute GELU by erf; `jax.nn.gelu` uses erfc, which takes XLA's CPU code twice as long.
 
     It computes in float32, since for negative x it subtracts two numbers near 1/2.
     """
@@ -52,7 +52,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Maps `[B, N, D]` to `[B, N, D]` in `dtype`."""
+        """Map `[B, N, D]` to `[B, N, D]` in `dtype`."""
         if self.gelu not in GELU:
             raise InputError(f"gelu {self.gelu!r} is unknown; valid: {', '.join(GELU)}")
         dim = x.shape[-1]

@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
-        """Maps `[..., D]` to `[..., D]` float32."""
+        """Map `[..., D]` to `[..., D]` float32."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -46,7 +46,7 @@ def _normalised_jvp(epsilon: float, primals: tuple, tangents: tuple):
 
 
 def _with_factor(x: Float[Array, "... dim"], epsilon: float):
-    """Gives x with mean 0 and variance 1, and the factor `[..., 1]` that scaled it."""
+    """Return x with mean 0 and variance 1, and the factor `[..., 1]` that scaled it."""
     centred = x - x.mean(axis=-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
     return centred * factor, factor
@@ -67,7 +67,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Maps `[B, H, W, C]` to `[B, H, W, C]` float32.
+        """Map `[B, H, W, C]` to `[B, H, W, C]` float32.
 
         Raises:
             InputError: the groups do not divide the channels.

@@ -18,7 +18,7 @@ EXPANSION = 4
 
 
 def stage_grids(image_size: tuple[int, int], num_stages: int) -> list[tuple[int, int]]:
-    """Gives height and width after the root's convolution, after its pooling, and after each stage.
+    """Return height and width after the root's convolution, after its pooling, and after each stage.
 
     Each halving rounds up, as its padding does.
     """
@@ -30,12 +30,12 @@ def stage_grids(image_size: tuple[int, int], num_stages: int) -> list[tuple[int,
 
 
 def total_stride(num_stages: int) -> int:
-    """Gives the side in pixels of one cell of the output."""
+    """Return the side in pixels of one cell of the output."""
     return 4 * 2 ** max(num_stages - 1, 0)
 
 
 def halved(size: tuple[int, int]) -> tuple[int, int]:
-    """Halves each side, rounded up."""
+    """Halve each side, rounded up."""
     return -(-size[0] // 2), -(-size[1] // 2)
 
 
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps images `[B, H, W, C]` to `[B, h, w, features]` in `dtype`; see `stage_grids` for h and w.
+        """Map images `[B, H, W, C]` to `[B, h, w, features]` in `dtype`; see `stage_grids` for h and w.
 
         Raises:
             InputError: images of other channels than those the model was made for.
@@ -83,7 +83,7 @@ class ResidualUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, 4 width]`, rounded up."""
+        """Map `[B, H, W, C]` to `[B, H / stride, W / stride, 4 width]`, rounded up."""
         features = self.width * EXPANSION
         residual = x
         if x.shape[-1] != features or self.stride > 1:
@@ -122,7 +122,7 @@ class StdConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, features]`, rounded up, in `dtype`."""
+        """Map `[B, H, W, C]` to `[B, H / stride, W / stride, features]`, rounded up, in `dtype`."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         role = roles.kernel(3, kind="stem" if self.is_stem else "kernel")
         kernel = roles.param(self, "kernel", nn.initializers.lecun_normal(), shape, role)

@@ -39,7 +39,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w dim"]:
-        """Maps `[B, H, W, C]` to `[B, h, w, dim]` in `dtype`; pixels beyond the last whole window are cut off.
+        """Map `[B, H, W, C]` to `[B, h, w, dim]` in `dtype`; pixels beyond the last whole window are cut off.
 
         Raises:
             InputError: the map is smaller than a window, or has other channels than the kernel.
@@ -67,13 +67,13 @@ class Convolution(nn.Module):
 
 
 def windows(size: tuple[int, ...], window: int, stride: int, padding: int = 0) -> tuple[int, int]:
-    """Counts the windows of a convolution along the height and the width of a map."""
+    """Count the windows of a convolution along the height and the width of a map."""
     height, width = ((length + 2 * padding - window) // stride + 1 for length in size)
     return height, width
 
 
 def pooled_to(x: Float[Array, "b H W c"], grid: tuple[int, int]) -> Float[Array, "b h w c"]:
-    """Averages the map `[B, H, W, C]` over the cells of a grid, which overlap where they do not divide the map.
+    """Average the map `[B, H, W, C]` over the cells of a grid, which overlap where they do not divide the map.
 
     Cell i of n along a side of length L reaches from floor(i L / n) to before ceil((i + 1) L / n).
 
@@ -84,7 +84,7 @@ def pooled_to(x: Float[Array, "b H W c"], grid: tuple[int, int]) -> Float[Array,
 
 
 def _cells(length: int, n: int) -> np.ndarray:
-    """Makes the weights of each position in each cell's mean, `[n, length]` float32."""
+    """Make the weights of each position in each cell's mean, `[n, length]` float32."""
     weights = np.zeros((n, length), np.float32)
     for i in range(n):
         start, end = i * length // n, -((i + 1) * length // -n)
@@ -111,7 +111,7 @@ class SpatialReduction(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w dim"]) -> Float[Array, "b m dim"]:
-        """Maps `[B, h, w, D]` to `[B, M, D]` float32."""
+        """Map `[B, h, w, D]` to `[B, M, D]` float32."""
         size = 1 if self.linear else self.ratio
         x = pooled_to(x, LINEAR_GRID) if self.linear else x
         x = Convolution(x.shape[-1], size, size, dtype=self.dtype, name="conv")(x)

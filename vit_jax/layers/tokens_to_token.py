@@ -23,7 +23,7 @@ _EPSILON = 1e-8  # in the denominator of the Performer's attention, as in the so
 
 
 def split_grids(image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Gives the rows and columns of tokens after each soft split of an image of this height and width.
+    """Return the rows and columns of tokens after each soft split of an image of this height and width.
 
     Raises:
         InputError: the image is smaller than a patch.
@@ -58,7 +58,7 @@ class TokensToToken(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b h w dim"]:
-        """Maps images `[B, H, W, C]` to `[B, h, w, D]` in `dtype`; see `split_grids` for h and w.
+        """Map images `[B, H, W, C]` to `[B, h, w, D]` in `dtype`; see `split_grids` for h and w.
 
         Raises:
             InputError: the image is smaller than a patch, or it has other channels than those the model was made for.
@@ -101,7 +101,7 @@ class TokenTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n token_dim"]:
-        """Maps tokens `[B, N, D]` to `[B, N, token_dim]` in `dtype`."""
+        """Map tokens `[B, N, D]` to `[B, N, token_dim]` in `dtype`."""
         performer = self.tokens_type == "performer"
         init = nn.initializers.xavier_uniform()
         options = {"dtype": self.dtype, "kernel_init": init}
@@ -135,7 +135,7 @@ def performer_attention(
     value: Float[Array, "b m d"],
     features: Float[Array, "r d"],
 ) -> Float[Array, "b n d"]:
-    """Estimates softmax(query key^T) value without ever computing the N x M weights.
+    """Estimate softmax(query key^T) value without ever computing the N x M weights.
 
     With f(x) = exp(features x - |x|^2 / 2) / sqrt(R), the mean of f(q) f(k) over random features is exp(q k), and the
     sums over the keys are taken first.

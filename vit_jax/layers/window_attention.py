@@ -70,7 +70,7 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], rolled: bool | Array, *, train: bool) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same shape.
+        """Map `[B, h, w, C]` to the same shape.
 
         Args:
             x: `[B, h, w, C]`.
@@ -174,7 +174,7 @@ class PatchMerging(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        """Maps `[B, h, w, C]` to `[B, ceil(h / 2), ceil(w / 2), 2 C]` in `dtype`."""
+        """Map `[B, h, w, C]` to `[B, ceil(h / 2), ceil(w / 2), 2 C]` in `dtype`."""
         batch, height, width, dim = x.shape
         x = pad(x, (height + height % 2, width + width % 2))
         x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, dim)
@@ -185,7 +185,7 @@ class PatchMerging(nn.Module):
 
 
 def _placed(x: Float[Array, "b h w c"], fit: windows.Fit, rolled: bool | Array) -> Float[Array, "b h2 w2 c"]:
-    """Pads and rolls the map, in the fit's order."""
+    """Pad and rolls the map, in the fit's order."""
     if fit.pad_first:
         return _roll(pad(x, fit.size), fit.shift, rolled, -1)
     return pad(_roll(x, fit.shift, rolled, -1), fit.size)
@@ -194,7 +194,7 @@ def _placed(x: Float[Array, "b h w c"], fit: windows.Fit, rolled: bool | Array) 
 def _put_back(
     x: Float[Array, "b h2 w2 c"], fit: windows.Fit, rolled: bool | Array, size: Size
 ) -> Float[Array, "b h w c"]:
-    """Undoes `_placed` for a map of this size."""
+    """Undo `_placed` for a map of this size."""
     if fit.pad_first:
         return _roll(x, fit.shift, rolled, 1)[:, : size[0], : size[1]]
     return _roll(x[:, : size[0], : size[1]], fit.shift, rolled, 1)
@@ -208,7 +208,7 @@ def _roll(x: Float[Array, "b h w c"], shift: Size, rolled: bool | Array, sign: i
 
 
 def pad(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
-    """Pads the map with zeros below and to the right."""
+    """Pad the map with zeros below and to the right."""
     if x.shape[1:3] == size:
         return x
     return jnp.pad(x, ((0, 0), (0, size[0] - x.shape[1]), (0, size[1] - x.shape[2]), (0, 0)))
@@ -220,11 +220,11 @@ def _looked_up(table: Float[Array, "rows columns heads"], window: Size, made_for
 
 
 def _unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Scales vectors to length 1 in float32; a zero vector, such as a key of padding, stays zero and has a gradient."""
+    """Scale vectors to length 1 in float32; a zero vector, such as a key of padding, stays zero and has a gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def _exact(x: Float[ArrayLike, "... n"], y: Float[Array, "n m"]) -> Float[Array, "... m"]:
-    """Multiplies in full float32; accelerators compute with fewer digits by default."""
+    """Multiply in full float32; accelerators compute with fewer digits by default."""
     return jnp.matmul(x, y, precision="highest")

@@ -18,7 +18,7 @@ from vit_jax.types import IGNORED, Batch, Field, Fields, Kind
 
 
 def map_placed(batch: Batch, fields: Fields, function: Callable[[Kind, Array], Array]) -> Batch:
-    """Applies a function to every array of a batch that has a place in the image.
+    """Apply a function to every array of a batch that has a place in the image.
 
     Args:
         batch: arrays by name.
@@ -30,13 +30,13 @@ def map_placed(batch: Batch, fields: Fields, function: Callable[[Kind, Array], A
 
 
 def size_of(batch: Batch, fields: Fields) -> tuple[int, int]:
-    """Gives height and width in pixels of the images of a batch."""
+    """Return height and width in pixels of the images of a batch."""
     name = "image" if "image" in batch else next(name for name, field in fields.items() if field.kind == "image")
     return batch[name].shape[-3], batch[name].shape[-2]
 
 
 def flip(flipped: Bool[Array, " b"], kind: Kind, x: Shaped[Array, "b ..."], width_px: int) -> Shaped[Array, "b ..."]:
-    """Mirrors left to right what `flipped` says; dtype and range stay.
+    """Mirror left to right what `flipped` says; dtype and range stay.
 
     Args:
         flipped: `[B]`.
@@ -57,7 +57,7 @@ def flip(flipped: Bool[Array, " b"], kind: Kind, x: Shaped[Array, "b ..."], widt
 def shift(
     corners: Int[Array, "b 2"], kind: Kind, x: Shaped[Array, "b ..."], padding_px: int, size_px: tuple[int, int]
 ) -> Shaped[Array, "b ..."]:
-    """Pads on all sides and crops back at given corners; dtype stays.
+    """Pad on all sides and crops back at given corners; dtype stays.
 
     Args:
         corners: `[B, 2]` in [0, 2 padding_px], top and left of the crop in what was padded.
@@ -91,7 +91,7 @@ def shift(
 def normalize(
     images: Shaped[Array, "... H W c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "... H W c"]:
-    """Gives (images / 255 - mean) / std for each channel.
+    """Return (images / 255 - mean) / std for each channel.
 
     Args:
         images: `[..., H, W, C]` uint8 in [0, 255].
@@ -114,7 +114,7 @@ def renormalize(
     new_mean: tuple[float, ...],
     new_std: tuple[float, ...],
 ) -> Float[Array, "b H W c"]:
-    """Turns what `normalize` gives with mean and std into what it gives with new_mean and new_std.
+    """Turn what `normalize` gives with mean and std into what it gives with new_mean and new_std.
 
     Args:
         images: `[B, H, W, C]` float, normalised with mean and std.
@@ -135,7 +135,7 @@ def renormalize(
 def random_erase(
     keys: Key[Array, " b"], images: Float[Array, "b ... H W c"], probability: float
 ) -> Float[Array, "b ... H W c"]:
-    """Replaces a random rectangle of each image by normal noise, with a probability.
+    """Replace a random rectangle of each image by normal noise, with a probability.
 
     Args:
         keys: `[B]`, one for each example.
@@ -162,7 +162,7 @@ def random_erase(
 
 
 def _erased_box(key: Key[Array, ""], height_px: int, width_px: int) -> tuple[Int[Array, ""], ...]:
-    """Gives (top, left, height, width) of the first of ten draws that is smaller than the image, or no rows at all."""
+    """Return (top, left, height, width) of the first of ten draws that is smaller than the image, or no rows at all."""
     area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
     area = height_px * width_px * jax.random.uniform(area_key, (10,), minval=0.02, maxval=1 / 3)
     aspect = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=math.log(0.3), maxval=-math.log(0.3)))
@@ -193,7 +193,7 @@ def make_prepare(
     fields: Fields | None = None,
     augmentations: Sequence[StepAugmentation] = (),
 ) -> Prepare:
-    """Makes the function that turns a batch off the loader into one for the model, inside the compiled step.
+    """Make the function that turns a batch off the loader into one for the model, inside the compiled step.
 
     Args:
         mean: see `normalize`.

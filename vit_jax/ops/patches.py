@@ -28,7 +28,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
 
 
 def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int]) -> Shaped[Array, "b h w values"]:
-    """Cuts images into non-overlapping patches, each flattened row by row with its channels last.
+    """Cut images into non-overlapping patches, each flattened row by row with its channels last.
 
     Args:
         images: `[B, H, W, C]`.
@@ -48,7 +48,7 @@ def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int
 def join_patches(
     patches: Shaped[Array, "b n values"], image_shape: tuple[int, int, int], patch_size: tuple[int, int]
 ) -> Shaped[Array, "b H W c"]:
-    """Puts patches together again; undoes `extract_patches`.
+    """Put patches together again; undoes `extract_patches`.
 
     Args:
         patches: `[B, N, height * width * C]`, row by row.
@@ -71,7 +71,7 @@ def join_patches(
 
 
 def unfold(images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int) -> Shaped[Array, "b h w values"]:
-    """Cuts images into square patches that may overlap, each flattened channel by channel, row by row.
+    """Cut images into square patches that may overlap, each flattened channel by channel, row by row.
 
     The order of a patch's values is that of PyTorch's `Unfold`, so that what is learned on them needs no reordering.
 

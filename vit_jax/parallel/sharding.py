@@ -19,7 +19,7 @@ from vit_jax.ops.trees import leaf_names
 
 
 def partition(path: str, shape: Sequence[int], sizes: dict[str, int], *, role: Role, min_size: int) -> PartitionSpec:
-    """Gives the axis, if any, that cuts each dimension of a leaf.
+    """Return the axis, if any, that cuts each dimension of a leaf.
 
     `tensor` cuts as the role says, `fsdp` the largest other dimension that it divides, the first of equals.
 
@@ -52,7 +52,7 @@ def partition(path: str, shape: Sequence[int], sizes: dict[str, int], *, role: R
 
 
 def shardings(tree: Any, mesh: Mesh, *, roles: Roles, min_size: int) -> Any:
-    """Makes a tree of shardings for the leaves of a state or of parameters.
+    """Make a tree of shardings for the leaves of a state or of parameters.
 
     Args:
         tree: of arrays or of `jax.ShapeDtypeStruct`.

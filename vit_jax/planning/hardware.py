@@ -58,7 +58,7 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> tuple[str, Chip] | None:
-    """Finds the name and the row of what JAX calls a device's kind; None if the table lacks it."""
+    """Find the name and the row of what JAX calls a device's kind; None if the table lacks it."""
     for name, chip in CHIPS.items():
         if re.match(chip.pattern, device_kind):
             return name, chip
@@ -78,7 +78,7 @@ class Peak:
 
 
 def peak_of(devices: list[Any]) -> Peak | None:
-    """Finds the peak of devices of one kind: published for those in CHIPS, measured for CPUs, None for others."""
+    """Find the peak of devices of one kind: published for those in CHIPS, measured for CPUs, None for others."""
     device = devices[0]
     if device.platform == "cpu":  # virtual devices share its cores
         return Peak(_measured_matmul_flops(), "measured just now: float32 matrix product, 2048 x 2048 x 2048")
@@ -108,7 +108,7 @@ class Rates:
 
 
 def rates_of(devices: list[Any]) -> Rates:
-    """Finds the rates of one of several devices of one kind, which need not be there; measured on CPUs."""
+    """Find the rates of one of several devices of one kind, which need not be there; measured on CPUs."""
     if devices[0].platform == "cpu":
         peak = peak_of(devices)
         assert peak is not None
@@ -122,7 +122,7 @@ def rates_of(devices: list[Any]) -> Rates:
 
 
 def _measured_matmul_flops(size: int = 2048, repeats: int = 5) -> float:
-    """Measures FLOPs per second of a product of two float32 matrices `[size, size]` on the first device; the median."""
+    """Measure FLOPs per second of a product of two float32 matrices `[size, size]` on the first device; the median."""
     x = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

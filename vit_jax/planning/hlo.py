@@ -70,7 +70,7 @@ class Instruction:
 
 
 def collectives(text: str, num_devices: int) -> list[Collective]:
-    """Lists the collectives of a compiled program between two or more devices, with how often loops run them.
+    """List the collectives of a compiled program between two or more devices, with how often loops run them.
 
     Args:
         text: from `jax.stages.Compiled.as_text()`: HLO after optimisation and partitioning.
@@ -111,7 +111,7 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
 
 
 def chain_of(each: Instruction) -> tuple[str, ...] | None:
-    """Identifies a collective that runs while other instructions run; None for any other instruction.
+    """Identify a collective that runs while other instructions run; None for any other instruction.
 
     The compiler for TPUs writes such a collective into the fusion that starts it, into each fusion that runs beside it,
     and into the fusion that ends it, always with the same numbers.
@@ -121,7 +121,7 @@ def chain_of(each: Instruction) -> tuple[str, ...] | None:
 
 
 def summary(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """Sums up a step's collectives: kind -> `count`, `bytes` and `sent_bytes`, in the order of KINDS."""
+    """Sum up a step's collectives: kind -> `count`, `bytes` and `sent_bytes`, in the order of KINDS."""
     table: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "bytes": 0, "sent_bytes": 0.0})
     for kind in KINDS:
         for each in found:
@@ -133,7 +133,7 @@ def summary(found: list[Collective]) -> dict[str, dict[str, float]]:
 
 
 def shape_bytes(shape: str) -> int:
-    """Counts the bytes of a shape's text, `f32[8,128]{1,0:T(8,128)}` or a tuple of them, without padding.
+    """Count the bytes of a shape's text, `f32[8,128]{1,0:T(8,128)}` or a tuple of them, without padding.
 
     Example:
         >>> shape_bytes("(f32[8,128]{1,0:T(8,128)}, bf16[2])")
@@ -149,7 +149,7 @@ def _one_shape_bytes(dtype: str, sizes: str) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Splits a program into computations: name -> instructions, and the name of the computation that is run."""
+    """Split a program into computations: name -> instructions, and the name of the computation that is run."""
     computations: dict[str, list[Instruction]] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -166,7 +166,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def callees(each: Instruction) -> list[str]:
-    """Lists the computations that an instruction runs; for a loop its body."""
+    """List the computations that an instruction runs; for a loop its body."""
     found = _CALLS.findall(each.rest)
     for branches in _BRANCHES.findall(each.rest):
         found += [branch.strip().lstrip("%") for branch in branches.split(",")]
@@ -207,7 +207,7 @@ def _group_size(each: Instruction, num_devices: int) -> int:
 
 
 def trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
-    """Finds the number of rounds of a loop: XLA's own, or else the limit in its condition; None if it has neither."""
+    """Find the number of rounds of a loop: XLA's own, or else the limit in its condition; None if it has neither."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)

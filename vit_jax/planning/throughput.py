@@ -57,7 +57,7 @@ def measure(
     windows: int,
     say: Callable[[str], None],
 ) -> Throughput:
-    """Compiles a step and times windows of it on one batch that stays on the devices.
+    """Compile a step and times windows of it on one batch that stays on the devices.
 
     Args:
         model: what the task wrapped.

@@ -29,12 +29,12 @@ _ENVIRONMENT = {
 
 
 def kinds() -> list[str]:
-    """Lists the names of the TPUs in CHIPS."""
+    """List the names of the TPUs in CHIPS."""
     return [name for name, chip in CHIPS.items() if chip.pattern.startswith("TPU")]
 
 
 def tpu_devices(name: str) -> list[Any]:
-    """Makes devices, one for each chip, on which a mesh can be built and for which JAX compiles.
+    """Make devices, one for each chip, on which a mesh can be built and for which JAX compiles.
 
     JAX is kept from looking for real accelerators. Nothing can be run on the devices.
 
@@ -69,7 +69,7 @@ def tpu_devices(name: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Discards what libraries in C++ write to standard error."""
+    """Discard what libraries in C++ write to standard error."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -16,7 +16,7 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 
 def memory_bytes(text: str) -> int:
-    """Counts the bytes that one device reads and writes in main memory when it runs a compiled program.
+    """Count the bytes that one device reads and writes in main memory when it runs a compiled program.
 
     Each kernel reads its operands and writes its result once. Where it only takes slices of an operand, as a loop does
     of the arrays that it goes through, the slices count. Padding does not count.
@@ -62,7 +62,7 @@ def memory_bytes(text: str) -> int:
 
 
 def operands(each: Instruction) -> list[str]:
-    """Lists the names of an instruction's operands in order."""
+    """List the names of an instruction's operands in order."""
     depth, start = 0, each.rest.index("(")
     for at in range(start, len(each.rest)):
         depth += {"(": 1, ")": -1}.get(each.rest[at], 0)
@@ -123,7 +123,7 @@ def _written(each: Instruction, body: list[Instruction]) -> int:
 
 
 def _is_chained(body: list[Instruction]) -> bool:
-    """Whether a collective runs beside a fused computation; its arrays then pass through the computation.
+    """Return whether a collective runs beside a fused computation; its arrays then pass through the computation.
 
     The collective's operands count where it starts, and its results where it ends.
     """

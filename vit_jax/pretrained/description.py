@@ -42,7 +42,7 @@ class Description:
 
 
 def classification(class_names: Sequence[str], **options: Any) -> dict[str, Any]:
-    """Gives `task` and `fields` of the `Description` of a model with a classification head.
+    """Return `task` and `fields` of the `Description` of a model with a classification head.
 
     Args:
         class_names: in the order of the logits.
@@ -60,7 +60,7 @@ def classification(class_names: Sequence[str], **options: Any) -> dict[str, Any]
 
 
 def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
-    """Makes `Description.model` of a plain ViT; a published size goes by its name.
+    """Make `Description.model` of a plain ViT; a published size goes by its name.
 
     Args:
         options: fields of `ViT`, its sizes and patch size among them.
@@ -77,7 +77,7 @@ def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
-    """Names classes that a checkpoint only numbers: as ImageNet-1k does if there are 1,000, and else by their numbers.
+    """Name classes that a checkpoint only numbers: as ImageNet-1k does if there are 1,000, and else by their numbers.
 
     Source: ImageNet's classes in the order of their WordNet numbers, with WordNet 3.0's words for them.
     """
@@ -88,7 +88,7 @@ def numbered_classes(count: int) -> tuple[str, ...]:
 
 
 def pair(value: Any, key: str) -> tuple[int, int]:
-    """Reads one number for both sides, or height and width; NumPy's whole numbers too.
+    """Read one number for both sides, or height and width; NumPy's whole numbers too.
 
     Example:
         >>> pair(224, "image_size"), pair([8, 16], "image_size")
@@ -106,32 +106,32 @@ def pair(value: Any, key: str) -> tuple[int, int]:
 
 
 def is_whole(value: Any) -> bool:
-    """Tells whether a value is a whole number of Python, NumPy or JAX; true and false are not."""
+    """Tell whether a value is a whole number of Python, NumPy or JAX; true and false are not."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def in_proportion(before: tuple[int, int], old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    """Scales the size before a cut from `old` to `new`, so that it keeps its ratio; it is at least `new`."""
+    """Scale the size before a cut from `old` to `new`, so that it keeps its ratio; it is at least `new`."""
     height, width = (max(round(b * n / o), n) for b, o, n in zip(before, old, new, strict=True))
     return height, width
 
 
 def mlp_ratio(mlp_dim: int, dim: int) -> float:
-    """Divides, and adds a little where the product with `dim`, rounded down, would be one less than `mlp_dim`."""
+    """Divide, and adds a little where the product with `dim`, rounded down, would be one less than `mlp_dim`."""
     ratio = mlp_dim / dim
     return ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim
 
 
 def block_count(tensors: Iterable[str], start: str) -> int:
-    """Counts the blocks whose tensors are called `{start}<number>` and then a dot or slash."""
+    """Count the blocks whose tensors are called `{start}<number>` and then a dot or slash."""
     numbers = {name[len(start) :].replace("/", ".").partition(".")[0] for name in tensors if name.startswith(start)}
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def shape_of(files: Files, tensor: str, ndim: int) -> tuple[int, ...]:
-    """Gives a tensor's shape.
+    """Return a tensor's shape.
 
     Raises:
         InputError: there is no such tensor, or it has another number of axes.

@@ -66,12 +66,12 @@ class Unsupported:
         return self.name.rpartition(".")[2]
 
     def __str__(self) -> str:
-        """Gives half a sentence."""
+        """Return half a sentence."""
         return f"{self.name} {self.value!r} (valid: {self.valid})"
 
 
 def unsupported_settings(section: str, settings: Any, valid: Mapping[str, Sequence[Any]]) -> list[Unsupported]:
-    """Lists the settings whose value is not among the valid ones.
+    """List the settings whose value is not among the valid ones.
 
     Args:
         section: of the config, `model`.
@@ -90,7 +90,7 @@ def unsupported_settings(section: str, settings: Any, valid: Mapping[str, Sequen
 
 
 def unsupported_cut(preprocessing: Preprocessing, offset: str) -> list[Unsupported]:
-    """Lists `data.crop_offset`, if a library that rounds by `offset` cuts out another part of some image."""
+    """List `data.crop_offset`, if a library that rounds by `offset` cuts out another part of some image."""
     if preprocessing.crop_offset == offset:
         return []
     pairs = zip(preprocessing.resize_target, preprocessing.image_size, strict=True)

@@ -45,7 +45,7 @@ class Files:
 
 
 def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> Files:
-    """Finds and reads a checkpoint.
+    """Find and reads a checkpoint.
 
     Args:
         source: a folder, a `.npz` or `.safetensors` file (with config.json beside it), a URL of an `.npz`, or a hub id.
@@ -87,7 +87,7 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
 
 
 def _contents(folder: pathlib.Path, paths: list[str], show: int = 5) -> str:
-    """Gives the first names that could have been meant, in words."""
+    """Return the first names that could have been meant, in words."""
     names = [name for name in (pathlib.Path(path).name for path in paths) if not name.startswith(".")]
     if not names:
         return f"{folder} is an empty folder"
@@ -95,12 +95,12 @@ def _contents(folder: pathlib.Path, paths: list[str], show: int = 5) -> str:
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object."""
+    """Write a JSON object."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
+    """Write tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
 
@@ -127,7 +127,7 @@ def _folder(folder: pathlib.Path) -> Files:
 
 
 def _pickle(file: str) -> str:
-    """Gives what is said of a file that only unpickling could read, which could run any code."""
+    """Return what is said of a file that only unpickling could read, which could run any code."""
     return (
         "a pickle is not read, since it can run any code; convert it once, where PyTorch is installed: "
         'python -c "import torch, safetensors.torch as s; '
@@ -137,7 +137,7 @@ def _pickle(file: str) -> str:
 
 
 def _read(name: str, find: Callable[[str], pathlib.Path | None]) -> Files:
-    """Reads config, weights and preprocessing; `find` gives a file's path, or None if there is none."""
+    """Read config, weights and preprocessing; `find` gives a file's path, or None if there is none."""
     path = find("config.json")
     if path is None:
         raise InputError(f"{name} has no config.json, which says what model its weights are of")
@@ -190,7 +190,7 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    """Turns halves and doubles into float32; whole numbers (a counter that some files hold) stay."""
+    """Turn halves and doubles into float32; whole numbers (a counter that some files hold) stay."""
     return array if array.dtype.kind in "iub" else array.astype(np.float32, copy=False)
 
 

@@ -9,7 +9,7 @@ from vit_jax.errors import InputError
 
 
 def download(url: str) -> pathlib.Path:
-    """Downloads a URL's file, unless it is in ~/.cache/vit_jax (or $XDG_CACHE_HOME/vit_jax) already.
+    """Download a URL's file, unless it is in ~/.cache/vit_jax (or $XDG_CACHE_HOME/vit_jax) already.
 
     Raises:
         InputError: it cannot be read.
@@ -27,14 +27,14 @@ def download(url: str) -> pathlib.Path:
 
 
 def is_cached(repo: str, revision: str | None) -> bool:
-    """Tells whether the cache has a repository's config.json."""
+    """Tell whether the cache has a repository's config.json."""
     import huggingface_hub
 
     return isinstance(huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision), str)
 
 
 def finder(repo: str, revision: str | None, *, valid: str) -> Callable[[str], pathlib.Path | None]:
-    """Makes a function that gives the local copy of a repository's file, or None if it has none of that name.
+    """Make a function that gives the local copy of a repository's file, or None if it has none of that name.
 
     It raises InputError where a file cannot be fetched.
 
@@ -80,7 +80,7 @@ def finder(repo: str, revision: str | None, *, valid: str) -> Callable[[str], pa
 
 
 def _unreachable(repo: str, revision: str | None) -> str | None:
-    """Tells why the hub does not answer, after a second try; None if it does, even to say that there is no repository.
+    """Tell why the hub does not answer, after a second try; None if it does, even to say that there is no repository.
 
     The client itself would try again for half a minute a file, or for several if nothing comes back at all.
     """
@@ -105,6 +105,6 @@ def _unreachable(repo: str, revision: str | None) -> str | None:
 
 
 def _brief(error: BaseException) -> str:
-    """Gives an error's type and first line."""
+    """Return an error's type and first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

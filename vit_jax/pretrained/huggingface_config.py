@@ -34,7 +34,7 @@ _INTERPOLATION = ("bilinear", "bicubic", "lanczos")
 
 
 def read_head(files: Files, head: tuple[Name, ...], **options: Any) -> dict[str, Any]:
-    """Gives `task` and `fields` of a `Description`; nothing without a head.
+    """Return `task` and `fields` of a `Description`; nothing without a head.
 
     Args:
         files: the checkpoint.
@@ -50,7 +50,7 @@ def read_head(files: Files, head: tuple[Name, ...], **options: Any) -> dict[str,
 
 
 def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
-    """Reads the names in config.json, or transformers' own for numbers; as many as the head has.
+    """Read the names in config.json, or transformers' own for numbers; as many as the head has.
 
     Args:
         files: the checkpoint.
@@ -68,7 +68,7 @@ def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
 def read_preprocessing(
     files: Files, processor: dict[str, Any], image_size: tuple[int, int], channels: int
 ) -> Preprocessing:
-    """Reads what the image processor does, with the model's size as its last.
+    """Read what the image processor does, with the model's size as its last.
 
     Args:
         files: the checkpoint, with its preprocessor_config.json or without.
@@ -116,7 +116,7 @@ def read_preprocessing(
 
 
 def _resize(name: str, size: Any) -> tuple[str, tuple[int, int]]:
-    """Tells how a `size` of a processor resizes, and to which height and width."""
+    """Tell how a `size` of a processor resizes, and to which height and width."""
     if isinstance(size, dict) and "shortest_edge" in size and "longest_edge" not in size:
         return "shortest_edge", pair(size["shortest_edge"], f"{name}: size")
     if isinstance(size, dict) and {"height", "width"} <= size.keys():
@@ -127,7 +127,7 @@ def _resize(name: str, size: Any) -> tuple[str, tuple[int, int]]:
 
 
 def head_config(model: ExportModel) -> dict[str, Any]:
-    """Gives what config.json says of the head."""
+    """Return what config.json says of the head."""
     if model.task is None:
         return {}
     config: dict[str, Any] = {
@@ -138,7 +138,7 @@ def head_config(model: ExportModel) -> dict[str, Any]:
 
 
 def processor(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Gives preprocessor_config.json for the image processor that transformers 4 and 5 have for this kind of cut."""
+    """Return preprocessor_config.json for the image processor that transformers 4 and 5 have for this kind of cut."""
     rows, columns = preprocessing.resize_target
     by_edge = preprocessing.resize == "shortest_edge" and rows == columns
     cut = by_edge or (rows, columns) != preprocessing.image_size
@@ -162,7 +162,7 @@ def processor(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]:
-    """Lists what the image processors cannot express of the preprocessing."""
+    """List what the image processors cannot express of the preprocessing."""
     found = unsupported_settings("data", preprocessing, {"interpolation": _INTERPOLATION})
     rows, columns = preprocessing.resize_target
     if preprocessing.resize == "shortest_edge" and rows != columns:
@@ -171,5 +171,5 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
 
 
 def side_or_sides(size: tuple[int, int]) -> int | list[int]:
-    """Gives one number for a square."""
+    """Return one number for a square."""
     return size[0] if size[0] == size[1] else list(size)

@@ -41,7 +41,7 @@ class Library(Protocol):
     KINDS: tuple[str, ...]
 
     def describe(self, files: Files) -> Description:
-        """Describes a checkpoint; for an `.npz` it also takes `num_heads` and `image_size`, as `load` has them.
+        """Describe a checkpoint; for an `.npz` it also takes `num_heads` and `image_size`, as `load` has them.
 
         Raises:
             InputError: a model, or an option of it, that cannot be computed as in its own library.
@@ -49,15 +49,15 @@ class Library(Protocol):
         ...
 
     def unsupported(self, model: ExportModel) -> list[Unsupported]:
-        """Lists the settings of a model that the format cannot express."""
+        """List the settings of a model that the format cannot express."""
         ...
 
     def write(self, model: ExportModel, destination: pathlib.Path) -> str:
-        """Writes a model into an empty folder, or for an `.npz` as that file; gives what the library calls it."""
+        """Write a model into an empty folder, or for an `.npz` as that file; gives what the library calls it."""
         ...
 
     def warnings(self, model: ExportModel) -> list[str]:
-        """Lists, a sentence each, what around the model the format has no place for; optional."""
+        """List, a sentence each, what around the model the format has no place for; optional."""
         return []
 
 
@@ -87,7 +87,7 @@ class LibraryFile:
 
 @functools.cache
 def library_files() -> tuple[LibraryFile, ...]:
-    """Finds the files of all formats, without importing them."""
+    """Find the files of all formats, without importing them."""
     found = []
     [root] = map(pathlib.Path, vit_jax.pretrained.__path__)
     for folder in pkgutil.iter_modules([str(root)]):
@@ -99,7 +99,7 @@ def library_files() -> tuple[LibraryFile, ...]:
 
 
 def formats() -> tuple[str, ...]:
-    """Names all formats, in alphabetical order.
+    """Name all formats, in alphabetical order.
 
     Example:
         >>> "timm" in formats()
@@ -109,7 +109,7 @@ def formats() -> tuple[str, ...]:
 
 
 def writers(family: str, task: str | None) -> dict[str, list[LibraryFile]]:
-    """Finds what writes a kind of model: format -> files.
+    """Find what writes a kind of model: format -> files.
 
     Args:
         family: file of `vit_jax/models`.
@@ -127,7 +127,7 @@ def writers(family: str, task: str | None) -> dict[str, list[LibraryFile]]:
 
 
 def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Description:
-    """Describes a checkpoint; the arguments are those of `load`.
+    """Describe a checkpoint; the arguments are those of `load`.
 
     Raises:
         InputError: no file reads this kind of model, or the file that does refuses it.
@@ -163,7 +163,7 @@ def _describe(file: LibraryFile, files: Files) -> Description:
 
 
 def _reader(formats: tuple[str, ...], kind: Any, what: str) -> LibraryFile:
-    """Finds the file whose pattern names a kind; the longest pattern that does, if there are several."""
+    """Find the file whose pattern names a kind; the longest pattern that does, if there are several."""
     patterns = [(pattern, file) for file in library_files() if file.format in formats for pattern in file.library.KINDS]
     matching = [(len(pattern), file) for pattern, file in patterns if fnmatch.fnmatchcase(str(kind), pattern)]
     if not matching:
@@ -173,17 +173,17 @@ def _reader(formats: tuple[str, ...], kind: Any, what: str) -> LibraryFile:
 
 
 def npz_kind(files: Files) -> str:
-    """Tells what an `.npz` holds: `hybrid`, a ViT on a ResNet, or else `plain`."""
+    """Tell what an `.npz` holds: `hybrid`, a ViT on a ResNet, or else `plain`."""
     return "hybrid" if any(name.startswith("conv_root") for name in files.tensors) else "plain"
 
 
 def create_encoder(name: str, variant: str, options: Mapping[str, Any]) -> Any:
-    """Creates the encoder that a checkpoint describes; the arguments are the keys of `Description.model`."""
+    """Create the encoder that a checkpoint describes; the arguments are the keys of `Description.model`."""
     return importlib.import_module(f"vit_jax.models.{name}").create(variant, **options)
 
 
 def create_task(name: str, fields: Fields, options: Mapping[str, Any]) -> Task:
-    """Creates the task that a checkpoint describes.
+    """Create the task that a checkpoint describes.
 
     Args:
         name: a file of `vit_jax/tasks`.

@@ -60,7 +60,7 @@ def load(
     num_heads: int | None = None,
     allow: Sequence[str] = (),
 ) -> Pretrained:
-    """Loads a checkpoint of Hugging Face transformers, timm or Google.
+    """Load a checkpoint of Hugging Face transformers, timm or Google.
 
     Args:
         source: a folder with config.json and *.safetensors, a Google `.npz` (path or URL), or a hub id.
@@ -98,7 +98,7 @@ def open_checkpoint(
     in_channels: int | None = None,
     num_heads: int | None = None,
 ) -> Opened:
-    """Reads a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
+    """Read a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
     size = None if image_size is None else pair(image_size, "image_size")
     channels, num_heads = _count(in_channels, "in_channels"), _count(num_heads, "num_heads")
     files = files_.open_source(source, revision=revision)
@@ -121,7 +121,7 @@ def open_checkpoint(
 
 
 def _count(value: Any, name: str) -> int | None:
-    """Gives a whole number of Python, NumPy or JAX as Python's; None stays.
+    """Return a whole number of Python, NumPy or JAX as Python's; None stays.
 
     Raises:
         InputError: something else, or a number below 1.
@@ -134,7 +134,7 @@ def _count(value: Any, name: str) -> int | None:
 
 
 def _initialiser(info: Info) -> Callable[[], Params]:
-    """Makes a function that gives new parameters of the model; a bare encoder's come under `encoder`."""
+    """Make a function that gives new parameters of the model; a bare encoder's come under `encoder`."""
     encoder, preprocessing = libraries.create_encoder(**info["model"]), info["preprocessing"]
     images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
     key = jax.random.key(0)
@@ -145,7 +145,7 @@ def _initialiser(info: Info) -> Callable[[], Params]:
 
 
 def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None) -> Preprocessing:
-    """Changes the size or the number of channels of a preprocessing, where one is given."""
+    """Change the size or the number of channels of a preprocessing, where one is given."""
     changes: dict[str, Any] = {}
     if image_size is not None:
         changes["image_size"] = image_size

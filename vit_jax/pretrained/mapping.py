@@ -73,7 +73,7 @@ LAYOUTS = {
 
 
 def expand(table: Iterable[Name], depth: int, prefix: str = "", grid: Grid | None = None) -> list[Name]:
-    """Gives the table a row for each block, and fills in its tensors' `{prefix}` and the position embedding's grid.
+    """Return the table a row for each block, and fills in its tensors' `{prefix}` and the position embedding's grid.
 
     Example:
         >>> [row.tensor for row in expand([Name("block_{i}/scale", "{prefix}layer.{i}.weight")], 2, "vit.")]
@@ -88,7 +88,7 @@ def expand(table: Iterable[Name], depth: int, prefix: str = "", grid: Grid | Non
 
 
 def read(names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Turns tensors of another library into our parameters.
+    """Turn tensors of another library into our parameters.
 
     Args:
         names: the expanded table; rows of other parameters than `params` are passed over.
@@ -121,7 +121,7 @@ def read(names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Mappi
 
 
 def write(names: Iterable[Name], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Turns our parameters into tensors of another library, the inverse of `read`.
+    """Turn our parameters into tensors of another library, the inverse of `read`.
 
     Args:
         names: the expanded table; rows of parameters that the model lacks are passed over.
@@ -141,7 +141,7 @@ def write(names: Iterable[Name], params: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def grouped(names: Iterable[Name], params: Iterable[str]) -> dict[str, list[Name]]:
-    """Groups the rows of the given parameters by tensor, in the table's order."""
+    """Group the rows of the given parameters by tensor, in the table's order."""
     wanted, groups = set(params), {}
     for row in names:
         if row.param in wanted:

@@ -35,7 +35,7 @@ class Report:
     buffers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Gives one line of counts, and one for each leaf that was not loaded unchanged."""
+        """Return one line of counts, and one for each leaf that was not loaded unchanged."""
         counts = {
             "loaded": self.loaded,
             "resized": self.resized,
@@ -78,7 +78,7 @@ def fit(
     allow: Sequence[str] = (),
     key: str = "allow",
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Makes a model's parameters of a checkpoint's arrays.
+    """Make a model's parameters of a checkpoint's arrays.
 
     Position grids and bias tables are resized, and stems adapted to the image's channels, as their roles say.
 
@@ -137,7 +137,7 @@ _RESIZE = {
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Adapts a stem's kernel `[h, w, C, D]` to another number of image channels.
+    """Adapt a stem's kernel `[h, w, C, D]` to another number of image channels.
 
     A single channel gets the sum of all, so that a grey image gives what its RGB copy gave. Several channels get the
     old ones in turn, scaled so that the response to a constant image with equal channels is about the same.
@@ -159,14 +159,14 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def matches(name: str, allow: Sequence[str]) -> bool:
-    """Tells whether `allow`, as `fit` takes it, names a tensor or parameter."""
+    """Tell whether `allow`, as `fit` takes it, names a tensor or parameter."""
     return any(fnmatch.fnmatchcase(name, p) or name.startswith((f"{p}.", f"{p}/")) for p in allow)
 
 
 def _refuse_unexpected(
     source: str, missing: list[tuple[str, str]], unused: list[str], allow: Sequence[str], key: str
 ) -> None:
-    """Raises InputError for missing (tensor, parameter) and unused tensors that `allow` does not name."""
+    """Raise InputError for missing (tensor, parameter) and unused tensors that `allow` does not name."""
     problems = []
     bad = [tensor for tensor, path in missing if not (matches(tensor, allow) or matches(path, allow))]
     if bad:

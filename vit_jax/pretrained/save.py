@@ -26,12 +26,12 @@ class Export:
     library: Any
 
     def write(self, destination: pathlib.Path) -> str:
-        """Writes the model; gives what it is called in that library. See `Library.write`."""
+        """Write the model; gives what it is called in that library. See `Library.write`."""
         return self.library.write(self.model, destination)
 
 
 def prepare(info: Info, params: Params, *, to: str, allow: Sequence[str] = ()) -> Export:
-    """Checks that a format can express a model.
+    """Check that a format can express a model.
 
     Args:
         info: what the model's checkpoint says of itself.
@@ -59,7 +59,7 @@ def prepare(info: Info, params: Params, *, to: str, allow: Sequence[str] = ()) -
 
 
 def check_format(info: Info, to: str) -> None:
-    """Checks that a format has the model's family and task.
+    """Check that a format has the model's family and task.
 
     Raises:
         InputError: it does not.

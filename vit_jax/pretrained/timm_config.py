@@ -19,7 +19,7 @@ ACT_LAYER = {ours: theirs for theirs, ours in GELU.items()}
 
 
 def read_head(files: Files, head: str, **options: Any) -> dict[str, Any]:
-    """Gives `task` and `fields` of a `Description`; nothing without a head.
+    """Return `task` and `fields` of a `Description`; nothing without a head.
 
     Args:
         files: the checkpoint.
@@ -33,7 +33,7 @@ def read_head(files: Files, head: str, **options: Any) -> dict[str, Any]:
 
 
 def _class_names(files: Files, head_name: str) -> tuple[str, ...]:
-    """Reads the names in config.json, or else numbers; as many as the head has."""
+    """Read the names in config.json, or else numbers; as many as the head has."""
     assert files.config is not None, files.name
     pretrained = files.config.get("pretrained_cfg") or files.config
     names = files.config.get("label_names") or pretrained.get("label_names")
@@ -47,7 +47,7 @@ def _class_names(files: Files, head_name: str) -> tuple[str, ...]:
 def read_preprocessing(
     name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int
 ) -> Preprocessing:
-    """Reads what timm's evaluation transform does.
+    """Read what timm's evaluation transform does.
 
     Args:
         name: of the checkpoint, for messages.
@@ -88,7 +88,7 @@ def config(
     fixed_input_size: bool,
     classifier: str | list[str],
 ) -> dict[str, Any]:
-    """Gives config.json, as `save_for_hf` writes it.
+    """Return config.json, as `save_for_hf` writes it.
 
     Args:
         model: what is written.
@@ -119,7 +119,7 @@ def config(
 
 
 def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Gives the preprocessing as `pretrained_cfg` has it."""
+    """Return the preprocessing as `pretrained_cfg` has it."""
     height, width = preprocessing.image_size
     return {
         "input_size": [preprocessing.channels, height, width],
@@ -132,7 +132,7 @@ def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _crop_pct(preprocessing: Preprocessing) -> float | None:
-    """Finds the share that gives `resize_target` if both sides are divided by it and rounded down, as timm does."""
+    """Find the share that gives `resize_target` if both sides are divided by it and rounded down, as timm does."""
     target, size = preprocessing.resize_target, preprocessing.image_size
     shares = [after / before for after, before in zip(size, target, strict=True)]
     for share in (preprocessing.crop_fraction, *shares, *np.nextafter(shares, 0).tolist()):
@@ -142,7 +142,7 @@ def _crop_pct(preprocessing: Preprocessing) -> float | None:
 
 
 def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]:
-    """Lists what `pretrained_cfg` cannot express of the preprocessing."""
+    """List what `pretrained_cfg` cannot express of the preprocessing."""
     found = unsupported_cut(preprocessing, "nearest")
     if _crop_pct(preprocessing) is None:
         valid = f"in proportion to data.image_size {preprocessing.image_size}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def named(path: pathlib.Path) -> Iterator[None]:
-    """Adds the path that is being written to an OSError that names no file.
+    """Add the path that is being written to an OSError that names no file.
 
     Raises:
         OSError: with the path; also where a library (safetensors, array_record) reports a full disk by another error.
@@ -30,7 +30,7 @@ def named(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path beside `path` to write to, which is renamed to `path` at the end.
+    """Return a path beside `path` to write to, which is renamed to `path` at the end.
 
     Args:
         path: of a file, or of a folder that does not exist or is empty.

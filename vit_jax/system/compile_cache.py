@@ -5,7 +5,7 @@ import pathlib
 
 
 def keep_in(folder: pathlib.Path) -> None:
-    """Makes JAX keep what it compiles in a folder and look there first, unless $JAX_COMPILATION_CACHE_DIR is set.
+    """Make JAX keep what it compiles in a folder and look there first, unless $JAX_COMPILATION_CACHE_DIR is set.
 
     Does nothing on CPUs: XLA's CPU loader compares the features that a program was compiled for with the machine's,
     finds tuning hints among them that no machine has, and logs for each program that it may crash

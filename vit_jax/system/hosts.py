@@ -25,7 +25,7 @@ _LOST_TEXT = re.compile(
 
 
 def join(program: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of the run, if there are any; call it before anything asks JAX for its devices.
+    """Join the other processes of the run, if there are any; call it before anything asks JAX for its devices.
 
     Without arguments JAX looks for a launcher that it knows (a TPU pod, SLURM, Open MPI, Kubernetes) and that started
     several processes; if there is none, nothing is initialised.
@@ -79,25 +79,25 @@ def join(program: str, coordinator: str | None, num_processes: int | None, proce
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the flags of `join` for a subcommand."""
+    """Declare the flags of `join` for a subcommand."""
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
     parser.add_argument("--num_processes", type=int, metavar="N", help="of several processes: how many there are")
     parser.add_argument("--process_id", type=int, metavar="I", help="of several processes: which one this is, from 0")
 
 
 def joined() -> bool:
-    """Says whether this process is one of several."""
+    """Say whether this process is one of several."""
     jax = sys.modules.get("jax")  # not imported for the sake of an error line
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_loss(error: BaseException) -> bool:
-    """Says whether an error comes from the loss of another process."""
+    """Say whether an error comes from the loss of another process."""
     return joined() and _LOST_TEXT.search(str(error)) is not None
 
 
 def _alone() -> bool:
-    """Says whether a launcher started this process alone, for which JAX would initialise a run of one process."""
+    """Say whether a launcher started this process alone, for which JAX would initialise a run of one process."""
     environment = os.environ
     if "KUBERNETES_SERVICE_HOST" in environment:  # set in every kind of pod
         return not {"JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES"} & environment.keys()
@@ -112,7 +112,7 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 
 def _wait_for(host: str, port: int) -> None:
-    """Waits until the coordinator takes connections; JAX itself would abort the process if it did not."""
+    """Wait until the coordinator takes connections; JAX itself would abort the process if it did not."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -128,7 +128,7 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def _if_aborted(program: str, reason: str) -> None:
-    """Makes this process end with one line and status 1 where JAX's runtime aborts it.
+    """Make this process end with one line and status 1 where JAX's runtime aborts it.
 
     The runtime's threads abort the process, after a report of their own, if the others do not come or one is lost. The
     callback that the runtime has for this cannot be a Python function (jaxlib 0.10 to 0.12: std::bad_cast). A handler

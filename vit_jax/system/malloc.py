@@ -17,7 +17,7 @@ _SETTINGS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX":
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what this process frees.
+    """Make malloc keep what this process frees.
 
     Call it before JAX is used: threads that have allocated already keep their own heaps. The command-line programs
     call it; importing the library does not. It does nothing without glibc, or where JAX has an accelerator: its memory
@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def _runs_on_cpu() -> bool:
-    """Finds out whether JAX will compute on the CPU, without starting JAX."""
+    """Find out whether JAX will compute on the CPU, without starting JAX."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"

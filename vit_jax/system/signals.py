@@ -29,13 +29,13 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        """Changes nothing yet."""
+        """Change nothing yet."""
         self.received: int | None = None
         """Number of the first signal, or None."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        """Takes the signals over."""
+        """Take the signals over."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
@@ -46,7 +46,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the handlers that were there before."""
+        """Restore the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         signal.set_wakeup_fd(self._wakeup_before)
@@ -55,7 +55,7 @@ class StopSignals:
         os.close(self._read)
 
     def agreed(self, step: int) -> bool:
-        """Says whether to stop after this step, with the same answer in all processes.
+        """Say whether to stop after this step, with the same answer in all processes.
 
         Several processes agree on the first step that none of them has passed; their devices take no part in it.
 
@@ -68,14 +68,14 @@ class StopSignals:
         return jax.process_count() == 1 and self.received is not None
 
     def exit_status(self) -> int:
-        """Gives 143 after SIGTERM, 130 after Ctrl-C, and 0 if neither came."""
+        """Return 143 after SIGTERM, 130 after Ctrl-C, and 0 if neither came."""
         return 0 if self.received is None else 128 + self.received
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or number  # at the latest when the step that it came in is done
 
     def _watch(self) -> None:
-        """Handles each signal when it comes, in a thread."""
+        """Handle each signal when it comes, in a thread."""
         first = None
         while numbers := os.read(self._read, 1):
             number = numbers[0]

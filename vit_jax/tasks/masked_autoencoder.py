@@ -28,6 +28,7 @@ from vit_jax.ops.posemb import sincos2d_mae
 from vit_jax.types import Batch, Placement, Variables
 
 _EPSILON = 1e-6  # beside a patch's variance
+_GREY = np.uint8(128)  # of a hidden patch
 
 
 class Reconstruction(flax.struct.PyTreeNode):
@@ -57,7 +58,7 @@ class FixedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"]) -> Float[Array, "b n dim"]:
-        """Adds the positions to tokens `[B, P + h * w, D]`."""
+        """Add the positions to tokens `[B, P + h * w, D]`."""
         dim = x.shape[-1]
         table = jnp.asarray(sincos2d_mae(self.grid, dim))
         role = roles.Role("position_grid", is_fixed=True)
@@ -94,7 +95,7 @@ class Decoder(nn.Module):
         num_prefix: int,
         train: bool,
     ) -> Float[Array, "b n values"]:
-        """Predicts all patches.
+        """Predict all patches.
 
         Args:
             tokens: `[B, num_prefix + kept, D]` of the encoder, the patches in the order in which they were kept.
@@ -195,15 +196,15 @@ class ReconstructedImage(Result):
     placement: Placement
 
     def line(self) -> str:
-        """Gives the error."""
+        """Return the error."""
         return f"mean squared error {self.loss:.4f} over the hidden patches"
 
     def json(self) -> dict[str, Any]:
-        """Gives `{"loss": ...}`."""
+        """Return `{"loss": ...}`."""
         return {"loss": self.loss}
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Sets the image, its visible patches and the reconstruction side by side, each in the image's size.
+        """Set the image, its visible patches and the reconstruction side by side, each in the image's size.
 
         Where the model's input does not reach, all three show the image.
         """
@@ -245,7 +246,7 @@ class MaskedAutoencoder(Task):
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -262,7 +263,7 @@ class MaskedAutoencoder(Task):
             )
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the decoder: images and noise to a `Reconstruction`.
+        """Add the decoder: images and noise to a `Reconstruction`.
 
         Raises:
             InputError: an encoder that cannot leave patches out.
@@ -285,19 +286,19 @@ class MaskedAutoencoder(Task):
         )
 
     def initialise(self, model: nn.Module, key: jax.Array, batch: Batch) -> Variables:
-        """Makes new parameters; see `Task.initialise`."""
+        """Make new parameters; see `Task.initialise`."""
         images = batch["image"]
         return dict(model.init({"params": key}, images, self._noise(model, images, None), train=False))
 
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
     ) -> tuple[Reconstruction, Variables]:
-        """Hides patches of each image, drawn from its key in `rngs["mask"]`, and reconstructs them."""
+        """Hide patches of each image, drawn from its key in `rngs["mask"]`, and reconstructs them."""
         images = batch["image"]
         return given.apply(images, self._noise(given.model, images, rngs["mask"]), train=train, rngs=rngs)
 
     def loss(self, outputs: Reconstruction, batch: Batch) -> Float[Array, " b"]:
-        """Computes the mean squared error over the hidden patches of each image, `[B]` float32."""
+        """Compute the mean squared error over the hidden patches of each image, `[B]` float32."""
         targets, _, _ = self._targets(outputs)
         errors = jnp.square(outputs.patches - targets).mean(axis=-1)
         return (errors * outputs.masked).sum(axis=1) / outputs.masked.sum(axis=1)
@@ -312,22 +313,19 @@ class MaskedAutoencoder(Task):
         return {"label": lambda outputs, batch: batch[labels[0]]} if labels else {}
 
     def results(self, outputs: Reconstruction, placements: Sequence[Placement]) -> list[ReconstructedImage]:
-        """Gives each image with its reconstruction, in pixels."""
+        """Return each image with its reconstruction, in pixels."""
         outputs = jax.tree.map(jnp.asarray, outputs)
         _, mean, deviation = self._targets(outputs)
-        predicted = outputs.patches * deviation + mean
-        hidden = outputs.masked[:, :, None] > 0
-        pixels = _patches(outputs)
+        is_hidden = jnp.broadcast_to(outputs.masked[:, :, None] > 0, outputs.patches.shape)
+        mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
         _, height, width, channels = outputs.images.shape
-        size = (height, width, channels)
-        grey = pixels.mean(axis=(1, 2), keepdims=True)
-        masked, reconstruction = (
-            join_patches(jnp.where(hidden, fill, pixels), size, outputs.patch_size) for fill in (grey, predicted)
-        )
-        losses = np.asarray(self.loss(outputs, {}))
+        shape = (height, width, channels)
+        hidden, reconstruction = (np.asarray(join_patches(x, shape, outputs.patch_size)) for x in (is_hidden, mixed))
+        images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
         return [
             ReconstructedImage(
-                *(placement.to_pixels(np.asarray(x[i])) for x in (masked, reconstruction)),
+                masked=np.where(hidden[i], _GREY, placement.to_pixels(images[i])),
+                reconstruction=placement.to_pixels(reconstruction[i]),
                 loss=float(losses[i]),
                 placement=placement,
             )
@@ -335,7 +333,7 @@ class MaskedAutoencoder(Task):
         ]
 
     def _noise(self, model: nn.Module, images: Array, keys: Array | None) -> Float[Array, "b n"]:
-        """Draws a number for each patch of each image; zeros without keys."""
+        """Draw a number for each patch of each image; zeros without keys."""
         rows, columns = patch_grid(model.encoder, images.shape[1:3])  # type: ignore[attr-defined]
         num_kept(rows * columns, 1.0 - self.mask_ratio)
         if keys is None:
@@ -343,7 +341,7 @@ class MaskedAutoencoder(Task):
         return jax.vmap(lambda key: jax.random.uniform(key, (rows * columns,)))(keys)
 
     def _targets(self, outputs: Reconstruction) -> tuple[Array, Array, Array]:
-        """Gives what is to be predicted, and the mean and deviation that make pixels of it again."""
+        """Return what is to be predicted, and the mean and deviation that make pixels of it again."""
         pixels = _patches(outputs)
         if not self.normalise_pixels:
             return pixels, jnp.zeros(()), jnp.ones(())
@@ -356,12 +354,12 @@ create = MaskedAutoencoder
 
 
 def patch_grid(encoder: Any, image_size: Sequence[int]) -> tuple[int, int]:
-    """Gives rows and columns of an encoder's patches in an image of this height and width."""
+    """Return rows and columns of an encoder's patches in an image of this height and width."""
     return encoder.grid_of(tuple(image_size))
 
 
 def _can_leave_patches_out(encoder: Any) -> bool:
-    """Tells whether the encoder has `embed` and `encode`, and one grid of patches that do not overlap."""
+    """Tell whether the encoder has `embed` and `encode`, and one grid of patches that do not overlap."""
     if not all(hasattr(encoder, name) for name in ("embed", "encode", "patch_size", "num_prefix_tokens")):
         return False
     height, width = encoder.patch_size
@@ -369,7 +367,7 @@ def _can_leave_patches_out(encoder: Any) -> bool:
 
 
 def num_kept(patches: int, keep_share: float) -> int:
-    """Gives the number of patches that stay visible, rounded down as in the source.
+    """Return the number of patches that stay visible, rounded down as in the source.
 
     Raises:
         InputError: none or all of them would.
@@ -384,6 +382,6 @@ def num_kept(patches: int, keep_share: float) -> int:
 
 
 def _patches(outputs: Reconstruction) -> Float[Array, "b n values"]:
-    """Cuts the images into patches, `[B, N, P]`."""
+    """Cut the images into patches, `[B, N, P]`."""
     patches = extract_patches(outputs.images, outputs.patch_size)
     return patches.reshape(len(patches), -1, patches.shape[-1])

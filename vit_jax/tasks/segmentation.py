@@ -33,7 +33,7 @@ class SegmentationModel(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b H W classes"]:
-        """Maps images `[B, H, W, C]`, normalised, to logits `[B, H, W, num_classes]` float32."""
+        """Map images `[B, H, W, C]`, normalised, to logits `[B, H, W, num_classes]` float32."""
         patches = patch_map(self.encoder(images, train=train)).astype(jnp.float32)
         logits = Head(self.num_classes, name="head")(patches)
         shape = (*images.shape[:3], self.num_classes)
@@ -41,7 +41,7 @@ class SegmentationModel(nn.Module):
 
 
 def patch_map(features: Features) -> Float[Array, "b h w dim"]:
-    """Gives what an encoder says of each place: its patch tokens, or all its maps at the size of the finest one.
+    """Return what an encoder says of each place: its patch tokens, or all its maps at the size of the finest one.
 
     Args:
         features: of an encoder that was asked for its patch tokens.
@@ -70,26 +70,26 @@ class SegmentationMap(Result):
     names: tuple[str, ...]
 
     def shares(self) -> dict[str, float]:
-        """Gives the share of each class that occurs among the pixels that were seen, the largest first."""
+        """Return the share of each class that occurs among the pixels that were seen, the largest first."""
         counts = np.bincount(self.mask[self.mask != IGNORED].ravel(), minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")
         return {self.names[label]: float(counts[label] / counts.sum()) for label in order if counts[label]}
 
     def line(self) -> str:
-        """Gives the classes with their shares, `road 41.0%  sky 22.5%`."""
+        """Return the classes with their shares, `road 41.0%  sky 22.5%`."""
         return "  ".join(f"{name} {share:.1%}" for name, share in self.shares().items())
 
     def json(self) -> dict[str, Any]:
-        """Gives height and width, and the share of each class that occurs."""
+        """Return height and width, and the share of each class that occurs."""
         height, width = self.mask.shape
         return {"height": height, "width": width, "shares": self.shares()}
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Colours the image by its classes."""
+        """Colour the image by its classes."""
         return mask_overlay(image, self.mask, self.names, ignored=IGNORED)
 
     def files(self) -> dict[str, Image.Image]:
-        """Gives `mask.png`, whose values are the classes' numbers, and UNSEEN where the input did not reach."""
+        """Return `mask.png`, whose values are the classes' numbers, and UNSEEN where the input did not reach."""
         values = np.where(self.mask == IGNORED, UNSEEN, self.mask).astype(np.uint8)
         return {"mask.png": index_png(values, self.names)} if len(self.names) <= UNSEEN else {}
 
@@ -110,7 +110,7 @@ class Segmentation(Task):
     dice_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: data without masks, or a value out of its range.
@@ -148,11 +148,11 @@ class Segmentation(Task):
         return len(self.class_names)
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head: images to logits `[B, H, W, num_classes]`."""
+        """Add the head: images to logits `[B, H, W, num_classes]`."""
         return SegmentationModel(encoder, self.num_classes)
 
     def loss(self, outputs: Float[Array, "b H W classes"], batch: Batch) -> Float[Array, " b"]:
-        """Sums the cross-entropy over the pixels that count, plus the Dice loss times their number: `[B]` float32.
+        """Sum the cross-entropy over the pixels that count, plus the Dice loss times their number: `[B]` float32.
 
         Args:
             outputs: logits `[B, H, W, num_classes]`.
@@ -167,13 +167,13 @@ class Segmentation(Task):
         return losses
 
     def weight(self, batch: Batch) -> Float[Array, " b"]:
-        """Counts the pixels that belong to a class."""
+        """Count the pixels that belong to a class."""
         return (batch[self.target] != IGNORED).sum(axis=(1, 2)).astype(jnp.float32)
 
     def metrics(
         self, outputs: Float[Array, "b H W classes"], batch: Batch, *, train: bool
     ) -> dict[str, tuple[Array, Array]]:
-        """Gives `pixel_accuracy`: whether a pixel's highest logit is its class's."""
+        """Return `pixel_accuracy`: whether a pixel's highest logit is its class's."""
         there = (batch[self.target] != IGNORED) & (mask_of(batch) > 0)[:, None, None]
         right = there & (outputs.argmax(axis=-1) == batch[self.target])
         return {"pixel_accuracy": (right.sum().astype(jnp.float32), there.sum().astype(jnp.float32))}
@@ -188,7 +188,7 @@ class Segmentation(Task):
         return {"pixel_confusion": self._confusion}
 
     def results(self, outputs: Any, placements: Sequence[Placement]) -> list[SegmentationMap]:
-        """Gives each image's classes in its original size.
+        """Return each image's classes in its original size.
 
         Args:
             outputs: logits `[B, H, W, num_classes]`.
@@ -200,7 +200,7 @@ class Segmentation(Task):
         ]
 
     def _targets(self, batch: Batch) -> tuple[Array, Array]:
-        """Gives which pixels count, `[B, H, W]` bool, and their labels, `[B, H, W, num_classes]` float32."""
+        """Return which pixels count, `[B, H, W]` bool, and their labels, `[B, H, W, num_classes]` float32."""
         mask = batch[self.target]
         return mask != IGNORED, jax.nn.one_hot(mask, self.num_classes)  # IGNORED is a row of zeros
 
@@ -221,7 +221,7 @@ create = Segmentation
 
 
 def _in_original(logits: Float[np.ndarray, "H W classes"], placement: Placement) -> Int[np.ndarray, "h w"]:
-    """Gives the class with the highest logit of each pixel of the original image, or IGNORED outside the input.
+    """Return the class with the highest logit of each pixel of the original image, or IGNORED outside the input.
 
     The logits are interpolated bilinearly, one class after the other, so that a large photograph takes little memory.
     """

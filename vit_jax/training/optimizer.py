@@ -54,7 +54,7 @@ class Optimizer:
     roles: Roles = dataclasses.field(default_factory=dict)
 
     def split(self, params: Params) -> tuple[Params, Params]:
-        """Splits params into (trainable, frozen), two trees of the same form with None for the other's leaves.
+        """Split params into (trainable, frozen), two trees of the same form with None for the other's leaves.
 
         Raises:
             InputError: an expression is invalid or matches no leaf, or nothing is left to train.
@@ -67,7 +67,7 @@ class Optimizer:
         return trainable_part, frozen_part
 
     def rate_factors(self, params: Params) -> Params:
-        """Gives what each leaf's learning rate is multiplied by.
+        """Return what each leaf's learning rate is multiplied by.
 
         It is layer_decay ** (depth + 1 - the leaf's layer), and 0 for a fixed parameter, which no gradient reaches.
 
@@ -125,7 +125,7 @@ def create(
     layers: Layers | None = None,
     roles: Roles | None = None,
 ) -> Optimizer:
-    """Makes an optimizer by name.
+    """Make an optimizer by name.
 
     Args:
         name: `adamw` (decay decoupled from the moments and multiplied by the learning rate), `adam`, `sgd`
@@ -197,7 +197,7 @@ def create(
 def _muon(
     layers: Layers | None, roles: Mapping[str, Role], adam: optax.GradientTransformation, moment_dtype: str
 ) -> optax.GradientTransformation:
-    """Makes orthogonalised momentum for the matrices of the blocks and `adam` for all other leaves."""
+    """Make orthogonalised momentum for the matrices of the blocks and `adam` for all other leaves."""
     assert layers is not None
     number = layers.number
 
@@ -226,13 +226,13 @@ def _muon(
 
 
 def _map_leaves(function: Callable[[str, Any], Any], params: Params):
-    """Makes the tree of function(path, leaf)."""
+    """Make the tree of function(path, leaf)."""
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(structure, list(map(function, leaf_names(params), leaves)))
 
 
 def decayed(params: Params, roles: Roles) -> Params:
-    """Makes a tree of bools: True for the leaves that weight decay applies to.
+    """Make a tree of bools: True for the leaves that weight decay applies to.
 
     Args:
         params: any tree of parameters.
@@ -242,10 +242,10 @@ def decayed(params: Params, roles: Roles) -> Params:
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
-    """Joins what `Optimizer.split` gave."""
+    """Join what `Optimizer.split` gave."""
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
 def moving_average(average: Params, params: Params, decay: float) -> Params:
-    """Computes decay * average + (1 - decay) * params, leaving equal leaves bitwise equal."""
+    """Compute decay * average + (1 - decay) * params, leaving equal leaves bitwise equal."""
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)

@@ -32,7 +32,7 @@ class Problem:
     companions: Mapping[str, Companion] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks that no field of the data is called as a batch calls something else.
+        """Check that no field of the data is called as a batch calls something else.
 
         Raises:
             InputError: one is.
@@ -46,7 +46,7 @@ class Problem:
 
 
 def without_masked_rows(batch: Batch) -> Batch:
-    """Replaces the numbers of masked rows by zeros, and adds the mask where there is none.
+    """Replace the numbers of masked rows by zeros, and adds the mask where there is none.
 
     So that a row that fills the batch up changes neither a value nor a gradient, even if it holds NaN: the gradient of
     a `where` after the loss is NaN if the loss's is.
@@ -74,7 +74,7 @@ def forward(
     step: Any = 0,
     axis_name: str | None = None,
 ) -> tuple[Any, Variables]:
-    """Runs a task's forward pass.
+    """Run a task's forward pass.
 
     Args:
         problem: what is learned.

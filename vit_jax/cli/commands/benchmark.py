@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument("--model", default="vit", help="a family; default vit")
     parser.add_argument("--variant", required=True, help="B/16")
     parser.add_argument("--batch-size", type=int, required=True, metavar="N", help="images a step, over all devices")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.errors import InputError
 
     for name in ("batch_size", "steps", "windows"):

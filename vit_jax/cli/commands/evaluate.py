@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument("--model", required=True, metavar="DIR", help="a work directory of train.py")
     parser.add_argument("--step", default="last", help="last (default), best, or a checkpoint's step")
     parser.add_argument("--split", metavar="SPLIT", help="a split to evaluate instead of the config's")
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     import jax
 
     from vit_jax.inference.predictor import load
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(
     predictor: Any, config: Any, strategy: Any, *, batch_size: int, out: pathlib.Path | None
 ) -> dict[str, float]:
-    """Opens the data and evaluates the model on them."""
+    """Open the data and evaluates the model on them."""
     from vit_jax.build import data as data_
     from vit_jax.build.experiment import evaluators as create_evaluators
     from vit_jax.training.evaluation import evaluate_all, make_eval_step
@@ -112,7 +112,7 @@ def _workdir(name: str) -> pathlib.Path:
 
 
 def _config(args: argparse.Namespace, workdir: pathlib.Path) -> Any:
-    """Gives the run's config with the changes that the flags ask for."""
+    """Return the run's config with the changes that the flags ask for."""
     from ml_collections import ConfigDict
 
     from vit_jax.cli.saved_config import read_saved_config

@@ -21,7 +21,7 @@ takes_rest = True  # changes of the config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument(
         "--config",
         default="digits",
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.cli import flags
     from vit_jax.system import hosts
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _loop(file: pathlib.Path) -> Any:
-    """Imports train.py by its path, wherever the package lies."""
+    """Import train.py by its path, wherever the package lies."""
     spec = importlib.util.spec_from_file_location("train", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -29,7 +29,7 @@ class AutoAugment(HostAugmentation):
     order: ClassVar = 1
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: an unknown dataset.
@@ -40,7 +40,7 @@ class AutoAugment(HostAugmentation):
             )
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies one pair."""
+        """Apply one pair."""
         return functools.partial(_apply, AUTOAUGMENT[self.learned_on], fill)
 
 

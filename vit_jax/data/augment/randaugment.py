@@ -72,7 +72,7 @@ class RandAugment(HostAugmentation):
     order: ClassVar = 1
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -90,7 +90,7 @@ class RandAugment(HostAugmentation):
             raise InputError(f"data.augment.randaugment.magnitude_std is {self.magnitude_std}; valid: 0 or more")
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies `num_ops` drawn operations one after the other."""
+        """Apply `num_ops` drawn operations one after the other."""
         return functools.partial(_apply, self, fill)
 
 

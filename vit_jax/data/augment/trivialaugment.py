@@ -24,7 +24,7 @@ class TrivialAugment(HostAugmentation):
     order: ClassVar = 1
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies one operation."""
+        """Apply one operation."""
         return functools.partial(_apply, fill)
 
 

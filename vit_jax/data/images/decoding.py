@@ -43,7 +43,7 @@ class Reading:
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range, or libraries that are not installed.
@@ -54,12 +54,12 @@ class Reading:
             fast_libraries()
 
     def exact(self) -> "Reading":
-        """The same limit, but every pixel."""
+        """Return the same limit, but every pixel."""
         return Reading(self.max_pixels)
 
 
 def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Opens an image, turns it as its EXIF data say, and brings it to 1 (grey) or 3 (RGB) channels of 8 bits.
+    """Open an image, turns it as its EXIF data say, and brings it to 1 (grey) or 3 (RGB) channels of 8 bits.
 
     Of an animation it is the first frame; transparency is dropped, as transformers and timm do; of 16 bits the upper 8
     are taken.
@@ -77,7 +77,7 @@ def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> 
 
 
 def decode_numbers(value: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
-    """Reads a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
+    """Read a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
 
     Its EXIF data are ignored: a mask belongs to the upright image.
 
@@ -126,7 +126,7 @@ class Picture:
     """
 
     def __init__(self, image: Any, channels: int, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
-        """Reads the header; see `decode`."""
+        """Read the header; see `decode`."""
         if channels not in _MODES:
             raise InputError(
                 f"the model takes images of {channels} channels, which are not decoded; valid: 1 (grey), 3 (RGB), or "
@@ -148,7 +148,7 @@ class Picture:
             self.height, self.width = self.width, self.height
 
     def decode(self, reduction: int = 1) -> Image.Image:
-        """Gives the pixels, once.
+        """Return the pixels, once.
 
         Args:
             reduction: 1, 2, 4 or 8. Only an encoded JPEG can be reduced, see `largest_reduction`; each pixel is then
@@ -165,7 +165,7 @@ class Picture:
             return image if image.mode == self._mode else image.convert(self._mode)
 
     def pixels(self, reduction: int = 1, *, bottom: int | None = None) -> np.ndarray:
-        """Gives the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow.
+        """Return the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow.
 
         Args:
             reduction: see `decode`.
@@ -183,7 +183,7 @@ class Picture:
         return array[:, :, None] if array.ndim == 2 else array
 
     def largest_reduction(self, ratio: float) -> int:
-        """The largest of 1, 2, 4 and 8 that is at most `ratio`, or 1 for what cannot be reduced while decoding."""
+        """Return the largest of 1, 2, 4 and 8 that is at most `ratio`; 1 for what cannot be reduced while decoding."""
         if self._bytes is None or not isinstance(self._image, JpegImageFile):
             return 1
         return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
@@ -238,7 +238,7 @@ def _opened(image: Any) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    """What `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
+    """Return what `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -265,7 +265,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> tuple[bytes, int]:
-    """A JPEG whose header says that it ends soon below a row, so that no decoder works on what follows, and its height.
+    """Shorten a JPEG in its header to what is soon below a row, so that no decoder works on what follows.
 
     Source: ITU-T T.81, B.2.2: a frame header is marker, length (2 bytes), precision (1), number of lines (2).
     """

@@ -55,7 +55,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -87,7 +87,7 @@ class Preprocessing:
             raise InputError(f"data.std is {self.std}; valid: numbers above 0")
 
     def __call__(self, image: Any, reading: Reading = EXACTLY) -> np.ndarray:
-        """Decodes, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
+        """Decode, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
 
         Args:
             image: what `decode` takes.
@@ -97,14 +97,14 @@ class Preprocessing:
         return self.place(picture, self.geometry(picture.height, picture.width), reading)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Gives what becomes of an image of this height and width in pixels."""
+        """Return what becomes of an image of this height and width in pixels."""
         size = self._size_before_crop(height, width)
         rows, columns = self.image_size
         top, left = (self._offset(margin) for margin in (size[0] - rows, size[1] - columns))
         return Geometry((height, width), (0, 0, width, height), size, (top, left, rows, columns))
 
     def place(self, picture: Picture, geometry: Geometry, reading: Reading = EXACTLY) -> np.ndarray:
-        """Decodes and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
+        """Decode and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
         pixels = _resized(picture, geometry.box, geometry.resized, self.interpolation, reading)
         top, left, height, width = geometry.cut
         return pixels[top : top + height, left : left + width]
@@ -148,7 +148,7 @@ class RandomResizedCrop:
     max_aspect: float = 4 / 3
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -157,19 +157,19 @@ class RandomResizedCrop:
             raise InputError(f"data.augment.random_crop.min_area is {self.min_area}; valid: more than 0, at most 1")
 
     def __call__(self, image: Any, rng: np.random.Generator, reading: Reading = EXACTLY) -> np.ndarray:
-        """Gives `[height, width, channels]` uint8, not yet normalised."""
+        """Return `[height, width, channels]` uint8, not yet normalised."""
         picture = Picture(image, self.preprocessing.channels, reading.max_pixels)
         geometry = self.geometry(picture.height, picture.width, rng)
         return self.preprocessing.place(picture, geometry, reading)
 
     def geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
-        """Draws a part of an image of this height and width in pixels."""
+        """Draw a part of an image of this height and width in pixels."""
         top, left, rows, columns = self.box(height, width, rng)
         size = self.preprocessing.image_size
         return Geometry((height, width), (left, top, left + columns, top + rows), size, (0, 0, *size))
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draws (top, left, height, width) in pixels of a part of an image of the given size."""
+        """Draw (top, left, height, width) in pixels of a part of an image of the given size."""
         for _ in range(10):
             area = height * width * rng.uniform(self.min_area, 1.0)
             aspect = math.exp(rng.uniform(-math.log(self.max_aspect), math.log(self.max_aspect)))
@@ -184,7 +184,7 @@ class RandomResizedCrop:
 def _resized(
     picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, reading: Reading
 ) -> np.ndarray:
-    """Resizes the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
+    """Resize the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
     left, top, right, bottom = box
     ratio = min((bottom - top) / size[0], (right - left) / size[1])
     reduction = picture.largest_reduction(ratio) if reading.reduced else 1

@@ -58,7 +58,7 @@ class Pipeline:
         return {name: self._settled(name, field) for name, field in fields.items()}
 
     def exact(self, record: int) -> dict[str, np.ndarray]:
-        """Gives an example as it is evaluated: nothing is random.
+        """Return an example as it is evaluated: nothing is random.
 
         Raises:
             InputError: an example that cannot be read, named by its path or its record number.
@@ -66,7 +66,7 @@ class Pipeline:
         return self._named(record, lambda example: self._placed(example, None, self.reading.exact()))
 
     def drawn(self, record: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Gives an example as it is trained on: placed and augmented with its own generator.
+        """Return an example as it is trained on: placed and augmented with its own generator.
 
         Raises:
             InputError: an example that cannot be read, named by its path or its record number.
@@ -76,7 +76,7 @@ class Pipeline:
         return self.augmented(example, rng)
 
     def augmented(self, example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Takes a placed example through the policies; masks, instances and boxes follow the image.
+        """Take a placed example through the policies; masks, instances and boxes follow the image.
 
         Args:
             example: as `exact` gives it; it is not written to.
@@ -100,7 +100,7 @@ class Pipeline:
         return example | changed
 
     def _through_policies(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Matrix]]:
-        """Changes `[H, W, C]` uint8; gives the moves of its pixels too."""
+        """Change `[H, W, C]` uint8; gives the moves of its pixels too."""
         moves: list[Matrix] = []
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         for policy in self.policies:
@@ -108,7 +108,7 @@ class Pipeline:
         return np.asarray(image).reshape(pixels.shape), moves
 
     def blank(self, size: int) -> dict[str, np.ndarray]:
-        """Makes a batch of `size` blank examples with an `index`, without a mask."""
+        """Make a batch of `size` blank examples with an `index`, without a mask."""
         batch = {
             name: np.stack([field.blank()] * size) if size else _none(field) for name, field in self.fields.items()
         }
@@ -211,14 +211,14 @@ class Pipeline:
 
 
 def bound(host: Sequence[HostAugmentation], preprocessing: Preprocessing) -> tuple[Policy, ...]:
-    """Gives the policies of augmentations in their order; areas that an image does not cover get its mean colour."""
+    """Return the policies of augmentations in their order; areas that an image does not cover get its mean colour."""
     means = [round(255 * x) for x in preprocessing.mean]
     fill = tuple(means) if len(means) > 1 else means[0]
     return tuple(each.policy(fill) for each in sorted(host, key=lambda each: each.order))
 
 
 def _pictures(name: str, field: Field, value: Any, channels: int, reading: Reading) -> list[Picture]:
-    """Opens an image, or each frame of an array `[T, H, W, C]`."""
+    """Open an image, or each frame of an array `[T, H, W, C]`."""
     if len(field.shape) < 4:
         return [Picture(value, channels, reading.max_pixels)]
     if not isinstance(value, np.ndarray) or value.ndim != 4 or len(value) != field.shape[0]:
@@ -228,7 +228,7 @@ def _pictures(name: str, field: Field, value: Any, channels: int, reading: Readi
 
 
 def _check_numbers(name: str, field: Field, numbers: np.ndarray) -> None:
-    """Raises InputError for a number that is no class of a mask, or for negative instances."""
+    """Raise InputError for a number that is no class of a mask, or for negative instances."""
     least = IGNORED if field.kind == "mask" else 0
     most = len(field.names) - 1 if field.kind == "mask" and field.names else np.iinfo(np.int32).max
     wrong = numbers[(numbers < least) | (numbers > most)]

@@ -32,7 +32,7 @@ class Feature:
 
 
 def features_of(features: Any) -> dict[str, Feature]:
-    """Maps TFDS features to fields; what is none of these kinds is left out, such as text.
+    """Map TFDS features to fields; what is none of these kinds is left out, such as text.
 
     - `Image`: an image, of 8 bits. One channel and a name with `mask` or `segmentation`, or a `LabeledImage`: a mask;
       with the names of a `LabeledImage`, and 255 ignored. One channel of 16 bits called `instances`: instances, whose
@@ -63,7 +63,7 @@ def features_of(features: Any) -> dict[str, Feature]:
 
 
 def is_default(name: str, field: Field) -> bool:
-    """Whether a field is opened without being asked for."""
+    """Return whether a field is opened without being asked for."""
     return name in BY_DEFAULT or field.kind == "image"
 
 
@@ -77,7 +77,7 @@ class _Encoded(tfds.decode.SkipDecoding):
 
 
 def skip_decoding(features: Any) -> dict[str, Any]:
-    """Tells TFDS to leave images encoded, for which it would need other libraries; nested as the features are."""
+    """Tell TFDS to leave images encoded, for which it would need other libraries; nested as the features are."""
     found: dict[str, Any] = {}
     for key, feature in dict(features).items():
         each = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
@@ -89,7 +89,7 @@ def skip_decoding(features: Any) -> dict[str, Any]:
 
 
 def fields_of(features: Mapping[str, Feature]) -> Fields:
-    """The fields alone."""
+    """Return the fields alone."""
     return {name: feature.field for name, feature in features.items()}
 
 
@@ -157,7 +157,7 @@ def _sequence(key: str, feature: Any) -> Feature | None:
 
 
 def _frames(record: Mapping[str, Any], *, key: str, channels: int) -> np.ndarray:
-    """Decodes the frames of a clip: `[T, H, W, C]` uint8."""
+    """Decode the frames of a clip: `[T, H, W, C]` uint8."""
     images = [np.asarray(decode(frame, channels)) for frame in record[key]]
     return np.stack([image if image.ndim == 3 else image[:, :, None] for image in images])
 

@@ -31,7 +31,7 @@ KINDS = ("hybrid",)
 
 
 def resnet_names(stages: Sequence[int]) -> list[Name]:
-    """Makes the rows of the ResNet's parameters.
+    """Make the rows of the ResNet's parameters.
 
     Norms are read from `[C]` and, as the older files have them, `[1, 1, 1, C]`, and written as `[C]`.
     """
@@ -50,7 +50,7 @@ def resnet_names(stages: Sequence[int]) -> list[Name]:
 
 
 def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Description:
-    """Infers the model from the arrays' shapes and names and the file's name; the arguments are those of `google`'s.
+    """Infer the model from the arrays' shapes and names and the file's name; the arguments are those of `google`'s.
 
     Raises:
         InputError: a file of other names, or a geometry that cannot be inferred.
@@ -62,7 +62,7 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     cell = total_stride(len(stages))
 
     def model(options: dict[str, Any]) -> dict[str, Any]:
-        """Makes `Description.model` of the fields of `ViT`."""
+        """Make `Description.model` of the fields of `ViT`."""
         return _model(options | {"resnet_stages": stages, "resnet_width": width})
 
     return describe_transformer(
@@ -77,7 +77,7 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
 
 
 def _stages(files: Files) -> tuple[int, ...]:
-    """Counts the units of each stage, by the arrays `block<i>/unit<j>/conv1/kernel`."""
+    """Count the units of each stage, by the arrays `block<i>/unit<j>/conv1/kernel`."""
     units = collections.Counter(
         int(match[1]) for name in files.tensors if (match := re.fullmatch(r"block(\d+)/unit\d+/conv1/kernel", name))
     )
@@ -85,7 +85,7 @@ def _stages(files: Files) -> tuple[int, ...]:
 
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
-    """Makes `Description.model`; a published size goes by its name."""
+    """Make `Description.model`; a published size goes by its name."""
     sizes = {name: options[name] for name in SIZES}
     for name, row in VARIANTS.items():
         size = next(known for variant, known in vit.VARIANTS.items() if variant.partition("/")[0] == row.vit)
@@ -98,12 +98,12 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     (rows, columns), stride = model.encoder.patch_size, model.encoder.stride
     return unsupported_transformer(model, cell=(rows * stride, columns * stride))
 
 
 def write(model: ExportModel, file: pathlib.Path) -> str:
-    """Writes the file; gives what the model is called."""
+    """Write the file; gives what the model is called."""
     write_transformer(model, file, more_names=resnet_names(model.encoder.resnet_stages))
     return "hybrid ViT"

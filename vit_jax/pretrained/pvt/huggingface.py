@@ -131,7 +131,7 @@ _PROCESSOR = {
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -158,7 +158,7 @@ def describe(files: Files) -> Description:
 
 
 def position_grids(image_size: tuple[int, int], strides: tuple[int, ...]) -> list[Grid]:
-    """Gives the grid of each stage's position embedding in `PvtModel`, which takes its sides from the image's.
+    """Return the grid of each stage's position embedding in `PvtModel`, which takes its sides from the image's.
 
     Stage i has those of an image 1 / 2^(i + 1) as high and wide, but for the first, divided by its stride.
     """
@@ -207,7 +207,7 @@ def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_head(files: Files, model_type: str) -> bool:
-    """Tells whether the architecture has a head; where config.json names none, whether the tensors have one."""
+    """Tell whether the architecture has a head; where config.json names none, whether the tensors have one."""
     assert files.config is not None, files.name
     named, valid = files.config.get("architectures"), ARCHITECTURES[model_type]
     if named and named[0] not in valid:
@@ -223,7 +223,7 @@ _HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(_ACTIVATION.items())}
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder, size = model.encoder, model.preprocessing.image_size
     found = unsupported_settings("model", encoder, {"embed_norm_eps": (encoder.norm_eps,)})
     if any(ratio != int(ratio) for ratio in encoder.mlp_ratios):
@@ -238,7 +238,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     encoder, has_head = model.encoder, model.task is not None
     family = "pvt" if encoder.version == 1 else "pvt_v2"
     architecture = ARCHITECTURES[family][-1 if has_head else 0]

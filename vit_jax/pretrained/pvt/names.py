@@ -10,7 +10,7 @@ from vit_jax.pretrained.mapping import Grid, Name
 def expand_stages(
     table: Iterable[Name], depths: Sequence[int], prefix: str = "", grids: Sequence[Grid] | None = None
 ) -> list[Name]:
-    """Gives the table a row for each block or stage, and fills in its tensors' `{prefix}`.
+    """Return the table a row for each block or stage, and fills in its tensors' `{prefix}`.
 
     Args:
         table: its parameters' names may have `{i}`, a block's number among all; `{patch_embed}` and `{norm}`, the
@@ -41,7 +41,7 @@ def expand_stages(
 
 
 def pvt(options: dict[str, Any]) -> dict[str, Any]:
-    """Makes `Description.model` of a PVT; a published size goes by its name, and what is as there is left out.
+    """Make `Description.model` of a PVT; a published size goes by its name, and what is as there is left out.
 
     Args:
         options: fields of `PVT`.

@@ -61,7 +61,7 @@ _HEADS = (1, 2, 5, 8)
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -96,7 +96,7 @@ def _check_arguments(name: str, arguments: dict[str, Any], config: dict[str, Any
 
 
 def _options(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Reads the fields of `PVT`; all but the number of heads show in the tensors."""
+    """Read the fields of `PVT`; all but the number of heads show in the tensors."""
     tensors = files.tensors
     stages = block_count(tensors, "stages.")
     dims, depths, ratios, reductions = [], [], [], []
@@ -129,12 +129,12 @@ def _options(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def patch_sizes(stages: int) -> tuple[int, ...]:
-    """Gives each stage's side of the patches."""
+    """Return each stage's side of the patches."""
     return (7, *[3] * (stages - 1))
 
 
 def strides(stages: int) -> tuple[int, ...]:
-    """Gives each stage's distance between patches."""
+    """Return each stage's distance between patches."""
     return (4, *[2] * (stages - 1))
 
 
@@ -148,7 +148,7 @@ _ARCHITECTURE = "pvt_v2_b0"  # whose values model_args all replace
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder, stages = model.encoder, len(model.encoder.depths)
     valid = _SUPPORTED | {"patch_sizes": (patch_sizes(stages),), "strides": (strides(stages),)}
     found = unsupported_settings("model", encoder, valid)
@@ -158,7 +158,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json and model.safetensors; gives the architecture's name."""
+    """Write config.json and model.safetensors; gives the architecture's name."""
     encoder = model.encoder
     model_args = {
         "in_chans": model.preprocessing.channels,

@@ -81,7 +81,7 @@ _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -111,7 +111,7 @@ def describe(files: Files) -> Description:
 def names_of(
     depths: Sequence[int], windows: Sequence[tuple[int, int]], prefix: str, grid: tuple[int, int]
 ) -> list[Name]:
-    """Makes the expanded table, but for the head.
+    """Make the expanded table, but for the head.
 
     Args:
         depths: blocks of each stage.
@@ -182,7 +182,7 @@ def _options(name: str, config: dict[str, Any], version: int, image_size: tuple[
 
 
 def fixed_windows(window: int, grid: tuple[int, int], stages: int) -> dict[str, Any]:
-    """Gives V2's `window_size` and `shift_size`, which go by the rows of the config's image size for any image.
+    """Return V2's `window_size` and `shift_size`, which go by the rows of the config's image size for any image.
 
     Args:
         window: config.json's.
@@ -199,7 +199,7 @@ def fixed_windows(window: int, grid: tuple[int, int], stages: int) -> dict[str, 
 
 
 def _has_head(files: Files, version: int) -> bool:
-    """Tells whether the architecture has a head; where config.json names none, whether the tensors have one."""
+    """Tell whether the architecture has a head; where config.json names none, whether the tensors have one."""
     assert files.config is not None, files.name
     named, valid = files.config.get("architectures"), ARCHITECTURES[version]
     if named and named[0] not in valid:
@@ -214,7 +214,7 @@ _SUPPORTED_V2 = {"mask_value": (MASK_VALUE[2], MASK_VALUE[1]), "posemb": ("none"
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder = model.encoder
     found = unsupported_settings(
         "model", encoder, _SUPPORTED | (_SUPPORTED_V1 if encoder.version == 1 else _SUPPORTED_V2)
@@ -233,7 +233,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     encoder = model.encoder
     has_head = model.task is not None
     architecture = ARCHITECTURES[encoder.version][int(has_head)]
@@ -277,7 +277,7 @@ def _window(encoder: Swin) -> int:
 
 
 def _as_there(encoder: Swin, image_size: tuple[int, int]) -> Swin:
-    """Gives the model with its windows as transformers would place them."""
+    """Return the model with its windows as transformers would place them."""
     if encoder.version == 1:
         return encoder.clone(window_fit="authors", shift_size=None)
     grid = (image_size[0] // encoder.patch_size[0], image_size[1] // encoder.patch_size[1])

@@ -14,7 +14,7 @@ MASK_VALUE = {1: -100.0, 2: -200.0}
 
 
 def model_info(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes `Description.model`; a published size, and a window that is the same in all stages, go by their names.
+    """Make `Description.model`; a published size, and a window that is the same in all stages, go by their names.
 
     Args:
         options: fields of `Swin`, with its sizes and `window_size`.
@@ -34,7 +34,7 @@ def model_info(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def block_names(depths: Sequence[int], parameter: str, tensor: str, layout: str = "same", grids=None) -> list[Name]:
-    """Makes a row for each block.
+    """Make a row for each block.
 
     Args:
         depths: blocks of each stage.
@@ -52,10 +52,10 @@ def block_names(depths: Sequence[int], parameter: str, tensor: str, layout: str 
 
 
 def table_grids(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Gives the rows and columns of each stage's bias table."""
+    """Return the rows and columns of each stage's bias table."""
     return [(2 * rows - 1, 2 * columns - 1) for rows, columns in windows]
 
 
 def version_of(kind: str) -> int:
-    """Gives the version of a model called `swinv2..`, or else `swin..`."""
+    """Return the version of a model called `swinv2..`, or else `swin..`."""
     return 2 if kind.startswith("swinv2") else 1

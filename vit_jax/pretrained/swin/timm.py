@@ -68,7 +68,7 @@ _VALID = {*_FIXED, *_UNNEEDED, *_READ}
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -111,7 +111,7 @@ def names_of(
     head: str = "head.fc",
     merging_at_end: bool = False,
 ) -> list[Name]:
-    """Makes the expanded table.
+    """Make the expanded table.
 
     Args:
         depths: blocks of each stage.
@@ -162,7 +162,7 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 
 
 def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Reads the options that show in the tensors' shapes, and in arguments that shapes do not show."""
+    """Read the options that show in the tensors' shapes, and in arguments that shapes do not show."""
     embed_dim, _, *patch = shape_of(files, "patch_embed.proj.weight", 4)
     stages = block_count(files.tensors, "layers.")
     depths = tuple(block_count(files.tensors, f"layers.{stage}.blocks.") for stage in range(stages))
@@ -196,7 +196,7 @@ def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, A
 
 
 def _window(name: str, architecture: str, arguments: dict[str, Any], stages: int) -> list[tuple[int, int]]:
-    """Gives the rows and columns of each stage's window, before it is fitted to the image."""
+    """Return the rows and columns of each stage's window, before it is fitted to the image."""
     window = arguments.get("window_size") or WINDOWS.get(architecture)
     if window is None:
         match = re.search(r"window(?:\d+to)?(\d+)", architecture)
@@ -215,7 +215,7 @@ def _window(name: str, architecture: str, arguments: dict[str, Any], stages: int
 def _windows(
     image_size: tuple[int, int], patch: tuple[int, int], wanted: list[tuple[int, int]], arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """Gives `window_size` and `shift_size`, fitted to the image that the model is made for, and to no other."""
+    """Return `window_size` and `shift_size`, fitted to the image that the model is made for, and to no other."""
     size = (-(-image_size[0] // patch[0]), -(-image_size[1] // patch[1]))
     whole = bool(arguments.get("always_partition"))
     fits = []
@@ -261,7 +261,7 @@ _ARCHITECTURE = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder, size = model.encoder, model.preprocessing.image_size
     found = unsupported_settings(
         "model", encoder, _SUPPORTED | (_SUPPORTED_V1 if encoder.version == 1 else _SUPPORTED_V2)
@@ -276,7 +276,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json and model.safetensors; gives the architecture's name."""
+    """Write config.json and model.safetensors; gives the architecture's name."""
     encoder, size = model.encoder, model.preprocessing.image_size
     architecture = _ARCHITECTURE[encoder.version]
     config = timm_config.config(
@@ -320,7 +320,7 @@ def _model_args(model: ExportModel) -> dict[str, Any]:
 
 
 def _always_partition(encoder: Swin, image_size: tuple[int, int]) -> bool | None:
-    """Gives the value of timm's option that places the windows as this model does; None if neither does."""
+    """Return the value of timm's option that places the windows as this model does; None if neither does."""
     halves = tuple((rows // 2, columns // 2) for rows, columns in encoder.window_size)
     for value, shift in ((False, None), (True, halves)):
         if encoder.clone(window_fit="timm", shift_size=shift).fits(image_size) == encoder.fits(image_size):
@@ -329,7 +329,7 @@ def _always_partition(encoder: Swin, image_size: tuple[int, int]) -> bool | None
 
 
 def _cropped(model: ExportModel) -> ExportModel:
-    """Crops the bias tables to the offsets that occur, as timm has them where a window spans a map."""
+    """Crop the bias tables to the offsets that occur, as timm has them where a window spans a map."""
     encoder, params = model.encoder, dict(model.params)
     fits = encoder.fits(model.preprocessing.image_size)
     stages = [stage for stage, depth in enumerate(encoder.depths) for _ in range(depth)]

@@ -114,7 +114,7 @@ _POSITION_TOLERANCE = 2e-3
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported, or positions that fit no image size.
@@ -142,7 +142,7 @@ def describe(files: Files) -> Description:
 
 
 def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Reads the options that the tensors' shapes say, and on top of them what model_args say."""
+    """Read the options that the tensors' shapes say, and on top of them what model_args say."""
     assert files.config is not None
     architecture = str(files.config["architecture"]).partition(".")[0]
     if "num_heads" not in arguments and architecture not in _HEADS:
@@ -169,13 +169,13 @@ def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any]) -> tuple[int, int]:
-    """Reads the size that the model, and so its table of positions, was made for."""
+    """Read the size that the model, and so its table of positions, was made for."""
     size = arguments.get("img_size") or list(pretrained.get("input_size") or (3, 224, 224))[1:]
     return pair(size, f"{name}: img_size")
 
 
 def _positions(files: Files, grid: tuple[int, int], dim: int) -> dict[str, Any]:
-    """Tells which positions `pos_embed` has; without it they are those that the authors compute."""
+    """Tell which positions `pos_embed` has; without it they are those that the authors compute."""
     computed = {"posemb": "sincos1d", "posemb_grid": grid}
     if "pos_embed" not in files.tensors:
         return computed
@@ -192,7 +192,7 @@ def _positions(files: Files, grid: tuple[int, int], dim: int) -> dict[str, Any]:
 
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
-    """Makes `Description.model`; a published size goes by its name."""
+    """Make `Description.model`; a published size goes by its name."""
     sizes = ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads")
     for name, row in VARIANTS.items():
         if all(options[size] == getattr(row, size) for size in sizes):
@@ -207,7 +207,7 @@ _STRIDE = 16
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     found = unsupported_settings("model", model.encoder, _SUPPORTED)
     if model.task is not None:
         found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})
@@ -219,7 +219,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json and model.safetensors; gives the architecture's name."""
+    """Write config.json and model.safetensors; gives the architecture's name."""
     encoder = model.encoder
     architecture = _architecture(encoder)
     num_classes = len(model.class_names)
@@ -255,7 +255,7 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
 
 
 def _architecture(encoder: Any) -> str:
-    """Gives the authors' function for this size, or else one whose other values model_args all replace."""
+    """Return the authors' function for this size, or else one whose other values model_args all replace."""
     for architecture, name in ARCHITECTURES.items():
         row = VARIANTS[name]
         if all(getattr(row, size) == getattr(encoder, size) for size in ("tokens_type", "hidden_dim", "depth")):

@@ -41,7 +41,7 @@ _QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel
 
 
 def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Description:
-    """Infers the model from the arrays' shapes and the file's name.
+    """Infer the model from the arrays' shapes and the file's name.
 
     Args:
         files: with the file's name.
@@ -68,7 +68,7 @@ def describe_transformer(
     num_heads: int | None,
     image_size: tuple[int, int] | None,
 ) -> Description:
-    """Describes a checkpoint whose transformer has the names above, whatever makes its tokens.
+    """Describe a checkpoint whose transformer has the names above, whatever makes its tokens.
 
     Args:
         files: with the file's name.
@@ -108,12 +108,12 @@ def describe_transformer(
 
 
 def standard_preprocessing(image_size: tuple[int, int], channels: int) -> Preprocessing:
-    """Gives what the files' models were made with; the files do not say."""
+    """Return what the files' models were made with; the files do not say."""
     return Preprocessing(image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def _grid(files: Files, positions: int, cell: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Finds the position embedding's grid: by the resolution in the file's name, or else as given, or a square."""
+    """Find the position embedding's grid: by the resolution in the file's name, or else as given, or a square."""
     named = re.search(r"res_?(\d+)", files.name)
     sizes = [(int(named[1]), int(named[1]))] if named else []
     for height, width in sizes + ([image_size] if image_size else []):
@@ -160,12 +160,12 @@ SUPPORTED = {
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     return unsupported_transformer(model, cell=model.encoder.patch_size)
 
 
 def unsupported_transformer(model: ExportModel, *, cell: tuple[int, int]) -> list[Unsupported]:
-    """Lists what the format cannot express of a transformer, whatever makes its tokens.
+    """List what the format cannot express of a transformer, whatever makes its tokens.
 
     Args:
         model: what is to be written.
@@ -187,7 +187,7 @@ def unsupported_transformer(model: ExportModel, *, cell: tuple[int, int]) -> lis
 
 
 def warnings(model: ExportModel) -> list[str]:
-    """Lists what around the model the format has no place for, and what takes its place where it is loaded."""
+    """List what around the model the format has no place for, and what takes its place where it is loaded."""
     lines = []
     names_there = numbered_classes(len(model.class_names))
     if model.class_names != names_there:
@@ -204,13 +204,13 @@ def warnings(model: ExportModel) -> list[str]:
 
 
 def write(model: ExportModel, file: pathlib.Path) -> str:
-    """Writes the file; gives what the model is called."""
+    """Write the file; gives what the model is called."""
     write_transformer(model, file)
     return "ViT"
 
 
 def write_transformer(model: ExportModel, file: pathlib.Path, *, more_names: Sequence[Name] = ()) -> None:
-    """Writes an `.npz` of a transformer.
+    """Write an `.npz` of a transformer.
 
     Args:
         model: what is written.

@@ -60,7 +60,7 @@ _PROCESSOR = {
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -92,7 +92,7 @@ def describe(files: Files) -> Description:
 
 
 def read_options(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Reads the fields of `ViT` that the configurations of ViT, DeiT and ViTMAE share.
+    """Read the fields of `ViT` that the configurations of ViT, DeiT and ViTMAE share.
 
     Args:
         name: of the checkpoint, for messages.
@@ -118,7 +118,7 @@ def read_options(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _architecture(files: Files, family: str) -> str:
-    """Gives the architecture in config.json, or if it names none the one whose head the tensors have."""
+    """Return the architecture in config.json, or if it names none the one whose head the tensors have."""
     assert files.config is not None, files.name
     valid = [name for name in HEADS if _family(name) == family]
     named = files.config.get("architectures")
@@ -146,7 +146,7 @@ SUPPORTED = {
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder = model.encoder
     found = unsupported_settings("model", encoder, SUPPORTED)
     if model.task is not None and encoder.representation_size is not None:
@@ -157,7 +157,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     model = with_table(model)
     architecture = _architecture_of(model)
     family = "deit" if model.encoder.distillation_token else "vit"
@@ -178,7 +178,7 @@ def _architecture_of(model: ExportModel) -> str:
 
 
 def encoder_config(model: ExportModel) -> dict[str, Any]:
-    """Gives what config.json says of the encoder and its images."""
+    """Return what config.json says of the encoder and its images."""
     encoder = model.encoder
     config: dict[str, Any] = {
         "hidden_size": encoder.hidden_dim,

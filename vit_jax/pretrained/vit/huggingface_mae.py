@@ -75,7 +75,7 @@ _SUPPORTED |= {"representation_size": (None,), "distillation_token": (False,), "
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -108,12 +108,12 @@ def describe(files: Files) -> Description:
 
 
 def _layers(files: Files) -> str:
-    """Tells what the decoder's layers are called in a file."""
+    """Tell what the decoder's layers are called in a file."""
     return next((name for name in _LAYERS if any(f".{name}." in tensor for tensor in files.tensors)), _LAYERS[0])
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     found = unsupported_settings("model", model.encoder, _SUPPORTED | {"qkv_bias": (True,)})
     found += unsupported_settings("task", model.task, {name: (getattr(model.encoder, name),) for name in _BOTH})
     for name, sides in (
@@ -126,7 +126,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     model = with_table(model)
     task, architecture = model.task, ARCHITECTURES[1]
     rows = mapping.expand(HUGGINGFACE, model.encoder.depth, "vit.")

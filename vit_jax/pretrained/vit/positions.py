@@ -11,12 +11,12 @@ _GRID, _PREFIX = "encoder/pos_embedding/grid", "encoder/pos_embedding/prefix"
 
 
 def patch_grid(model: ExportModel) -> tuple[int, int]:
-    """Gives the rows and columns of patches."""
+    """Return the rows and columns of patches."""
     return model.encoder.grid_of(model.preprocessing.image_size)
 
 
 def with_table(model: ExportModel) -> ExportModel:
-    """Gives every token one learned position, prefix tokens included; the outputs stay the same.
+    """Return every token one learned position, prefix tokens included; the outputs stay the same.
 
     Computed embeddings become a table of their values, and where there is no position, that position is zero.
     """

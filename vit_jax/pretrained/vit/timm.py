@@ -71,7 +71,7 @@ _VALID = {*OPTIONS, *_FIXED, *_READ, *_UNNEEDED}
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -139,7 +139,7 @@ def _defaults(name: str, architecture: str) -> dict[str, Any]:
 
 
 def _num_heads(hidden_dim: int) -> int:
-    """Gives the number of heads: 64 channels each in the models up to Large, 16 heads in those above."""
+    """Return the number of heads: 64 channels each in the models up to Large, 16 heads in those above."""
     return hidden_dim // 64 if hidden_dim <= 1024 else 16
 
 
@@ -156,7 +156,7 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 
 
 def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Reads the options that show in the tensors' names."""
+    """Read the options that show in the tensors' names."""
     final_norm = "tokens" if "norm.weight" in tensors else "pooled" if "fc_norm.weight" in tensors else "none"
     options: dict[str, Any] = {
         "posemb": "learned" if "pos_embed" in tensors else "none",
@@ -174,7 +174,7 @@ def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any], channels: int) -> tuple[int, int]:
-    """Reads the size that the model, and so its position embedding, was made for."""
+    """Read the size that the model, and so its position embedding, was made for."""
     if arguments.get("img_size"):
         return pair(arguments["img_size"], f"{name}: model_args.img_size")
     size = pretrained.get("input_size") or (channels, 224, 224)
@@ -184,7 +184,7 @@ def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any]
 def _positions(
     files: Files, image_size: tuple[int, int], patch: tuple[int, int], num_prefix: int
 ) -> tuple[tuple[int, int], int]:
-    """Gives the position embedding's grid, and the number of prefix tokens that it covers, all or none."""
+    """Return the position embedding's grid, and the number of prefix tokens that it covers, all or none."""
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     if "pos_embed" not in files.tensors:
         return grid, 0
@@ -208,7 +208,7 @@ _DISTILLED = {1e-6: "deit_base_distilled_patch16_224"}
 
 
 def unsupported(model: ExportModel) -> list[Unsupported]:
-    """Lists the settings of a model that the format cannot express."""
+    """List the settings of a model that the format cannot express."""
     encoder, task, preprocessing = model.encoder, model.task, model.preprocessing
     found = unsupported_settings("model", encoder, _SUPPORTED | {"norm_eps": tuple(_architectures(model))})
     if encoder.patch_bias == encoder.pre_norm:
@@ -225,7 +225,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
-    """Writes config.json and model.safetensors; gives the architecture's name."""
+    """Write config.json and model.safetensors; gives the architecture's name."""
     if model.encoder.posemb != "learned" or model.encoder.distillation_token:
         model = with_table(model)
     encoder = model.encoder
@@ -247,12 +247,12 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
 
 
 def _architectures(model: ExportModel) -> dict[float, str]:
-    """Gives LayerNorm's epsilon -> an architecture that has it."""
+    """Return LayerNorm's epsilon -> an architecture that has it."""
     return _DISTILLED if model.encoder.distillation_token else _ARCHITECTURE
 
 
 def _model_args(model: ExportModel) -> dict[str, Any]:
-    """Gives all that the architecture's function would otherwise choose."""
+    """Return all that the architecture's function would otherwise choose."""
     encoder = model.encoder
     arguments = {theirs: getattr(encoder, ours) for theirs, ours in OPTIONS.items()}
     return arguments | {
