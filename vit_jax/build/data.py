@@ -157,7 +157,7 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     _check_values(section)
     splits = Splits(section, None) if source is not None else Splits.of(section)
     preprocessing = _preprocessing(section, base)
-    source = splits.open(section.split) if source is None else source
+    opened: Source = splits.open(section.split) if source is None else source
     augmentations = [
         plugins.create("augmentation", name, options=options) for name, options in section.augment.to_dict().items()
     ]
@@ -165,7 +165,7 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     host = [each for each in augmentations if isinstance(each, HostAugmentation)]
     in_step = sorted((each for each in augmentations if isinstance(each, StepAugmentation)), key=lambda x: x.order)
     pipeline = Pipeline(
-        source,
+        opened,
         preprocessing,
         section.max_boxes,
         placing=placing[0] if placing else None,
@@ -176,7 +176,7 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     for each in in_step:
         fields = each.fields(fields)
     prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields, augmentations=in_step)
-    return Data(section, splits, source, preprocessing, pipeline, prepare)
+    return Data(section, splits, opened, preprocessing, pipeline, prepare)
 
 
 def open_evaluation(

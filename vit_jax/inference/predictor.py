@@ -270,7 +270,7 @@ def load(
 
 
 def _load_workdir(
-    path: pathlib.Path, step: int | str, image_size: tuple[int, int] | None, in_channels: int | None
+    path: pathlib.Path, step: int | str, image_size: int | tuple[int, int] | None, in_channels: int | None
 ) -> Predictor:
     from vit_jax.training.checkpoints import reading
 

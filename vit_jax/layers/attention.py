@@ -272,7 +272,7 @@ class MultiHeadAttention(nn.Module):
             self.sow("intermediates", "attention_weights", attention_weights(query, key, mask=mask))
         if mask is None and self._uses_cudnn(query.shape):
             # cuDNN takes tokens before heads; the two transpositions cancel each other.
-            query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
+            query, key, value = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
             mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")  # [b, n, heads, d]
         else:
             dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None

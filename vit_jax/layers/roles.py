@@ -195,7 +195,7 @@ def trace(initialise: Callable[[], Params]) -> Traced:
         shapes = jax.eval_shape(lambda: initialise())  # a new function, since JAX remembers what it traced
     finally:
         _COLLECTOR.reset(token)
-    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    flat: Any = flax.traverse_util.flatten_dict(shapes, sep="/")
     return Traced(shapes, {path: _completed(collector, path, leaf.ndim) for path, leaf in flat.items()})
 
 

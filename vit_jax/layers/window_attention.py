@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ class WindowAttention(nn.Module):
         placed = windows.fit(size, self.how.window, shift, how=self.how.fit, fixed=self.how.fixed)
         x = _placed(x, placed, rolled)
         shape = (dim, self.how.num_heads, self.how.head_dim or dim // self.how.num_heads)
-        options = {"dtype": self.dtype, "units": UNITS}
+        options: Any = {"dtype": self.dtype, "units": UNITS}
         query, key, value = (
             windows.partition(
                 Projection(shape, 1, use_bias=self.how.qkv_bias and biased, cut="outputs", name=name, **options)(x),

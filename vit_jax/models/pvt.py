@@ -262,7 +262,7 @@ class PVT(nn.Module):
         x, maps, kept, tokens = images, [], [], None
         for stage in range(len(self.depths)):
             x = self._embed(x, stage)  # [b, h, w, dim]
-            grid = x.shape[1:3]
+            grid = (x.shape[1], x.shape[2])
             if self.version == 1:
                 x = self._with_positions(x, stage, train=train)
             before = sum(self.depths[:stage])

@@ -7,7 +7,7 @@ the number of devices.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def map_placed(batch: Batch, fields: Fields, function: Callable[[Kind, Array], A
         fields: of the batch.
         function: called with a field's kind and its array `[B, ...]`.
     """
-    placed = {name: field.kind for name, field in fields.items() if field.is_placed and name in batch}
+    placed: dict[str, Kind] = {name: field.kind for name, field in fields.items() if field.is_placed and name in batch}
     return batch | {name: function(kind, batch[name]) for name, kind in placed.items()}
 
 
@@ -182,8 +182,8 @@ _IMAGE_ALONE: Fields = {"image": Field("image", (None, None, None), "uint8")}
 class StepAugmentation(BatchTransform, Protocol):
     """What `make_prepare` takes: a `BatchTransform` that says when it is applied."""
 
-    order: int
-    normalised: bool
+    order: ClassVar[int]
+    normalised: ClassVar[bool]
 
 
 def make_prepare(
@@ -218,8 +218,8 @@ def make_prepare(
         known = _IMAGE_ALONE if fields is None else fields
 
         def augmented(batch: Batch, known: Fields, *, normalised: bool) -> tuple[Batch, Fields]:
-            for each in ordered if key is not None else ():
-                if each.normalised == normalised:
+            for each in ordered:
+                if key is not None and each.normalised == normalised:
                     batch = each(jax.random.fold_in(key, each.order), batch, known, axis_name)
                     known = each.fields(known)
             return batch, known

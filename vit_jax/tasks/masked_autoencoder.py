@@ -318,8 +318,9 @@ class MaskedAutoencoder(Task):
         _, mean, deviation = self._targets(outputs)
         is_hidden = jnp.broadcast_to(outputs.masked[:, :, None] > 0, outputs.patches.shape)
         mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
-        shape = outputs.images.shape[1:]
-        hidden, reconstruction = (np.asarray(join_patches(x, shape, outputs.patch_size)) for x in (is_hidden, mixed))
+        _, height, width, channels = outputs.images.shape
+        size = (height, width, channels)
+        hidden, reconstruction = (np.asarray(join_patches(x, size, outputs.patch_size)) for x in (is_hidden, mixed))
         images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
         return [
             ReconstructedImage(

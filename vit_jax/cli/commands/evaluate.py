@@ -117,7 +117,7 @@ def _config(args: argparse.Namespace, workdir: pathlib.Path) -> Any:
 
     from vit_jax.cli.saved_config import read_saved_config
 
-    config = ConfigDict(read_saved_config(workdir / "config.json"))
+    config: Any = ConfigDict(read_saved_config(workdir / "config.json"))
     if args.split is not None:
         config.evaluation.splits = ConfigDict({args.split: args.split}, convert_dict=False)
     if args.metrics is not None:

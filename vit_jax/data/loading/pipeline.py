@@ -212,8 +212,8 @@ class Pipeline:
 
 def bound(host: Sequence[HostAugmentation], preprocessing: Preprocessing) -> tuple[Policy, ...]:
     """Gives the policies of augmentations in their order; areas that an image does not cover get its mean colour."""
-    mean = preprocessing.mean
-    fill = tuple(round(255 * x) for x in mean) if len(mean) > 1 else round(255 * mean[0])
+    means = [round(255 * x) for x in preprocessing.mean]
+    fill = tuple(means) if len(means) > 1 else means[0]
     return tuple(each.policy(fill) for each in sorted(host, key=lambda each: each.order))
 
 

@@ -187,7 +187,7 @@ def _read_folder(path: pathlib.Path, eval_fraction: float) -> Contents:
     splits = {}
     for split, files in images.splits.items():
         sizes = [os.path.getsize(os.path.join(files.root, image)) for image in files.paths]
-        splits[split] = Split(_Named(files), files.labels.astype(int), np.array(sizes, np.int64))
+        splits[split] = Split(_Named(files), np.asarray(files.labels, int), np.array(sizes, np.int64))
     return Contents(images.fields["label"].names, splits)
 
 

@@ -78,7 +78,7 @@ class Digit:
 
 @dataclasses.dataclass(frozen=True)
 class Glyphs:
-    """The digits of a split: `images` `[n, 8, 8]` uint8, `labels` `[n]`, and their `records` in scikit-learn's digits."""
+    """Digits of a split: `images` `[n, 8, 8]` uint8, `labels` `[n]`, and their `records` in scikit-learn's digits."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -278,8 +278,8 @@ class _Restoration(_DigitBuilder):
 
     def features(self) -> dict[str, Any]:
         """The degraded image, and what it was: `target`."""
-        image = tfds.features.Image(shape=(self.SIDE, self.SIDE, 1), encoding_format="png")
-        return {"image": image, "target": tfds.features.Image(shape=image.shape, encoding_format="png")}
+        shape = (self.SIDE, self.SIDE, 1)
+        return {name: tfds.features.Image(shape=shape, encoding_format="png") for name in ("image", "target")}
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
         """Draws a scene and degrades it."""

@@ -70,7 +70,7 @@ def hold_out(files: Files, fraction: float, seed: int) -> dict[str, Files]:
     labels = np.zeros(len(files), np.int32) if files.labels is None else files.labels
     test: set[str] = set()
     for label in np.unique(labels):
-        test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label)], fraction, seed)
+        test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label).tolist()], fraction, seed)
     is_test = np.array([path in test for path in files.paths], bool)
     splits = {"train": files.take(np.flatnonzero(~is_test).tolist())}
     return splits | ({"test": files.take(np.flatnonzero(is_test).tolist())} if test else {})
