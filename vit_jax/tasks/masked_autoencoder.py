@@ -319,8 +319,8 @@ class MaskedAutoencoder(Task):
         is_hidden = jnp.broadcast_to(outputs.masked[:, :, None] > 0, outputs.patches.shape)
         mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
         _, height, width, channels = outputs.images.shape
-        shape = (height, width, channels)
-        hidden, reconstruction = (np.asarray(join_patches(x, shape, outputs.patch_size)) for x in (is_hidden, mixed))
+        size = (height, width, channels)
+        hidden, reconstruction = (np.asarray(join_patches(x, size, outputs.patch_size)) for x in (is_hidden, mixed))
         images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
         return [
             ReconstructedImage(
