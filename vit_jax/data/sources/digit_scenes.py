@@ -78,7 +78,12 @@ class Digit:
 
 @dataclasses.dataclass(frozen=True)
 class Glyphs:
-    """The digits of a split: `images` `[n, 8, 8]` uint8, `labels` `[n]`, and their `records` in scikit-learn's digits."""
+    """The digits of a split.
+
+    images: `[n, 8, 8]` uint8.
+    labels: `[n]`, what they show.
+    records: `[n]`, their numbers in scikit-learn's digits.
+    """
 
     images: np.ndarray
     labels: np.ndarray
