@@ -7,14 +7,14 @@ import pathlib
 import sys
 import time
 
-from vit_jax.cli import errors, flags
+from vit_jax.cli import configs, errors, flags
 from vit_jax.system import hosts, malloc
 
 STARTED = time.perf_counter()
 
 
 def train(config, workdir: pathlib.Path) -> int:
-    """Runs, or continues, the experiment of a config.
+    """Run, or continues, the experiment of a config.
 
     Args:
         config: locked ConfigDict with the keys of configs/common.py.
@@ -42,7 +42,7 @@ def train(config, workdir: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    root = pathlib.Path(__file__).resolve().parent
+    root = configs.home()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         print(flags.usage(root), end="")
         sys.exit(0)

@@ -7,6 +7,7 @@ optimizers, and AdamW with dropout and stochastic depth, whose draws under pmap 
 """
 
 import argparse
+import functools
 import os
 
 LAYOUTS = {
@@ -26,20 +27,20 @@ ADAMW = {"optimizer.name": "adamw", "optimizer.freeze": ("attention/key/bias",)}
 COLUMNS = {
     "SGD": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
     "AdamW": ADAMW,
-    "AdamW, dropout": ADAMW | {"model.dropout": 0.1, "model.drop_path": 0.1},
+    "AdamW, dropout": ADAMW | {"model.options.dropout": 0.1, "model.options.drop_path": 0.1},
 }
 
 
 def main() -> int:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}  # before JAX is imported
-    from vit_jax.build import experiment as build
+    from vit_jax.build.experiment import experiment
 
     print("| " + " | ".join(["", *COLUMNS]) + " |\n|---" + "|---:" * len(COLUMNS) + "|")
-    runs = {name: build.experiment(config(args.steps, changes)) for name, changes in COLUMNS.items()}
+    runs = {name: experiment(config(args.steps, changes)) for name, changes in COLUMNS.items()}
     reference = {name: trained_params(run, *LAYOUTS["mesh, 1 device"]) for name, run in runs.items()}
     for layout, spread in LAYOUTS.items():
         cells = [
@@ -54,40 +55,36 @@ def config(steps: int, changes: dict):
     from configs import digits
 
     result = digits.get_config()
+    mix = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
     every = {
         "num_steps": steps,
+        "ema_decay": 0.9,
         "optimizer.warmup_steps": 2,
-        "model.drop_path": 0.0,
-        "data.flip": True,
-        "data.erase_probability": 0.25,
-        "data.mixup_alpha": 0.8,
-        "data.cutmix_alpha": 1.0,
+        "model.options.drop_path": 0.0,
+        "data.augment": {"shift": {"pixels": 1}, "flip": {}, "erase": {"probability": 0.25}, "mix": mix},
     }
-    result.update_from_flattened_dict(every | changes)
+    with result.unlocked():
+        for key, value in (every | changes).items():
+            *path, name = key.split(".")
+            functools.reduce(getattr, path, result)[name] = value
     return result
 
 
 def trained_params(run, strategy: str, num_devices: int, sizes: dict[str, int]):
     """(params, ema_params) after the run's steps, as NumPy arrays."""
-    import functools
-
     import jax
 
     from vit_jax.data.loading.loader import Share
-    from vit_jax.parallel import strategy as parallel
-    from vit_jax.training.step import make_init, make_train_step
+    from vit_jax.parallel.mesh import Mesh
+    from vit_jax.parallel.pmap import Pmap
 
     devices = jax.local_devices()[:num_devices]
     if strategy == "pmap":
-        strategy = parallel.Pmap(devices)
+        strategy = Pmap(devices)
     else:
-        strategy = parallel.Mesh(**{"data": 1} | sizes, min_size=0, devices=devices)
-    parts = (run.model, run.task, run.optimizer)
-    make_state = functools.partial(make_init(*parts, prepare=run.prepare, ema=True), 0, run.example)
-    step = strategy.compile_train_step(
-        make_train_step(*parts, prepare=run.prepare, ema_decay=0.9, axis_name=strategy.axis_name)
-    )
-    state = strategy.place_state(strategy.new_state(make_state))
+        strategy = Mesh(**{"data": 1} | sizes, min_size=0, devices=devices)
+    step = strategy.compile_train_step(run.make_train_step(strategy.axis_name))
+    state = strategy.place_state(strategy.new_state(functools.partial(run.init, 0, run.example)))
     batches = run.train_loader.train_batches(Share(64), seed=0, start_step=0, total_steps=run.total_steps)
     for batch in batches:
         state, _ = step(state, strategy.place_batch(batch))

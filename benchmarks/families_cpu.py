@@ -53,16 +53,16 @@ MODELS = {
 
 
 def ours(model: str):
-    """The forward pass of this library."""
+    """Return the forward pass of this library."""
     import jax
     import numpy as np
 
-    from vit_jax.build import experiment as build
+    from vit_jax.build import plugins
     from vit_jax.system.malloc import keep_freed_memory
 
     keep_freed_memory()
     name, variant = MODELS[model]["ours"]
-    module = build.create_model(name, variant, num_classes=1000)
+    module = plugins.create_model(name, variant, num_classes=1000)
     images = np.random.default_rng(0).normal(size=(BATCH, 224, 224, 3)).astype(np.float32)
     params = jax.jit(lambda: module.init(jax.random.key(0), images[:1], train=False))()
     check(model, sum(leaf.size for leaf in jax.tree.leaves(params)))
@@ -72,14 +72,14 @@ def ours(model: str):
 
 
 def timm_peer(model: str):
-    """The same of timm."""
+    """Return the same of timm."""
     import timm
 
     return torch_step(model, timm.create_model(MODELS[model]["timm"]))
 
 
 def transformers_peer(model: str):
-    """The same of transformers."""
+    """Return the same of transformers."""
     import transformers
 
     module, config, options = MODELS[model]["transformers"]
@@ -88,7 +88,7 @@ def transformers_peer(model: str):
 
 
 def torch_step(model: str, module):
-    """The forward pass of a PyTorch module."""
+    """Return the forward pass of a PyTorch module."""
     import torch
 
     check(model, sum(parameter.numel() for parameter in module.parameters()))
@@ -111,7 +111,7 @@ SIDES = {"ours": ours, "timm": timm_peer, "transformers": transformers_peer}
 
 
 def work(side: str, model: str) -> None:
-    """Compiles, then runs a few steps for each line on standard input; seconds a step go out."""
+    """Compile, then runs a few steps for each line on standard input; seconds a step go out."""
     step = SIDES[side](model)
     step()
     step()
@@ -124,7 +124,7 @@ def work(side: str, model: str) -> None:
 
 
 def torch_python() -> str:
-    """The Python of a new virtual environment with the peers, in the user's cache folder; made once."""
+    """Return the Python of a new virtual environment with the peers, in the user's cache folder; made once."""
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vit_jax" / "torch"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -155,7 +155,7 @@ def measure(model: str, sides: list[str], rounds: int, python: str | None) -> di
 
 
 def ask(process: subprocess.Popen, question: str = "") -> str:
-    """Sends a line, if any, and gives the answer."""
+    """Send a line, if any, and gives the answer."""
     if question:
         process.stdin.write(question + "\n")
         process.stdin.flush()
@@ -166,7 +166,7 @@ def ask(process: subprocess.Popen, question: str = "") -> str:
 
 
 def main() -> None:
-    """Runs the sides of each model in turn, prints a table and the ratios."""
+    """Run the sides of each model in turn, prints a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="which, with commas; default all")
     parser.add_argument("--sides", default=",".join(SIDES), help="which, with commas, `ours` among them; default all")

@@ -27,12 +27,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from vit_jax.data.augment.random_crop import RandomCrop
 from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
 from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
-from vit_jax.data.loading.loader import InMemory, Share, Streaming
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.loading.workers import batches_from_workers
-from vit_jax.data.sources.folder import Files
-from vit_jax.data.sources.tfds import Source
+from vit_jax.data.sources.examples import Examples
+from vit_jax.data.sources.files import Files
+from vit_jax.types import class_fields
 
 BATCH, SIZE, WORKERS = 64, 224, 2
 PEER = pathlib.Path(__file__).with_name("input_pipeline_tf_data.py")
@@ -44,7 +49,7 @@ NAMES = {
 
 
 def main() -> int:
-    """Runs all of it, or one loader for it."""
+    """Run all of it, or one loader for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--folder", type=pathlib.Path, help="of JPEG files, at any depth")
@@ -71,7 +76,7 @@ def main() -> int:
 
 
 def compare(folder: pathlib.Path, cache: pathlib.Path, *, rounds: int, seconds: float) -> None:
-    """Measures the loaders in turn, and prints images/s and ratios to the peer."""
+    """Measure the loaders in turn, and prints images/s and ratios to the peer."""
     ours = [sys.executable, __file__, "--folder", str(folder), "--serve"]
     loaders = {
         "antialias": Server([*ours, "antialias"]),
@@ -97,7 +102,7 @@ class Server:
     """A loader in a process group of its own, which stands still except while it is measured."""
 
     def __init__(self, command: list[str]) -> None:
-        """Starts it and waits for its first batches."""
+        """Start it and waits for its first batches."""
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         if command[0] != sys.executable:
             environment.pop("PYTHONPATH", None)  # it has its own packages
@@ -117,7 +122,7 @@ class Server:
         return rate
 
     def end(self) -> None:
-        """Ends it with its workers."""
+        """End it with its workers."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -130,7 +135,7 @@ class Server:
 
 
 def serve(batches: Iterator[np.ndarray]) -> None:
-    """Says that it is ready, then for each number of seconds on standard input the images/s over that time."""
+    """Say that it is ready, then for each number of seconds on standard input the images/s over that time."""
     next(batches)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -144,15 +149,10 @@ def serve(batches: Iterator[np.ndarray]) -> None:
 
 
 def streamed(files: list[pathlib.Path], how: str) -> Iterator[np.ndarray]:
-    """Batches of our loader, flipped at random."""
+    """Batch of our loader, flipped at random."""
     preprocessing = Preprocessing((SIZE, SIZE))
-    data = Streaming(
-        source(files),
-        preprocessing,
-        random_crop=RandomResizedCrop(preprocessing),
-        reading=Reading(reduced=True, antialias=how == "antialias"),
-        num_workers=WORKERS,
-    )
+    reading = Reading(reduced=True, antialias=how == "antialias")
+    data = Streaming(Pipeline(source(files), preprocessing, placing=RandomCrop(), reading=reading), num_workers=WORKERS)
     cv2, rng = fast_libraries()[0], np.random.default_rng(0)
     for batch in data.train_batches(Share(BATCH), seed=0, start_step=0, total_steps=10**6):
         for place in np.flatnonzero(rng.random(BATCH) < 0.5):
@@ -161,7 +161,7 @@ def streamed(files: list[pathlib.Path], how: str) -> Iterator[np.ndarray]:
 
 
 def parts(files: list[pathlib.Path]) -> None:
-    """Prints what each part of the work takes of one core, by its processor time, the best of three passes."""
+    """Print what each part of the work takes of one core, by its processor time, the best of three passes."""
     encoded = [file.read_bytes() for file in files]
     preprocessing = Preprocessing((SIZE, SIZE))
     crop = RandomResizedCrop(preprocessing)
@@ -210,10 +210,10 @@ class _Same:
 
 
 def in_memory(*, rounds: int) -> None:
-    """Prints the images/s of the memory path at CIFAR-10's size."""
+    """Print the images/s of the memory path at CIFAR-10's size."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8)
-    data = InMemory(Source("random", ("a",), _Arrays(images)), Preprocessing((32, 32)))
+    data = InMemory(Pipeline(Examples("random", class_fields(["a"]), _Arrays(images)), Preprocessing((32, 32))))
     rates = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -234,9 +234,10 @@ class _Arrays:
         return {"image": self._images[record], "label": 0}
 
 
-def source(files: list[pathlib.Path]) -> Source:
+def source(files: list[pathlib.Path]) -> Examples:
     """JPEG files without classes."""
-    return Source("photos", ("any",), Files("/", [str(file) for file in files], np.zeros(len(files), np.int32)))
+    stored = Files("/", [str(file) for file in files], np.zeros(len(files), np.int32))
+    return Examples("photos", class_fields(["any"]), stored)
 
 
 def jpeg_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -250,7 +251,7 @@ def _shape(image: bytes) -> tuple[int, int]:
 
 
 def _peer_python(cache: pathlib.Path) -> pathlib.Path:
-    """The interpreter of an environment with TensorFlow."""
+    """Return the interpreter of an environment with TensorFlow."""
     python = cache / "tensorflow" / "bin" / "python"
     done = cache / "tensorflow" / "installed"
     if not done.exists():

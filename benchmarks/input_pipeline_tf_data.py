@@ -12,7 +12,7 @@ import tensorflow as tf
 
 
 def main(folder: str, batch_size: int, size_px: int, workers: int) -> None:
-    """Answers each number of seconds on standard input with the images/s over that time."""
+    """Answer each number of seconds on standard input with the images/s over that time."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(workers)
     files = sorted(str(x) for x in pathlib.Path(folder).rglob("*") if x.suffix.lower() in (".jpg", ".jpeg"))

@@ -18,10 +18,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+ITEMS = ("params", "ema_params", "variables", "companions", "rest")
+"""Parts of a checkpoint that hold arrays; some states lack some."""
 
 
 def main() -> int:
-    """Runs the comparison; gives 0 if all is equal."""
+    """Run the comparison; gives 0 if all is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--num-steps", type=int, default=400)
@@ -76,10 +78,14 @@ def _last_step(workdir: pathlib.Path) -> int | None:
 
 
 def first_difference(left: pathlib.Path, right: pathlib.Path, step: int) -> str | None:
-    """What differs first between two work directories in the state saved at step or in the metrics, or None."""
+    """Return what differs first between two work directories in the state saved at step or in the metrics, or None."""
+    folders = [run / "checkpoints" / str(step) for run in (left, right)]
+    items, others = ({name for name in ITEMS if (folder / name).is_dir()} for folder in folders)
+    if items != others:
+        return f"{sorted(items ^ others)[0]} is in one checkpoint alone"
     with ocp.StandardCheckpointer() as checkpointer:
-        for item in ("params", "ema_params", "rest"):
-            trees = [checkpointer.restore(run / "checkpoints" / str(step) / item) for run in (left, right)]
+        for item in sorted(items):
+            trees = [checkpointer.restore(folder / item) for folder in folders]
             names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])]
             for name, a, b in zip(names, *map(jax.tree.leaves, trees), strict=True):
                 if np.asarray(a).tobytes() != np.asarray(b).tobytes():

@@ -16,10 +16,10 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = {
-    "model.hidden_dim": 192,
-    "model.depth": 6,
-    "model.mlp_dim": 768,
-    "model.num_heads": 3,
+    "model.options.hidden_dim": 192,
+    "model.options.depth": 6,
+    "model.options.mlp_dim": 768,
+    "model.options.num_heads": 3,
     "batch_size": 256,
     "num_steps": 24,
     "optimizer.warmup_steps": 5,
@@ -35,7 +35,7 @@ HOST = ("train", "log", "save", "wait for the batch", "wait for an earlier step"
 
 
 def trace(workdir: pathlib.Path) -> pathlib.Path:
-    """Trains; gives the file with the trace."""
+    """Train; gives the file with the trace."""
     command = [sys.executable, "train.py", "--config=configs/digits.py", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in CONFIG.items()]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
@@ -44,7 +44,7 @@ def trace(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def read(file: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
-    """What went on -> (start, end) of each time, in milliseconds after the first step was handed over."""
+    """Return what went on -> (start, end) of each time, in milliseconds after the first step was handed over."""
     from jax.profiler import ProfileData
 
     spans = {name: [] for name in (DEVICE, *HOST)}
@@ -63,7 +63,7 @@ def read(file: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def table(spans: dict[str, list[tuple[float, float]]]) -> str:
-    """A line a step."""
+    """Return a line a step."""
     lines = ["step  handed over  device from       to    ahead     idle   (milliseconds)"]
     before = None
     start_step = CONFIG["profile.start_step"] + 1
@@ -77,7 +77,7 @@ def table(spans: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def draw(spans: dict[str, list[tuple[float, float]]], out: pathlib.Path) -> None:
-    """The same as bars along the time."""
+    """Return the same as bars along the time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,7 +101,7 @@ def draw(spans: dict[str, list[tuple[float, float]]], out: pathlib.Path) -> None
 
 
 def main() -> None:
-    """Trains, prints, draws."""
+    """Train, prints, draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs" / "images" / "loop_trace.png")
     args = parser.parse_args()

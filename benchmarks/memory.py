@@ -17,33 +17,39 @@ import numpy as np
 import optax
 
 from vit_jax.models import vit
-from vit_jax.ops.augment import make_prepare
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
-from vit_jax.training.step import make_init, make_train_step
+from vit_jax.training.problem import Problem
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
+from vit_jax.types import class_fields
 
 CHOICES = {
     "none": {},
-    "`model.remat` dots": {"remat": "dots"},
-    "`model.remat` full": {"remat": "full"},
+    "`model.options.remat` dots": {"remat": "dots"},
+    "`model.options.remat` full": {"remat": "full"},
     "`accumulate_steps` 4": {"accumulate_steps": 4},
-    "`model.scan`": {"scan": True},
-    "`model.scan`, `model.remat` full": {"scan": True, "remat": "full"},
-    "`model.dtype` bfloat16": {"dtype": "bfloat16"},
+    "`model.options.scan`": {"scan": True},
+    "`model.options.scan`, `model.options.remat` full": {"scan": True, "remat": "full"},
+    "`model.options.dtype` bfloat16": {"dtype": "bfloat16"},
     "`optimizer.moment_dtype` bfloat16": {"moment_dtype": "bfloat16"},
 }
 MIB = 2**20
+
+
+def normalised(key, batch, axis_name=None):
+    """Prepare a batch without augmentation."""
+    return batch | {"image": jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1.0}
 
 
 class Run:
     """A compiled train step with its state and batch."""
 
     def __init__(self, args: argparse.Namespace, *, accumulate_steps=1, moment_dtype="float32", **options) -> None:
-        """Compiles the step and runs it once."""
-        task = Classification(1000)
+        """Compile the step and runs it once."""
+        task = Classification(class_fields([str(label) for label in range(1000)]))
         optimizer = optimizers.create("adamw", schedule=optax.constant_schedule(1e-3), moment_dtype=moment_dtype)
-        parts = (task.wrap(vit.create(args.variant, **options)), task, optimizer)
-        prepare = make_prepare((0.5,) * 3, (0.5,) * 3)
+        problem = Problem(task.wrap(vit.create(args.variant, **options)), task, normalised)
         rng = np.random.default_rng(0)
         self._batch = {
             "image": rng.integers(0, 256, (args.batch_size, args.image_size, args.image_size, 3), np.uint8),
@@ -51,9 +57,9 @@ class Run:
             "index": np.arange(args.batch_size, dtype=np.uint32),
         }
         example = {name: value[:1] for name, value in self._batch.items()}
-        init = make_init(*parts, prepare=prepare, ema=False)
+        init = make_init(problem, optimizer, moving_average=False)
         self.state = jax.jit(lambda: init(0, example))()
-        train_step = make_train_step(*parts, prepare=prepare, accumulate_steps=accumulate_steps)
+        train_step = make_train_step(problem, optimizer, accumulate_steps=accumulate_steps)
         started = time.perf_counter()
         self._step = jax.jit(train_step, donate_argnums=0).lower(self.state, self._batch).compile()
         self.compile_seconds = time.perf_counter() - started
@@ -61,7 +67,7 @@ class Run:
         self.seconds_a_step(1)
 
     def seconds_a_step(self, num_steps: int) -> float:
-        """Runs so many steps."""
+        """Run so many steps."""
         started = time.perf_counter()
         for _ in range(num_steps):
             self.state, _ = self._step(self.state, self._batch)
@@ -70,7 +76,7 @@ class Run:
 
 
 def stacking_seconds(params) -> float:
-    """How long it takes to stack the parameters of all blocks, as a scanned model does in each step."""
+    """Return how long it takes to stack the parameters of all blocks, as a scanned model does in each step."""
     blocks = [block for name, block in params["encoder"].items() if name.startswith("block_")]
     stack = jax.jit(lambda blocks: jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks))
     seconds = []
@@ -86,7 +92,7 @@ def _mib(tree) -> str:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="S/16")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -111,7 +117,7 @@ def main() -> None:
             f"| {name} | {run.temporary_bytes / MIB:,.0f} | {_mib(run.state.params)} | {_mib(run.state.opt_state)} "
             f"| {speed:,.1f} | {run.compile_seconds:.1f} |"
         )
-    stacking, step = stacking_seconds(runs["none"].state.params), statistics.median(seconds["`model.scan`"])
+    stacking, step = stacking_seconds(runs["none"].state.params), statistics.median(seconds["`model.options.scan`"])
     print(f"\nStacking the parameters: {1e3 * stacking:.1f} ms of a step's {1e3 * step:,.0f} ms")
 
 

@@ -70,7 +70,7 @@ def xla():
 
 
 def pytorch():
-    """The same."""
+    """Return the same."""
     import torch
 
     def product(formula, *shapes):
@@ -90,7 +90,7 @@ SIDES = {"xla": xla, "pytorch": pytorch}
 
 
 def work(side: str) -> None:
-    """Waits for the name of a product on standard input, computes it a few times and says how many seconds one took."""
+    """Wait for the name of a product on standard input, computes it a few times and says how many seconds one took."""
     products = SIDES[side]()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -103,7 +103,7 @@ def work(side: str) -> None:
 
 
 def main() -> None:
-    """Starts both, asks them in turn, prints a table."""
+    """Start both, asks them in turn, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-python", help="a Python that has torch")

@@ -46,7 +46,7 @@ def programs(args: argparse.Namespace, count: int):
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden-dim", type=int, default=384)
     parser.add_argument("--heads", type=int, default=6)

@@ -30,29 +30,34 @@ REQUIRED = {"infer": 1.4, "train": 1.3}
 
 
 def ours():
-    """The library's steps: mode -> a function that runs one and waits for it."""
+    """Return the library's steps: mode -> a function that runs one and waits for it."""
     import jax
     import jax.numpy as jnp
 
-    from vit_jax.build import experiment as build
-    from vit_jax.ops import augment
-    from vit_jax.training import optimizer, step
+    from vit_jax.build import plugins
+    from vit_jax.training import optimizer
+    from vit_jax.training.problem import Problem
+    from vit_jax.training.state import make_init
+    from vit_jax.training.step import make_train_step
+    from vit_jax.types import class_fields
 
-    task = build.create_task("classification", num_classes=1000)
-    model = task.wrap(build.create_encoder("vit", "S/16"))
-    prepare = augment.make_prepare((0.5,) * 3, (0.5,) * 3)
+    def prepare(key, batch, axis_name=None):
+        return batch | {"image": jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1}
+
+    task = plugins.create_task("classification", class_fields([str(label) for label in range(1000)]))
+    problem = Problem(task.wrap(plugins.create_encoder("vit", "S/16")), task, prepare)
     adamw = optimizer.create("adamw", schedule=lambda _: jnp.float32(1e-4), weight_decay=0.1)
     images, labels = data()
     batch = {"image": images, "label": labels, "index": jnp.arange(BATCH, dtype=jnp.uint32)}
-    state = jax.jit(lambda: step.make_init(model, task, adamw, prepare=prepare, ema=False)(0, batch))()
+    state = jax.jit(lambda: make_init(problem, adamw, moving_average=False)(0, batch))()
     check(state.params)
-    train_step = jax.jit(step.make_train_step(model, task, adamw, prepare=prepare), donate_argnums=0)
-    forward = jax.jit(lambda p, batch: model.apply({"params": p}, prepare(None, batch)["image"], train=False))
+    train_step = jax.jit(make_train_step(problem, adamw), donate_argnums=0)
+    forward = jax.jit(lambda p, batch: problem.model.apply({"params": p}, prepare(None, batch)["image"], train=False))
     return jax_steps(forward, train_step, state, batch, lambda state: state.params)
 
 
 def flax_peer():
-    """A ViT as it is usually written in Flax, and a train step as it is usually written with Optax."""
+    """Return a ViT as it is usually written in Flax, and a train step as it is usually written with Optax."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -99,7 +104,7 @@ def flax_peer():
 
 
 def timm_peer():
-    """The same in PyTorch."""
+    """Return the same in PyTorch."""
     import timm
     import torch
 
@@ -157,7 +162,7 @@ SIDES = {"ours": ours, "flax": flax_peer, "flax+malloc": flax_peer, "timm": timm
 
 
 def work(side: str) -> None:
-    """Compiles, then times steps for each mode named on standard input, one a line; seconds a step go out."""
+    """Compile, then times steps for each mode named on standard input, one a line; seconds a step go out."""
     if side in ("ours", "flax+malloc"):
         from vit_jax.system.malloc import keep_freed_memory
 
@@ -176,7 +181,7 @@ def work(side: str) -> None:
 
 
 def torch_python() -> str:
-    """The Python of a new virtual environment with timm, in the user's cache folder; made once."""
+    """Return the Python of a new virtual environment with timm, in the user's cache folder; made once."""
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vit_jax" / "timm"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -186,7 +191,7 @@ def torch_python() -> str:
 
 
 def main() -> None:
-    """Starts the sides, runs them in turn, prints a table and the ratios."""
+    """Start the sides, runs them in turn, prints a table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-python", help="a Python that has torch and timm")
@@ -225,7 +230,7 @@ def main() -> None:
 
 
 def ask(process: subprocess.Popen, question: str = "") -> str:
-    """Sends a line, if any, and gives the answer."""
+    """Send a line, if any, and gives the answer."""
     if question:
         process.stdin.write(question + "\n")
         process.stdin.flush()

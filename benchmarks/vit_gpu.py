@@ -25,7 +25,7 @@ TIMM = {
 
 
 def timm_images_per_second(variant: str, batch_size: int, *, steps: int, windows: int, device: str) -> float:
-    """The median window of timm's training, in the process of a Python with torch."""
+    """Return the median window of timm's training, in the process of a Python with torch."""
     import timm
     import torch
 
@@ -51,7 +51,7 @@ def timm_images_per_second(variant: str, batch_size: int, *, steps: int, windows
 
 
 def main() -> None:
-    """Runs both in turn and prints the ratio."""
+    """Run both in turn and prints the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--torch-python", default=sys.executable, help="a Python that has torch and timm; default this one"

@@ -14,7 +14,7 @@ from configs import common
 
 
 def get_config(device: str = "cpu") -> ConfigDict:
-    """The run for a device, `cpu` or `gpu`."""
+    """Return the run for a device, `cpu` or `gpu`."""
     config = common.get_config()
     common.set_small_images(config, device)
     config.data.name = "cifar100"

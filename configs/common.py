@@ -10,7 +10,7 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """Gives the defaults: image classification with a plain ViT on a TFDS dataset."""
+    """Return the defaults: image classification with a plain ViT on a TFDS dataset."""
     config = ConfigDict()
     # Seed of every random choice (initial values, order, augmentation, dropout); 0 or more.
     config.seed = 0
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
 
 
 def unset(section: ConfigDict, *keys: str) -> None:
-    """Sets keys to None so that the command line can still set them."""
+    """Set keys to None so that the command line can still set them."""
     for key in keys:
         kind = type(section[key])
         del section[key]
@@ -60,7 +60,7 @@ def unset(section: ConfigDict, *keys: str) -> None:
 
 
 def _init() -> ConfigDict:
-    """What a run starts from. With a source, keys of `model` and `data` that are None are inherited from it."""
+    """Return what a run starts from. With a source, keys of `model` and `data` that are None are inherited from it."""
     init = ConfigDict()
     # A trained model: a work directory, a checkpoint's folder or .npz, or a Hugging Face id. None starts from random
     # values.
@@ -79,7 +79,7 @@ def _init() -> ConfigDict:
 
 
 def _model() -> ConfigDict:
-    """The encoder. None leaves a value to init.source."""
+    """Return the encoder. None leaves a value to init.source."""
     model = ConfigDict()
     # A file of vit_jax/models (docs/models.md), and a row of its VARIANTS; for vit any patch works, "Ti/4", "B/16x8".
     model.name = "vit"
@@ -91,7 +91,7 @@ def _model() -> ConfigDict:
 
 
 def _task() -> ConfigDict:
-    """The head, the loss and the metrics."""
+    """Return the head, the loss and the metrics."""
     task = ConfigDict()
     # A file of vit_jax/tasks.
     task.name = "classification"
@@ -101,7 +101,7 @@ def _task() -> ConfigDict:
 
 
 def _data() -> ConfigDict:
-    """The dataset, and the way of an image to the model."""
+    """Return the dataset, and the way of an image to the model."""
     data = ConfigDict()
     # digits, digit_scenes, ... or a TFDS dataset prepared as array_record; the training split, "train[:90%]".
     data.name = "digits"
@@ -160,7 +160,7 @@ def _data() -> ConfigDict:
 
 
 def _evaluation() -> ConfigDict:
-    """What is evaluated, and when."""
+    """Return what is evaluated, and when."""
     evaluation = ConfigDict()
     # Name of an evaluation, the prefix of its metrics -> split. Empty: every split of data.folder but the training
     # split; of a TFDS dataset validation, or test if it has none.
@@ -180,7 +180,7 @@ def _evaluation() -> ConfigDict:
 
 
 def _optimizer() -> ConfigDict:
-    """How gradients change parameters."""
+    """Return how gradients change parameters."""
     optimizer = ConfigDict()
     # adamw, adam, sgd, muon (for the kernels of the blocks; adamw for all else).
     optimizer.name = "adamw"
@@ -218,7 +218,7 @@ def _optimizer() -> ConfigDict:
 
 
 def _checkpoint() -> ConfigDict:
-    """What is saved in <workdir>/checkpoints."""
+    """Return what is saved in <workdir>/checkpoints."""
     checkpoint = ConfigDict()
     # Steps between checkpoints; 0 saves only at the end, or when the run is stopped.
     checkpoint.every_steps = 0
@@ -248,7 +248,7 @@ google's RandAugment, and mixup.
 
 
 def set_augreg(config: ConfigDict, name: str) -> None:
-    """Sets RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
+    """Set RandAugment and mixup to a row of AUGREG; crop, flip, dropout and weight decay are choices of their own."""
     if name not in AUGREG:
         raise ValueError(f"no augmentation {name!r}; valid: {', '.join(AUGREG)}")
     magnitude, mixup_alpha = AUGREG[name]
@@ -259,7 +259,7 @@ def set_augreg(config: ConfigDict, name: str) -> None:
 
 
 def set_deit(config: ConfigDict) -> None:
-    """Sets the data's augmentation, and label smoothing, to those of DeiT.
+    """Set the data's augmentation, and label smoothing, to those of DeiT.
 
     Touvron et al. 2020 (arXiv:2012.12877), table 9, with deit/main.py's defaults for what it leaves open. Stochastic
     depth, optimizer and schedule are choices of their own.
@@ -276,7 +276,7 @@ def set_deit(config: ConfigDict) -> None:
 
 
 def set_small_images(config: ConfigDict, device: str) -> None:
-    """Sets what training a ViT on 50,000 images of 32 x 32 pixels from scratch needs, sized for a device.
+    """Set what training a ViT on 50,000 images of 32 x 32 pixels from scratch needs, sized for a device.
 
     Args:
         config: to change.

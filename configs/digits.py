@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """The default run."""
+    """Return the default run."""
     config = common.get_config()
     config.num_epochs = 150.0
     config.batch_size = 64

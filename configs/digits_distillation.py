@@ -13,7 +13,7 @@ KINDS = ("soft", "hard", "none")
 
 
 def get_config(kind: str = "soft") -> ConfigDict:
-    """The student, taught as `kind` says.
+    """Return the student, taught as `kind` says.
 
     Args:
         kind: `soft`, `hard`, or `none` for no teacher and all else the same.

@@ -38,7 +38,7 @@ FAMILIES = {
 
 
 def get_config(family: str = "vit") -> ConfigDict:
-    """The run of one family.
+    """Return the run of one family.
 
     Args:
         family: of FAMILIES.

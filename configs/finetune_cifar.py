@@ -22,7 +22,7 @@ from configs import common
 
 
 def get_config(dataset: str = "cifar10") -> ConfigDict:
-    """The run on a dataset, cifar10 or cifar100."""
+    """Return the run on a dataset, cifar10 or cifar100."""
     config = common.get_config()
     config.num_steps = 500
     config.batch_size = 512

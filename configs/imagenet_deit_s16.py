@@ -23,7 +23,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """The published run, but for its teacher."""
+    """Return the published run, but for its teacher."""
     config = common.get_config()
     config.num_epochs = 300.0
     config.batch_size = 1024

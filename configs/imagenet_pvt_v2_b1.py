@@ -19,7 +19,7 @@ from configs import common
 
 
 def get_config() -> ConfigDict:
-    """The authors' run."""
+    """Return the authors' run."""
     config = common.get_config()
     config.num_epochs = 300.0
     config.batch_size = 1024

@@ -19,7 +19,7 @@ DROP_PATH = {"T": 0.2, "S": 0.3, "B": 0.5}
 
 
 def get_config(size: str = "T") -> ConfigDict:
-    """The authors' run.
+    """Return the authors' run.
 
     Args:
         size: T, S or B.

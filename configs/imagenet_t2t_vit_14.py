@@ -23,7 +23,7 @@ LARGER = (5e-4, 0.065)
 
 
 def get_config(variant: str = "14") -> ConfigDict:
-    """The run of a variant."""
+    """Return the run of a variant."""
     config = common.get_config()
     config.num_epochs = 310.0
     config.batch_size = 512

@@ -20,7 +20,7 @@ from configs import common
 
 
 def get_config(augmentation: str = "medium2") -> ConfigDict:
-    """The run with an augmentation of AugReg."""
+    """Return the run with an augmentation of AugReg."""
     config = common.get_config()
     config.num_epochs = 300.0
     config.batch_size = 4096

@@ -20,7 +20,7 @@ from configs import imagenet_vit_b16_augreg
 
 
 def get_config(augmentation: str = "medium2") -> ConfigDict:
-    """The run with an augmentation of AugReg: that of B/16 but for the model."""
+    """Return the run with an augmentation of AugReg: that of B/16 but for the model."""
     config = imagenet_vit_b16_augreg.get_config(augmentation).unlock()
     config.model.variant = "L/16"
     config.model.options.dtype = "bfloat16"

@@ -17,7 +17,7 @@ from configs import common
 
 
 def get_config(epochs: str = "90") -> ConfigDict:
-    """The run of so many epochs."""
+    """Return the run of so many epochs."""
     config = common.get_config()
     config.num_epochs = float(epochs)
     config.batch_size = 1024

@@ -22,7 +22,7 @@ from configs import common
 
 
 def get_config(test_split: str = "") -> ConfigDict:
-    """The run; with a TFDS dataset, the split to test on. A folder is tested on all of its splits but train."""
+    """Return the run; with a TFDS dataset, the split to test on. A folder is tested on all of its splits but train."""
     config = common.get_config()
     config.num_epochs = 100.0
     config.batch_size = 256

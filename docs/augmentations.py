@@ -9,12 +9,20 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vit_jax.data.augment import operations as augment
-from vit_jax.data.augment import policies
+from vit_jax.data.augment import operations as ops
+from vit_jax.data.augment.autoaugment import AutoAugment
+from vit_jax.data.augment.color_jitter import ColorJitter
+from vit_jax.data.augment.erase import Erase
+from vit_jax.data.augment.flip import Flip
+from vit_jax.data.augment.mix import Mix
+from vit_jax.data.augment.randaugment import VARIANTS, RandAugment
+from vit_jax.data.augment.shift import Shift
+from vit_jax.data.augment.three_augment import ThreeAugment
+from vit_jax.data.augment.trivialaugment import TrivialAugment
 from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
 from vit_jax.data.loading import order
 from vit_jax.ops.augment import make_prepare
-from vit_jax.ops.mixing import Mixing
+from vit_jax.types import class_fields
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "tests" / "golden" / "image.png"
@@ -41,58 +49,55 @@ def sheet(name: str, rows: list[tuple[str, list[np.ndarray]]]) -> None:
 def operations() -> list[tuple[str, list[np.ndarray]]]:
     """Each operation of timm_increasing at the magnitudes 1, 3, 5, 7, 9, and Cutout."""
     photo = Image.fromarray(PREPROCESSING(PHOTO))
-    families = dict.fromkeys(policies.VARIANTS["timm_increasing"].ops, "timm_increasing") | {"Cutout": "google"}
+    families = dict.fromkeys(VARIANTS["timm_increasing"].ops, "timm_increasing") | {"Cutout": "google"}
     rows = []
     for name, family in sorted(families.items()):
         tiles = []
         for magnitude in (1, 3, 5, 7, 9):
-            brush = augment.Brush(np.random.default_rng(2), FILL, Image.Resampling.BICUBIC)
-            tiles.append(np.asarray(augment.OPS[name](photo, family=family, strength=magnitude / 10, brush=brush)))
+            brush = ops.Brush(np.random.default_rng(2), FILL, Image.Resampling.BICUBIC)
+            tiles.append(np.asarray(ops.OPS[name](photo, family=family, strength=magnitude / 10, brush=brush)))
         rows.append((name, tiles))
     return rows
 
 
 def host() -> list[tuple[str, list[np.ndarray]]]:
     """Each policy, and the random resized crop."""
-    randaugment = policies.RandAugment
     chosen = {
-        "randaugment, timm\nM 9, N 2": randaugment(FILL, "timm"),
-        "randaugment,\ntimm_increasing\nM 9 +- 0.5, N 2": randaugment(FILL, "timm_increasing", magnitude_std=0.5),
-        "randaugment, paper\nM 9, N 2": randaugment(FILL, "paper"),
-        "randaugment, google\nM 15, N 2 (medium1)": randaugment(FILL, "google", magnitude=15.0),
-        "autoaugment_cifar": policies.AutoAugment("cifar", FILL),
-        "autoaugment_imagenet": policies.AutoAugment("imagenet", FILL),
-        "trivialaugment": policies.TrivialAugment(FILL),
-        "three_augment": policies.ThreeAugment(),
-        "color_jitter\n0.3, 0.3, 0.3, 0": policies.ColorJitter(0.3, 0.3, 0.3),
-        "color_jitter\n0.4, 0.4, 0.4, 0.1": policies.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        "randaugment, timm\nM 9, N 2": RandAugment("timm"),
+        "randaugment,\ntimm_increasing\nM 9 +- 0.5, N 2": RandAugment("timm_increasing", magnitude_std=0.5),
+        "randaugment, paper\nM 9, N 2": RandAugment("paper"),
+        "randaugment, google\nM 15, N 2 (medium1)": RandAugment("google", magnitude=15.0),
+        "autoaugment, cifar": AutoAugment("cifar"),
+        "autoaugment, imagenet": AutoAugment("imagenet"),
+        "trivialaugment": TrivialAugment(),
+        "three_augment": ThreeAugment(),
+        "color_jitter\n0.3, 0.3, 0.3, 0": ColorJitter(0.3, 0.3, 0.3),
+        "color_jitter\n0.4, 0.4, 0.4, 0.1": ColorJitter(0.4, 0.4, 0.4, 0.1),
     }
     crop = RandomResizedCrop(PREPROCESSING)
-    rows = [("crop, random", [crop(PHOTO, order.generator(0, position)) for position in range(DRAWS)])]
-    photo = PREPROCESSING(PHOTO)
-    for label, policy in chosen.items():
-        rows.append((label, [policies.apply([policy], photo, order.generator(0, i)) for i in range(DRAWS)]))
+    rows = [("random_crop", [crop(PHOTO, order.generator(0, position)) for position in range(DRAWS)])]
+    photo = Image.fromarray(PREPROCESSING(PHOTO))
+    for label, augmentation in chosen.items():
+        policy = augmentation.policy(FILL)
+        rows.append((label, [np.asarray(policy(photo, order.generator(0, i), [])) for i in range(DRAWS)]))
     return rows
 
 
 def device() -> list[tuple[str, list[np.ndarray]]]:
     """What is done inside the compiled step; the partner in mixing is a mirrored copy in other colours."""
     photo = PREPROCESSING(PHOTO)
-    other = np.asarray(augment.hue(Image.fromarray(photo[:, ::-1]), 0.4))
+    other = np.asarray(ops.hue(Image.fromarray(photo[:, ::-1]), 0.4))
     chosen = {
-        "flip": {"flip": True},
-        "shift_px 12": {"shift_px": 12},
-        "erase_probability 1": {"erase_probability": 1.0},
-        "mixup_alpha 0.8": {"mixing": Mixing(2, mixup_alpha=0.8)},
-        "cutmix_alpha 1": {"mixing": Mixing(2, cutmix_alpha=1.0)},
-        "mixup_alpha 0.8,\ncutmix_alpha 1,\nerase_probability 0.25": {
-            "mixing": Mixing(2, mixup_alpha=0.8, cutmix_alpha=1.0),
-            "erase_probability": 0.25,
-        },
+        "flip": [Flip()],
+        "shift, 12 pixels": [Shift(12)],
+        "erase, probability 1": [Erase(1.0)],
+        "mix, mixup_alpha 0.8": [Mix(mixup_alpha=0.8)],
+        "mix, cutmix_alpha 1": [Mix(cutmix_alpha=1.0)],
+        "mix, mixup_alpha 0.8,\ncutmix_alpha 1,\nerase 0.25": [Mix(0.8, 1.0), Erase(0.25)],
     }
-    rows = []
-    for label, options in chosen.items():
-        prepare = jax.jit(make_prepare((0.5,), (0.25,), **options))
+    rows, fields = [], class_fields(["photo", "other"])
+    for label, augmentations in chosen.items():
+        prepare = jax.jit(make_prepare((0.5,), (0.25,), fields=fields, augmentations=augmentations))
         tiles = []
         for i in range(DRAWS):
             batch = {"image": np.stack([photo, other]), "label": np.arange(2), "index": np.uint32([2 * i, 2 * i + 1])}

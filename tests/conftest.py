@@ -1,5 +1,6 @@
 """What all tests share: eight virtual CPU devices, quick compilation, and the digits prepared once."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -9,21 +10,30 @@ import tempfile
 
 import pytest
 
-# In the environment and before JAX is imported, so that it holds for the subprocesses of tests as well.
-_CACHE = tempfile.TemporaryDirectory(prefix="vit_jax_tests_")
+# All of this is in the environment and set before JAX is imported, so that it holds for the subprocesses of tests too.
+if "VIT_JAX_TESTS_CACHE" not in os.environ:  # this is the process that starts the workers, which inherit it
+    _CACHE = tempfile.TemporaryDirectory(prefix="vit_jax_tests_")
+    os.environ["VIT_JAX_TESTS_CACHE"] = _CACHE.name
+_SHARED = os.environ["VIT_JAX_TESTS_CACHE"]
+_OWN = f"{_SHARED}/{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "8",
     # Dozens of unfinished steps with collectives can deadlock on virtual CPU devices.
     "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
-    # Most of the tests' time would go into compiling the same few programs again and again.
-    "JAX_COMPILATION_CACHE_DIR": f"{_CACHE.name}/jax",
+    # Most of the tests' time goes into compiling: what one worker has compiled, the others need not.
+    "JAX_COMPILATION_CACHE_DIR": f"{_SHARED}/jax",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    "TFDS_DATA_DIR": f"{_CACHE.name}/tfds",
-    "XDG_CACHE_HOME": f"{_CACHE.name}/cache",
+    "TFDS_DATA_DIR": f"{_OWN}/tfds",
+    "XDG_CACHE_HOME": f"{_OWN}/cache",
 }
+# The older code generator compiles the tests' programs three times as fast. Later versions do not have it, and end at a
+# flag that they do not know.
+_QUICK = "--xla_cpu_use_fusion_emitters=false"
+if importlib.metadata.version("jaxlib").startswith("0.10.") and _QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -84,7 +94,7 @@ def trained(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
-def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preprocessing) -> pathlib.Path:
+def write_classifier(workdir: pathlib.Path, class_names, *, task=None, scale=0.3, **preprocessing) -> pathlib.Path:
     """A work directory with a tiny ViT of random parameters, its head's too, and images as `preprocessing` says."""
     import jax
     import numpy as np
@@ -107,7 +117,7 @@ def write_classifier(workdir: pathlib.Path, class_names, *, task=None, **preproc
     images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(scale=0.3, size=leaf.shape).astype(leaf.dtype), shapes)
+    params = jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(leaf.dtype), shapes)
     reading.write_params(workdir / "checkpoints", 0, params, info)
     return workdir
 

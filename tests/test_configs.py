@@ -8,15 +8,16 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDEN, ROOT, write_classifier
+from conftest import GOLDEN, ROOT, set_key, write_classifier
 from PIL import Image
 from tiny import TINY
 
 import train
 from configs import common
-from vit_jax.build import experiment as build
+from vit_jax.build import plugins
+from vit_jax.build.experiment import experiment
 from vit_jax.data.loading.loader import Share
-from vit_jax.training.step import make_eval_step
+from vit_jax.training.evaluation import learned, make_eval_step
 
 
 def two_classes(folder):
@@ -43,15 +44,17 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
         data = config.data
         names = "0123456789" if data.name == "digits" else ("cat", "dog")
         like_the_students = {"channels": data.channels, "mean": data.mean, "std": data.std}
-        config.task.options.teacher = str(write_classifier(tmp_path / "teacher", names, **like_the_students))
-    if config.data.name != "digits":
+        teacher = write_classifier(tmp_path / "teacher", names, **like_the_students)
+        set_key(config, ("task", "options", "teacher"), str(teacher))
+    if config.data.name not in ("digits", "digit_scenes"):
         config.data.folder, config.data.split = str(two_classes(tmp_path / "images")), "train"
         config.evaluation.splits = {}
         config.data.image_size = config.data.image_size and (32, 32)
     if config.model.variant is None:  # it is that of a source
         config.init.source = str(GOLDEN / "hf_vit")
     else:
-        config.model.update(TINY[config.model.name].options)
+        for option, value in TINY[config.model.name].options.items():
+            set_key(config, ("model", "options", option), value)
     if name not in TRAINED:
         trace_a_step(config)
         return
@@ -61,16 +64,15 @@ def test_a_config_is_locked_and_takes_a_step(name, tmp_path):
 
 
 def trace_a_step(config):
-    run = build.experiment(config)
-    init, train_step = build.init_and_train_step(config, run, axis_name=None)
+    run = experiment(config)
     batch = next(run.train_loader.train_batches(Share(8), seed=0, start_step=0, total_steps=1))
-    state = jax.eval_shape(lambda: init(config.seed, run.example))
-    new_state, metrics = jax.eval_shape(train_step, state, batch)
+    state = jax.eval_shape(lambda: run.init(config.seed, run.example))
+    new_state, metrics = jax.eval_shape(run.make_train_step(None), state, batch)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     assert metrics["loss"][0].shape == ()
     # Evaluation's step has what it needs.
-    evaluate = make_eval_step(run.model, run.task, prepare=run.prepare, row_names=run.evaluators.row_names)
-    jax.eval_shape(evaluate, state.params, batch | {"mask": np.ones(8, np.float32)})
+    evaluate = make_eval_step(run.problem, row_names=run.evaluators.row_names)
+    jax.eval_shape(evaluate, learned(state), batch | {"is_example": np.ones(8, np.float32)})
 
 
 def test_arguments_of_configs():
@@ -78,15 +80,15 @@ def test_arguments_of_configs():
         return importlib.import_module(f"configs.{name}").get_config(argument)
 
     assert config("imagenet_vit_s16", "300").num_epochs == 300
-    assert config("imagenet_vit_b16_augreg", "strong2").data.mixup_alpha == 0.8
-    assert config("imagenet_vit_l16", "light2").data.mixup_alpha == 0.2
-    assert config("imagenet21k_vit_b16", "medium1").data.randaugment_magnitude == 15
+    assert config("imagenet_vit_b16_augreg", "strong2").data.augment.mix.mixup_alpha == 0.8
+    assert config("imagenet_vit_l16", "light2").data.augment.mix.mixup_alpha == 0.2
+    assert config("imagenet21k_vit_b16", "medium1").data.augment.randaugment.magnitude == 15
     assert config("finetune_cifar", "cifar100").data.name == "cifar100"
     for name in ("cifar10", "cifar100"):
         assert config(name, "gpu").model.variant == "S/4"
         with pytest.raises(ValueError, match="no variant 'tpu'; valid: cpu, gpu"):
             config(name, "tpu")
-    assert (config("imagenet_swin_t", "B").model.variant, config("imagenet_swin_t", "S").model.drop_path) == (
+    assert (config("imagenet_swin_t", "B").model.variant, config("imagenet_swin_t", "S").model.options.drop_path) == (
         "B/7",
         0.3,
     )
@@ -97,10 +99,10 @@ def test_arguments_of_configs():
     for family, (options, side) in families.items():
         chosen = config("digits_families", family)
         assert (chosen.model.name, chosen.data.image_size) == (family, (side, side))
-        build.create_encoder(family, **options)
+        plugins.create_encoder(family, **options)
     with pytest.raises(ValueError, match=r"no variant 'cnn'; valid: deit, .*vit"):
         config("digits_families", "cnn")
-    assert config("digits_distillation", "hard").task.kind == "hard"
+    assert config("digits_distillation", "hard").task.options.kind == "hard"
     assert config("digits_distillation", "none").task.name == "classification"
     with pytest.raises(ValueError, match="no kind 'warm'; valid: soft, hard, none"):
         config("digits_distillation", "warm")
@@ -120,7 +122,8 @@ def test_a_config_has_no_key_that_common_does_not_explain(name):
     def keys(tree, prefix=""):
         for key, value in tree.items():
             yield f"{prefix}{key}"
-            if isinstance(value, dict) and key != "splits":
+            # The options of a family, task, augmentation or evaluator are explained where they are.
+            if isinstance(value, dict) and key not in ("splits", "options", "augment", "metrics"):
                 yield from keys(value, f"{prefix}{key}.")
 
     assert set(keys(config.to_dict())) == set(keys(common.get_config().to_dict()))
@@ -140,41 +143,44 @@ AUGREG = [
 
 @pytest.mark.parametrize(("name", "randaugment", "mixup"), AUGREG)
 def test_augregs_names_are_its_combinations(name, randaugment, mixup):
-    data = augmented(lambda config: common.set_augreg(config, name))
-    assert data.mixup_alpha == mixup and data.cutmix_alpha == 0
-    if randaugment is None:
-        assert data.augment == "none"
-    else:
-        assert (data.augment, data.randaugment_variant) == ("randaugment", "google")
-        assert (data.randaugment_num_ops, data.randaugment_magnitude) == randaugment
-        assert data.randaugment_magnitude_std == 0
+    augment = augmented(lambda config: common.set_augreg(config, name))
+    expected = {}
+    if randaugment is not None:
+        num_ops, magnitude = randaugment
+        expected["randaugment"] = {"variant": "google", "num_ops": num_ops, "magnitude": magnitude}
+    if mixup:
+        expected["mix"] = {"mixup_alpha": mixup}
+    assert augment == expected
     assert common.AUGREG.keys() == {name for name, _, _ in AUGREG}
 
 
 def test_deits_recipe():
-    data = augmented(common.set_deit)
-    assert (data.randaugment_variant, data.randaugment_magnitude, data.randaugment_magnitude_std) == (
-        "timm_increasing",
-        9,
-        0.5,
-    )
-    assert (data.mixup_alpha, data.cutmix_alpha, data.mix_probability, data.mix_switch_probability) == (0.8, 1, 1, 0.5)
-    assert (data.erase_probability, data.repeats, data.crop, data.flip) == (0.25, 3, "random", True)
+    augment = augmented(common.set_deit)
+    assert augment["randaugment"] == {
+        "variant": "timm_increasing",
+        "num_ops": 2,
+        "magnitude": 9.0,
+        "magnitude_std": 0.5,
+    }
+    assert augment["mix"] == {"mixup_alpha": 0.8, "cutmix_alpha": 1.0}
+    assert (augment["erase"], augment["flip"]) == ({"probability": 0.25}, {})
+    assert augment.keys() == {"random_crop", "flip", "randaugment", "erase", "mix"}
 
 
 def augmented(change):
-    """The data section after a change, once its augmentation has been made of it."""
+    """The augmentations after a change, once they have been made."""
     config = common.get_config()
     config.data.update({"image_size": (8, 8), "channels": 1, "mean": (0.5,), "std": (0.5,)})
-    config.model.update({"variant": "Ti/4", "hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2})
+    config.model.variant = "Ti/4"
+    config.model.options = {"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2}
     change(config)
     config.lock()
-    run = build.experiment(config)
+    run = experiment(config)
     batch = next(run.train_loader.train_batches(Share(6), seed=0, start_step=0, total_steps=1))
-    prepared = run.prepare(jax.random.key(0), batch)
+    prepared = run.problem.prepare(jax.random.key(0), batch)
     assert prepared["image"].shape == (6, 8, 8, 1)
-    assert prepared["label"].shape == ((6, 10) if config.data.mixup_alpha else (6,))
-    return config.data
+    assert prepared["label"].shape == ((6, 10) if "mix" in config.data.augment else (6,))
+    return config.data.augment.to_dict()
 
 
 def test_an_unknown_augreg_is_named():
@@ -185,7 +191,9 @@ def test_an_unknown_augreg_is_named():
 def test_every_key_of_common_has_a_comment_above_it():
     source = (ROOT / "configs" / "common.py").read_text()
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    sections = [node for node in functions if node.name == "get_config" or node.name.startswith("_")]
+    for node in (node for section in sections for node in section.body):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "").startswith(("_", "ConfigDict")):
                 continue  # a section

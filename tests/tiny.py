@@ -101,4 +101,4 @@ class ArrayLoader:
             for x in batch.values():
                 if np.issubdtype(x.dtype, np.floating):
                     x[~there] = np.nan
-            yield batch | {"index": index.astype(np.uint32), "mask": there.astype(np.float32)}
+            yield batch | {"index": index.astype(np.uint32), "is_example": there.astype(np.float32)}

@@ -25,7 +25,7 @@ _HOME = {
 
 
 def __getattr__(name: str):
-    """Imports a public name when it is first used, so that `import vit_jax` and `vit-jax --help` are quick."""
+    """Import a public name when it is first used, so that `import vit_jax` and `vit-jax --help` are quick."""
     if name not in _HOME:
         raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
     import importlib

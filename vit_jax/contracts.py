@@ -29,11 +29,11 @@ class Source(Protocol):
     fields: Fields
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         ...
 
     def __getitem__(self, record: int, /) -> dict[str, Any]:
-        """Example number `record`: a value for each field, and `path` if the image is a file.
+        """Return example number `record`: a value for each field, and `path` if the image is a file.
 
         An image or a mask is an encoded file as bytes, or an array; boxes are in pixels of the upright original.
 
@@ -50,7 +50,7 @@ class Transform(Protocol):
     """
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Changes a decoded example, whose values are arrays as `Field` describes them.
+        """Change a decoded example, whose values are arrays as `Field` describes them.
 
         Args:
             example: name -> array.
@@ -59,7 +59,7 @@ class Transform(Protocol):
         ...
 
     def fields(self, given: Fields) -> Fields:
-        """The fields of what it gives.
+        """Return the fields of what it gives.
 
         Raises:
             InputError: a field that it cannot move, by name.
@@ -71,7 +71,7 @@ class BatchTransform(Protocol):
     """A random change of a batch in the compiled step; a frozen dataclass whose fields are its options."""
 
     def __call__(self, key: jax.Array, batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Changes a batch, or a device's slice of it.
+        """Change a batch, or a device's slice of it.
 
         Args:
             key: `[]` typed key, the same on all devices and in all steps; an example's own key is made of it and
@@ -83,7 +83,7 @@ class BatchTransform(Protocol):
         ...
 
     def fields(self, given: Fields) -> Fields:
-        """The fields of what it gives; see `Transform.fields`."""
+        """Return the fields of what it gives; see `Transform.fields`."""
         return given
 
 
@@ -91,7 +91,7 @@ class Prepare(Protocol):
     """What turns a batch off the loader into one for the model, inside the compiled step."""
 
     def __call__(self, key: jax.Array | None, batch: Batch, axis_name: str | None = None) -> Batch:
-        """Augments and normalises the images; without a key nothing random is done.
+        """Augment and normalises the images; without a key nothing random is done.
 
         Args:
             key: `[]` typed key, the same on all devices and in all steps.
@@ -123,7 +123,7 @@ class Forward(NamedTuple):
     def apply(
         self, *args: Any, train: bool, rngs: Mapping[str, jax.Array] | None = None, params: Params = None, **kwargs: Any
     ) -> tuple[Any, Variables]:
-        """Applies the model.
+        """Apply the model.
 
         Args:
             *args: of the model's `__call__`, or of `method`.
@@ -149,7 +149,7 @@ class Result(Protocol):
     """What a model says of one image, in the pixels of the original."""
 
     def line(self) -> str:
-        """One line of text."""
+        """Return one line of text."""
         ...
 
     def json(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Result(Protocol):
         ...
 
     def draw(self, image: Image.Image) -> Image.Image | None:
-        """Draws it on the original image; None if there is nothing to draw.
+        """Draw it on the original image; None if there is nothing to draw.
 
         Args:
             image: RGB, upright.
@@ -165,7 +165,7 @@ class Result(Protocol):
         return None
 
     def files(self) -> dict[str, Image.Image]:
-        """Ending of a file's name -> picture that a program can read, `{"mask.png": ...}`."""
+        """Return pictures by the ending of a file's name, which a program can read, `{"mask.png": ...}`."""
         return {}
 
 
@@ -191,11 +191,11 @@ class Task:
     """Options that say what the model is; a run with init.source takes them from there unless they are given."""
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head: a module that has the encoder as `encoder`."""
+        """Add the head: a module that has the encoder as `encoder`."""
         raise NotImplementedError
 
     def initialise(self, model: nn.Module, key: jax.Array, batch: Batch) -> Variables:
-        """Makes new parameters and other variables of the model that `wrap` gave.
+        """Make new parameters and other variables of the model that `wrap` gave.
 
         Args:
             model: what `wrap` gave.
@@ -207,7 +207,7 @@ class Task:
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
     ) -> tuple[Any, Variables]:
-        """Gives the outputs for a batch, and the variables after it.
+        """Return the outputs for a batch, and the variables after it.
 
         The variables have to be the same on all devices; `ops.batch_axes.mean_over_devices` reduces over them.
 
@@ -221,7 +221,7 @@ class Task:
         return given.apply(batch["image"], train=train, rngs=rngs)
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """`[B]` float32, each example's loss, summed over what `weight` counts; a masked row may give anything."""
+        """`[B]` float32, each example's loss, summed over what `weight` counts; finite for a row of zeros."""
         raise NotImplementedError
 
     def weight(self, batch: Batch) -> jax.Array:
@@ -238,7 +238,7 @@ class Task:
         return {}
 
     def results(self, outputs: Any, placements: Sequence[Placement], **options: Any) -> Sequence[Result]:
-        """What a user is told of each image.
+        """Return what a user is told of each image.
 
         Args:
             outputs: of `forward` without training, as NumPy arrays.
@@ -252,7 +252,7 @@ class Task:
         return {}
 
     def accept_companion(self, name: str, info: dict[str, Any], params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Checks a companion when a run starts, and may rearrange its parameters.
+        """Check a companion when a run starts, and may rearrange its parameters.
 
         Args:
             name: key of `companions`.
@@ -265,7 +265,7 @@ class Task:
         return params
 
     def inference(self) -> "Task":
-        """The task that a checkpoint names, whose model has the same parameters; itself by default."""
+        """Return the task that a checkpoint names, whose model has the same parameters; itself by default."""
         return self
 
 
@@ -298,7 +298,7 @@ class Evaluator:
         raise NotImplementedError
 
     def start(self, reference: Rows) -> Any:
-        """The state before the first batch.
+        """Return the state before the first batch.
 
         Args:
             reference: rows of the reference dataset in the order of its records; empty if it uses none.
@@ -306,7 +306,7 @@ class Evaluator:
         raise NotImplementedError
 
     def add(self, state: Any, rows: Rows) -> Any:
-        """The state after further examples, in any order; `rows` has no masked ones."""
+        """Return the state after further examples, in any order; `rows` has no masked ones."""
         raise NotImplementedError
 
     def figures(self, state: Any) -> dict[str, float]:
@@ -318,7 +318,7 @@ class Evaluator:
         return {}
 
     def check(self, task: Task) -> None:
-        """Raises InputError unless the task gives the rows that it needs."""
+        """Raise InputError unless the task gives the rows that it needs."""
         missing = [name for name in self.needs if name not in {*task.rows, "features", "index"}]
         if missing:
             name = type(self).__module__.rpartition(".")[2]
@@ -338,11 +338,11 @@ class WholeDataset(Evaluator):
     keeps_all: ClassVar[bool] = True
 
     def start(self, reference: Rows) -> tuple[Rows, list[Rows]]:
-        """The reference and no rows."""
+        """Return the reference and no rows."""
         return reference, []
 
     def add(self, state: tuple[Rows, list[Rows]], rows: Rows) -> tuple[Rows, list[Rows]]:
-        """The rows beside those before."""
+        """Return the rows beside those before."""
         reference, parts = state
         return reference, [*parts, {name: rows[name] for name in (*self.needs, "index")}]
 
@@ -364,7 +364,7 @@ class WholeDataset(Evaluator):
 
 
 def in_order(parts: Sequence[Rows]) -> Rows:
-    """Joins the rows of batches in the order of their records.
+    """Join the rows of batches in the order of their records.
 
     Example:
         >>> parts = [{"index": np.array([2, 0]), "x": np.array([20, 0])}, {"index": np.array([1]), "x": np.array([10])}]

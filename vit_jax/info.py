@@ -28,7 +28,7 @@ Info = dict[str, Any]
 def new_info(
     *, model: dict[str, Any], task: dict[str, Any] | None, fields: Fields, preprocessing: dict[str, Any], **run: Any
 ) -> Info:
-    """Makes the description of a model.
+    """Make the description of a model.
 
     Args:
         model: `name`, `variant`, `options`.
@@ -49,18 +49,18 @@ def new_info(
 
 
 def fields_of(info: Info) -> dict[str, Field]:
-    """The data's fields, which a checkpoint's info describes."""
+    """Return the data's fields, which a checkpoint's info describes."""
     return {name: Field(**field) for name, field in info["fields"].items()}
 
 
 def class_names_of(fields: Fields) -> tuple[str, ...]:
-    """Names of the classes that an image is labelled with, or else of those that any field has; empty without any."""
+    """Name of the classes that an image is labelled with, or else of those that any field has; empty without any."""
     ordered = sorted(fields.values(), key=lambda field: field.kind not in ("label", "labels"))
     return next((field.names for field in ordered if field.names), ())
 
 
 def upgraded(info: dict[str, Any]) -> Info:
-    """A description in the newest format, of one that any version wrote.
+    """Return a description in the newest format, of one that any version wrote.
 
     Raises:
         ValueError: it lacks a key, or was written by a later version.

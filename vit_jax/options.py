@@ -25,12 +25,12 @@ class Rule:
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Tells whether a value is an integer of at least `least`; True and False are not integers here."""
+    """Tell whether a value is an integer of at least `least`; True and False are not integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_count(value: Any) -> bool:
-    """Tells whether a value is an integer of at least 1."""
+    """Tell whether a value is an integer of at least 1."""
     return is_whole(value, 1)
 
 
@@ -53,7 +53,7 @@ SIZE = Rule(lambda x: isinstance(x, tuple) and len(x) == 2 and all(map(is_count,
 
 
 def one_of(choices: Collection[Any]) -> Rule:
-    """Makes the rule that a value is one of `choices`."""
+    """Make the rule that a value is one of `choices`."""
     return Rule(lambda x: any(type(x) is type(c) and x == c for c in choices), ", ".join(map(str, choices)))
 
 
@@ -63,7 +63,7 @@ DTYPE = one_of(("float32", "bfloat16"))
 
 
 def counts(length: int) -> Rule:
-    """Makes the rule that a value holds an integer for each of `length` stages."""
+    """Make the rule that a value holds an integer for each of `length` stages."""
     return Rule(
         lambda x: isinstance(x, tuple) and len(x) == length and all(map(is_count, x)),
         f"{length} numbers of 1 or more, one for each of model.options.depths",
@@ -71,7 +71,7 @@ def counts(length: int) -> Rule:
 
 
 def plain(value: Any) -> Any:
-    """Converts a value as a user or a file may give it to plain Python.
+    """Convert a value as a user or a file may give it to plain Python.
 
     Args:
         value: anything. NumPy numbers and arrays without axes (JAX arrays too) become Python numbers, lists become
@@ -92,19 +92,19 @@ def plain(value: Any) -> Any:
 
 
 def _is_dtype(kind: type) -> bool:
-    """Tells whether a class is a NumPy scalar type or one of those that `jax.numpy` has in their place."""
+    """Tell whether a class is a NumPy scalar type or one of those that `jax.numpy` has in their place."""
     return issubclass(kind, np.generic) or isinstance(getattr(kind, "dtype", None), np.dtype)
 
 
 def names_of(owner: type) -> list[str]:
-    """Lists the options of a dataclass: its fields, without those that Flax adds to a module."""
+    """List the options of a dataclass: its fields, without those that Flax adds to a module."""
     return [field.name for field in dataclasses.fields(owner) if field.name not in ("name", "parent")]
 
 
 def check_options(
     family: str, module: type, given: Mapping[str, Any], rules: Mapping[str, Rule] | None = None
 ) -> dict[str, Any]:
-    """Checks a model's options and gives them in plain Python.
+    """Check a model's options and gives them in plain Python.
 
     Args:
         family: name of the model in messages.
@@ -133,13 +133,13 @@ def check_options(
 
 
 def check_divisible(fields: Mapping[str, Any], name: str, by: str) -> None:
-    """Raises InputError unless the option `by` divides the option `name`."""
+    """Raise InputError unless the option `by` divides the option `name`."""
     if fields[name] % fields[by]:
         raise InputError(f"model.options.{name} {fields[name]} is not divisible by model.options.{by} {fields[by]}")
 
 
 def meanings(owner: type) -> dict[str, str]:
-    """Reads what each option means from the docstrings of its class and of the classes that it inherits from.
+    """Read what each option means from the docstrings of its class and of the classes that it inherits from.
 
     Args:
         owner: dataclass whose docstring has an entry `name: meaning.` for each field. The entry starts at the
@@ -164,7 +164,7 @@ def meanings(owner: type) -> dict[str, str]:
 
 
 def _lines(docstring: str) -> list[str]:
-    """Splits a docstring into lines without its own indentation."""
+    """Split a docstring into lines without its own indentation."""
     first, *rest = docstring.expandtabs().splitlines() or [""]
     margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
     return [first.strip(), *(line[margin:] for line in rest)]

@@ -51,7 +51,7 @@ class Field:
     ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Turns lists, as JSON has them, into tuples.
+        """Turn lists, as JSON has them, into tuples.
 
         Raises:
             InputError: an unknown kind.
@@ -67,7 +67,7 @@ class Field:
         return self.kind in PLACED
 
     def blank(self) -> np.ndarray:
-        """An array of the field's shape and type: zeros, and boxes of no class.
+        """Return an array of the field's shape and type: zeros, and boxes of no class.
 
         Raises:
             ValueError: the shape is not settled.
@@ -108,32 +108,36 @@ Batch = dict[str, Any]
 One array for each field of the data, `[B, *field.shape]`; images are float32 and normalised after `prepare`.
 index: `[B]` uint32, the example's position in the endless training stream (modulo 2**32), or its record number in an
     evaluation.
-mask: `[B]` float32, 1 for an example and 0 for a row that fills the batch up; absent where there is none of these.
+is_example: `[B]` float32, 1 for an example and 0 for a row that only fills the batch up (a masked row); absent where
+    there are none of these.
 """
 
 
 def mask_of(batch: Batch) -> jax.Array:
-    """The batch's `mask` `[B]` float32; ones where it is absent."""
-    return batch["mask"] if "mask" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
+    """Return the batch's `is_example`, `[B]` float32; ones where it is absent."""
+    return batch["is_example"] if "is_example" in batch else jax.numpy.ones(len(next(iter(batch.values()))), "float32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a model's input lies in the image that it was made of.
+    """Where a model's input lies in the image that it was made of, and how its values are pixels.
 
     image_size: height and width of the original image in pixels, upright.
     box: left, top, right, bottom of the part of the image that the input shows, in pixels of the original; it may
         reach beyond the image where the input was padded.
     input_size: height and width of the input in pixels.
+    mean, std: of each channel: a pixel in [0, 255] is 255 times (value * std + mean).
     """
 
     image_size: tuple[int, int]
     box: tuple[float, float, float, float]
     input_size: tuple[int, int]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> "Placement":
-        """That of an image which is the input itself."""
+        """Return that of an image which is the input itself."""
         return cls(size, (0.0, 0.0, float(size[1]), float(size[0])), size)
 
     @property
@@ -143,7 +147,7 @@ class Placement:
         return (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Maps points `[..., 2]` (x, y) of the input to the original image.
+        """Map points `[..., 2]` (x, y) of the input to the original image.
 
         Example:
             >>> Placement((100, 200), (50, 0, 150, 100), (10, 10)).to_image(np.array([5.0, 5.0]))
@@ -151,13 +155,23 @@ class Placement:
         """
         return np.asarray(points, np.float64) * self.scale + np.array(self.box[:2])
 
+    def to_pixels(self, values: np.ndarray) -> np.ndarray:
+        """Turn an input's values `[..., C]` into pixels, uint8.
+
+        Example:
+            >>> Placement.whole((1, 1)).to_pixels(np.array([[[1.0, 0.5, -2.0]]]))
+            array([[[255, 128,   0]]], dtype=uint8)
+        """
+        pixels = 255.0 * (np.asarray(values, np.float64) * np.array(self.std) + np.array(self.mean))
+        return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
     def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Maps points `[..., 2]` (x, y) of the original image to the input; undoes `to_image`."""
+        """Map points `[..., 2]` (x, y) of the original image to the input; undoes `to_image`."""
         return (np.asarray(points, np.float64) - np.array(self.box[:2])) / self.scale
 
 
 def encoder_of(model: Any) -> Any:
-    """The encoder within what `Task.wrap` gives."""
+    """Return the encoder within what `Task.wrap` gives."""
     return model.encoder
 
 

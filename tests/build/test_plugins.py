@@ -20,7 +20,7 @@ def test_what_has_create_is_found_and_nothing_else(tmp_path, monkeypatch):
     package = type("Package", (), {"__path__": [str(tmp_path)], "__name__": "nowhere"})
     monkeypatch.setitem(plugins.PACKAGES, "thing", package)
     assert plugins.names("thing") == ["one", "two"]
-    with pytest.raises(InputError, match=r"^unknown thing 'tow' .did you mean 'two'.; valid: one, two$"):
+    with pytest.raises(InputError, match=r"^unknown thing 'tow' .did you mean 'two'..; valid: one, two$"):
         plugins.find("thing", "tow")
 
 
@@ -56,7 +56,7 @@ def test_a_model_is_created_with_a_head_or_without():
     sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2}
     assert plugins.create_model("vit", "Ti/4", num_classes=3, **sizes).num_classes == 3
     assert plugins.create_model("vit", "Ti/4", **sizes) == plugins.create_encoder("vit", "Ti/4", **sizes)
-    with pytest.raises(vit_jax.InputError, match=r"^unknown model 'vot' .did you mean 'vit'.; valid: deit, "):
+    with pytest.raises(vit_jax.InputError, match=r"^unknown model 'vot' .did you mean 'vit'..; valid: deit, "):
         plugins.create_model("vot", "Ti/4")
     with pytest.raises(InputError, match=r"^model.variant is 3; valid: text, the name of a row of vit's VARIANTS$"):
         plugins.create_model("vit", 3)
@@ -76,6 +76,8 @@ def test_a_model_is_created_with_a_head_or_without():
         ("(1, 2)", tuple[int, ...] | None, (1, 2)),
         ("[1, 2]", tuple[int, ...], (1, 2)),
         ("3", tuple[int, ...], (3,)),
+        ("1,2", tuple[float, ...], (1.0, 2.0)),
+        ("a", tuple[str, ...], ("a",)),
         ("3", int | tuple[int, int], 3),
         ("gap", Literal["gap", "token"], "gap"),
         ("1e-3", Any, 1e-3),
@@ -94,6 +96,7 @@ def test_text_is_read_by_type(text, kind, expected):
         ("true", float, "a number"),
         ("x", int | None, "a whole number or none"),
         ("x", tuple[int, ...], "numbers, as in 1,2"),
+        ("1,2.5", tuple[int, ...], "numbers, as in 1,2"),
         ("1", bool, "true, false"),
     ],
 )

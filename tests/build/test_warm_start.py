@@ -6,25 +6,22 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import GOLDEN, small_config
+from conftest import GOLDEN, set_key, small_config
 from flax.traverse_util import flatten_dict
 
 import train
 import vit_jax
-from vit_jax.build import experiment as build
+from vit_jax.build.experiment import experiment
+from vit_jax.build.info import from_info
 from vit_jax.errors import InputError
 
 OPEN = {
     f"data__{key}": None
     for key in ("image_size", "channels", "mean", "std", "resize", "crop_fraction", "crop_offset", "interpolation")
 }
-OPEN |= {f"model__{key}": None for key in ("name", "variant", "hidden_dim", "depth", "mlp_dim", "num_heads")}
-OPEN |= {
-    "model__options__posemb": None,
-    "model__options__pooling": None,
-    "model__options__drop_path": None,
-    "task__options__distillation_head": None,
-}
+OPEN |= {"model__name": None, "model__variant": None, "task__options__label_smoothing": None}
+OPEN |= {f"model__options__{key}": None for key in ("hidden_dim", "depth", "mlp_dim", "num_heads")}
+OPEN |= {f"model__options__{key}": None for key in ("posemb", "pooling", "drop_path")}
 """What configs/finetune.py leaves to the source."""
 
 
@@ -34,21 +31,12 @@ def config_from(source, **changes):
 
 def start(config):
     """The parameters of the first state, flat."""
-    run = build.experiment(config)
-    variables = run.model.init(jax.random.key(0), run.prepare(None, run.example)["image"], train=False)
-    state = run.warm_start.apply(FakeState(variables["params"]))
+    run = experiment(config)
+    shapes = jax.eval_shape(lambda: run.init(0, run.example))
+    state = shapes.replace(params=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.params), ema_params=None)
+    state, notes = run.prepare_state(state)
+    assert notes == [str(run.warm_start.report)]
     return run, flatten_dict(state.params, sep="/")
-
-
-class FakeState:
-    ema_params = None
-
-    def __init__(self, params):
-        self.params = params
-
-    def replace(self, **fields):
-        assert fields["ema_params"] is None
-        return FakeState(fields["params"])
 
 
 def rename(copy, names):
@@ -77,7 +65,7 @@ def test_the_encoder_is_taken_over_bit_for_bit_and_the_head_is_new(name):
     assert all(params[path].shape[-1] == 10 and not params[path].any() for path in heads)
     assert set(run.warm_start.report.initialised) == set(heads)
     assert run.info["preprocessing"] == source.info["preprocessing"]
-    assert run.model.encoder == source.model.encoder.clone(dtype="float32")
+    assert run.problem.model.encoder == source.model.encoder.clone(dtype="float32")
     assert set(flatten_dict(source.params, sep="/")) == set(params)
 
 
@@ -113,15 +101,15 @@ def test_options_given_count_and_the_sources_regularisation_does_not(changed):
     copy = changed("hf_vit")
     copy.config["hidden_dropout_prob"] = 0.3
     run, _ = start(config_from(copy.save(), model__options__drop_path=0.2, data__mean=(0.0, 0.0, 0.0)))
-    assert (run.model.encoder.dropout, run.model.encoder.drop_path) == (0.0, 0.2)
+    assert (run.problem.model.encoder.dropout, run.problem.model.encoder.drop_path) == (0.0, 0.2)
     assert run.info["preprocessing"]["mean"] == (0.0, 0.0, 0.0)
 
 
 def test_how_a_model_is_computed_is_no_part_of_it():
     run, _ = start(config_from(GOLDEN / "hf_vit", model__options__remat="full", model__options__scan=True))
-    assert (run.model.encoder.remat, run.model.encoder.scan) == ("full", True)
+    assert (run.problem.model.encoder.remat, run.problem.model.encoder.scan) == ("full", True)
     assert not {"remat", "scan"} & run.info["model"]["options"].keys()
-    loaded, _, _ = build.from_info(run.info)
+    loaded, _, _ = from_info(run.info)
     assert (loaded.encoder.remat, loaded.encoder.scan) == ("none", False)
 
 
@@ -189,16 +177,16 @@ def test_what_is_frozen_stays_bit_for_bit(options, tmp_path):
 )
 def test_refusals_leave_nothing_behind(changes, message, tmp_path):
     config = config_from(GOLDEN / "hf_vit")
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    for key, value in changes.items():
+        set_key(config, key.split("__"), value)
     with pytest.raises(InputError, match=message):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_the_model_has_no_place_for_can_be_named():
-    config = config_from(
-        GOLDEN / "hf_vit", model__options__pooling="gap", init__allow=("*cls_token", "*/prefix", "*position*")
-    )
+    allow = ("*cls_token", "*/prefix", "*position*")
+    config = config_from(GOLDEN / "hf_vit", model__options__pooling="gap", init__allow=allow)
     run, params = start(config)
     assert "encoder/class_token" not in params
     assert "vit.embeddings.cls_token" in run.warm_start.report.unused
@@ -216,10 +204,10 @@ def test_a_pooler_goes_with_the_head(changed):
     copy.tensors |= {"pooler.dense.weight": np.ones((48, 48), np.float32), "pooler.dense.bias": np.ones(48, np.float32)}
     source = copy.save()
     run, params = start(config_from(source))
-    assert run.model.encoder.representation_size is None and "encoder/pre_logits/kernel" not in params
+    assert run.problem.model.encoder.representation_size is None and "encoder/pre_logits/kernel" not in params
     assert set(run.warm_start.report.unused) == {"pooler.dense.weight", "pooler.dense.bias"}
     run, params = start(config_from(source, model__options__representation_size=48))
-    assert run.model.encoder.representation_size == 48 and not np.any(params["encoder/pre_logits/kernel"] == 1)
+    assert run.problem.model.encoder.representation_size == 48 and not np.any(params["encoder/pre_logits/kernel"] == 1)
 
 
 def test_a_crop_that_is_given_replaces_the_sources_size_before_the_crop():
@@ -234,7 +222,7 @@ def test_weights_are_applied_to_a_new_state_alone(changed, tmp_path, monkeypatch
     options = {"batch_size": 8, "evaluation__every_steps": 0, "optimizer__warmup_steps": 0}
     options |= {"data__image_size": (16, 16), "data__channels": 1}
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=2, **options), tmp_path) == 0
-    monkeypatch.setattr(reading, "last_info", lambda directory: None)
+    monkeypatch.setattr("vit_jax.cli.run.last_info", lambda directory: None)
     options["optimizer__learning_rate"] = 0.0
     assert train.train(config_from(GOLDEN / "timm_vit", num_steps=3, ema_decay=0.99, **options), tmp_path) == 0
     trained, source = (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vit_jax.build import experiment as build
+from vit_jax.build import plugins
 from vit_jax.cli.main import main
 from vit_jax.models import vit
 from vit_jax.planning import hardware
@@ -30,7 +30,7 @@ def test_a_family_in_stages_has_figures_too(capsys):
     assert main(["benchmark", *arguments, "--windows", "1", "--infer", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     # The head's kernel is as wide as the last stage, 96 x 8.
-    expected = 8 * (build.create_encoder("swin", "T/2").flops((32, 32)) + 2 * 768 * 1000)
+    expected = 8 * (plugins.create_encoder("swin", "T/2").flops((32, 32)) + 2 * 768 * 1000)
     assert result["formula_flops"] == expected and result["attention"] is None
 
 
@@ -41,8 +41,11 @@ def test_a_family_in_stages_has_figures_too(capsys):
         (["--batch-size", "9"], "batch_size 9 is not a multiple of the 8 devices"),
         (["--batch-size", "8", "--image-size", "x"], "--image-size is 'x'"),
         (["--batch-size", "8", "--variant", "Q/16"], "vit has no variant 'Q/16'"),
-        (["--batch-size", "8", "--attention", "flash"], "model.attention is 'flash'; valid: auto, xla, cudnn"),
-        (["--batch-size", "8", "--attention", "cudnn"], "model.attention is 'cudnn', which needs an NVIDIA GPU"),
+        (["--batch-size", "8", "--attention", "flash"], "model.options.attention is 'flash'; valid: auto, xla, cudnn"),
+        (
+            ["--batch-size", "8", "--attention", "cudnn"],
+            "model.options.attention is 'cudnn', which needs an NVIDIA GPU",
+        ),
         (["--batch-size", "8", "--train", "--infer"], "not allowed with argument"),
     ],
 )

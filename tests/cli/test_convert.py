@@ -69,9 +69,9 @@ def test_a_zero_head_goes_out_if_it_is_named(changed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "onnx"], "unknown format 'onnx'; valid: huggingface, timm, t2t, google, workdir"),
+        (["--to", "onnx"], "unknown format 'onnx'; valid: google, huggingface, t2t, timm, workdir"),
         (["--to", "google"], "valid: a file that ends in .npz"),
-        (["--to", "timm"], "timm cannot hold model.norm_eps 1e-12 (valid: 1e-06, 1e-05); formats that can: hugging"),
+        (["--to", "timm"], "timm cannot express model.norm_eps 1e-12 (valid: 1e-06, 1e-05); formats that can: hugging"),
         (["--to", "timm", "--image-size", "32x"], "--image-size is '32x'; valid: one number, or height and width"),
         (["--to", "huggingface", "--num-heads", "3"], "num_heads is for a Google .npz"),
         ([], "--to"),

@@ -66,7 +66,8 @@ def test_the_owner_is_the_one_that_the_config_names():
 
 def test_options_of_a_family_that_the_source_will_tell_are_taken_as_they_look():
     config = small_config()
-    unset(config.model, "name")
+    with config.unlocked():
+        unset(config.model, "name")
     apply(config, take(["--config.model.options.depth=3", "--config.model.options.pooling=gap"])[1])
     assert (config.model.options.depth, config.model.options.pooling) == (3, "gap")
 
@@ -81,11 +82,11 @@ def test_options_of_a_family_that_the_source_will_tell_are_taken_as_they_look():
         ("model.options.depth=none", "model.options.depth is 'none'; valid: a whole number"),
         ("model.options.drop_path=true", "model.options.drop_path is 'true'; valid: a number"),
         ("model.options.scan=1", "model.options.scan is '1'; valid: true, false"),
-        ("evaluation.metrics=confusin", "unknown metric 'confusin' .did you mean 'confusion'.; valid: "),
+        ("evaluation.metrics=confusin", "unknown metric 'confusin' .did you mean 'confusion'..; valid: "),
         ("evaluation.metrics.knn.kk=3", "metric 'knn' has no option 'kk'; .*valid: k"),
         ("evaluation.metrics.knn=3", "evaluation.metrics.knn is '3'; valid: true, false, or .*knn.OPTION=VALUE"),
         ("evaluation.metrics.confusion.x=3", "metric 'confusion' has no option 'x'; it has no options"),
-        ("data.augment.flop=true", "unknown augmentation 'flop' .did you mean 'flip'.; valid: "),
+        ("data.augment.flop=true", "unknown augmentation 'flop' .did you mean 'flip'..; valid: "),
         ("data.augment.shift.pixel=1", "augmentation 'shift' has no option 'pixel'; nearest: 'pixels'"),
         ("data.augment.shift.pixels=far", "data.augment.shift.pixels is 'far'; valid: a whole number"),
     ],

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
+from streamed import FIELDS, figures, files
+from tiny import classification
 
 from vit_jax.evaluators import average_precision as ap
-from vit_jax.tasks.classification import Classification
 
 
 def test_by_hand():
@@ -36,25 +37,25 @@ PROBABILITIES = np.array([[0.9, 0.2, 0.1], [0.8, 0.3, 0.2], [0.7, 0.1, 0.3]], np
 
 
 def test_a_class_without_examples_does_not_count():
-    evaluator = ap.create(("a", "b", "c"))
+    evaluator = ap.create(FIELDS)
     rows = {"label": LABELS, "probabilities": PROBABILITIES}
     a = (1 + 2 / 3) / 2
-    assert evaluator.figures(rows, {})["mean_average_precision"] == pytest.approx((a + 1.0) / 2)
-    header, *table = evaluator.files(rows)["average_precision.csv"]
+    assert figures(evaluator, rows)["mean_average_precision"] == pytest.approx((a + 1.0) / 2)
+    header, *table = files(evaluator, rows)["average_precision.csv"]
     assert header == ["label", "class_name", "examples", "average_precision"]
     assert table == [[0, "a", 2, pytest.approx(a)], [1, "b", 2, 1.0], [2, "c", 0, ""]]
-    nothing = evaluator.figures({"label": np.zeros((3, 3)), "probabilities": PROBABILITIES}, {})
+    nothing = figures(evaluator, {"label": np.zeros((3, 3)), "probabilities": PROBABILITIES})
     assert math.isnan(nothing["mean_average_precision"])
 
 
 def test_one_label_an_image_is_each_class_against_the_others():
-    evaluator = ap.create(("a", "b", "c"))
+    evaluator = ap.create(FIELDS)
     labels = np.array([0, 1, 2])
-    one_hot = evaluator.figures({"label": np.eye(3)[labels], "probabilities": PROBABILITIES}, {})
-    assert evaluator.figures({"label": labels, "probabilities": PROBABILITIES}, {}) == one_hot
+    one_hot = figures(evaluator, {"label": np.eye(3)[labels], "probabilities": PROBABILITIES})
+    assert figures(evaluator, {"label": labels, "probabilities": PROBABILITIES}) == one_hot
 
 
 def test_it_takes_both_losses_and_both_kinds_of_labels():
-    for loss_type in ("softmax", "sigmoid"):
-        for multi_label in (False, True):
-            ap.create(("a", "b", "c")).check(Classification(3, loss_type=loss_type), multi_label=multi_label)
+    for several, loss_type in ((False, "softmax"), (False, "sigmoid"), (True, "sigmoid")):
+        task = classification(3, several=several, loss_type=loss_type)
+        ap.create(task.fields).check(task)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from streamed import FIELDS, figures
 
 from vit_jax.errors import InputError
 from vit_jax.evaluators import knn
@@ -44,13 +45,13 @@ def test_the_number_of_queries_at_once_changes_nothing(monkeypatch):
 
 
 def test_accuracy():
-    evaluator = knn.create(("a", "b", "c"), k=1)
+    evaluator = knn.create(FIELDS, k=1)
     reference = {"features": REFERENCE, "label": LABELS}
     rows = {"features": QUERIES, "label": np.array([0, 2])}
-    assert evaluator.figures(rows, reference) == {"knn_accuracy": 0.5}
+    assert figures(evaluator, rows, reference) == {"knn_accuracy": 0.5}
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"temperature": 0.0}, {"temperature": float("nan")}])
 def test_what_it_refuses(options):
-    with pytest.raises(InputError, match=rf"evaluation.knn.{next(iter(options))} is"):
-        knn.create(("a", "b"), **options)
+    with pytest.raises(InputError, match=rf"evaluation.metrics.knn.{next(iter(options))} is"):
+        knn.create(FIELDS, **options)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from streamed import FIELDS, figures
 
 from vit_jax.errors import InputError
 from vit_jax.evaluators import probe
@@ -34,7 +35,7 @@ def test_one_feature_by_hand():
     np.testing.assert_allclose(found.weights, [[-0.5, 0.5], [0.0, 0.0]], atol=1e-5)
 
 
-def test_shots_are_so_many_of_each_class_and_nested():
+def test_shots_are_examples_of_each_class_and_nested():
     labels = np.array([0] * 50 + [1] * 3 + [2] * 50)
     few, many = (probe.choose_shots(labels, shots, seed=0) for shots in (2, 5))
     assert np.bincount(labels[few]).tolist() == [2, 2, 2] and np.bincount(labels[many]).tolist() == [5, 3, 5]
@@ -43,10 +44,10 @@ def test_shots_are_so_many_of_each_class_and_nested():
 
 
 def test_figures_are_named_after_the_shots():
-    evaluator = probe.create(("a", "b", "c"), shots=(1, 10, 0), l2=1.0)
-    figures = evaluator.figures(separable(50, 1), separable(60, 2))
-    assert list(figures) == list(evaluator.metrics) == ["probe_1shot", "probe_10shot", "probe_all"]
-    assert figures["probe_all"] == 1.0
+    evaluator = probe.create(FIELDS, shots=(1, 10, 0), l2=1.0)
+    found = figures(evaluator, separable(50, 1), separable(60, 2))
+    assert list(found) == list(evaluator.metrics) == ["probe_1shot", "probe_10shot", "probe_all"]
+    assert found["probe_all"] == 1.0
 
 
 def test_few_shots_are_a_mean_over_the_choices():
@@ -59,11 +60,12 @@ def test_few_shots_are_a_mean_over_the_choices():
         fitted = probe.fit(reference["features"][chosen], reference["label"][chosen], num_classes=3, l2=5.0)
         accuracies.append(np.mean(fitted.outputs(rows["features"]).argmax(axis=1) == rows["label"]))
     assert len(set(accuracies)) > 1
-    figures = probe.create(("a", "b", "c"), shots=(2,), l2=5.0).figures(rows, reference)
-    assert figures == {"probe_2shot": pytest.approx(np.mean(accuracies))}
+    assert figures(probe.create(FIELDS, shots=(2,), l2=5.0), rows, reference) == {
+        "probe_2shot": pytest.approx(np.mean(accuracies))
+    }
 
 
 @pytest.mark.parametrize("options", [{"shots": ()}, {"shots": (-1,)}, {"l2": 0.0}, {"num_seeds": 0}])
 def test_what_it_refuses(options):
-    with pytest.raises(InputError, match=rf"evaluation.probe.{next(iter(options))} is"):
-        probe.create(("a", "b"), **options)
+    with pytest.raises(InputError, match=rf"evaluation.metrics.probe.{next(iter(options))} is"):
+        probe.create(FIELDS, **options)

@@ -26,9 +26,7 @@ def run(tmp_path_factory):
     """A small run with all evaluators, which keeps the best by one of them."""
     workdir = tmp_path_factory.mktemp("evaluators")
     config = small_config(
-        evaluation__metrics=ALL,
-        evaluation__probe__shots=(2, 0),
-        evaluation__probe__l2=1.0,
+        evaluation__metrics={name: {} for name in ALL} | {"probe": {"shots": (2, 0), "l2": 1.0}},
         checkpoint__best_metric="test/knn_accuracy",
     )
     assert train.train(config, workdir) == 0
@@ -95,7 +93,7 @@ def test_evaluate_takes_other_metrics_and_other_splits(run, trained, tmp_path, c
 def test_a_work_directory_from_before_evaluators(trained, tmp_path, capsys):
     old = shutil.copytree(trained, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())
-    for name in ("metrics", "reference_split", "reference_examples", "calibration", "knn", "probe"):
+    for name in ("metrics", "reference_split", "reference_examples"):
         del config["evaluation"][name]
     (old / "config.json").write_text(json.dumps(config))
     assert status("evaluate", "--model", old, "--json", "--metrics", "knn") == 0
@@ -134,14 +132,14 @@ def test_bad_arguments_are_one_line(trained, tmp_path, capsys, arguments, messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluation__metrics": ("knm",)}, "unknown metric 'knm'"),
+        ({"evaluation__metrics": {"knm": {}}}, "unknown metric 'knm'"),
         (
-            {"evaluation__metrics": ("calibration",), "task__options__loss_type": "sigmoid"},
-            "valid: task.loss_type 'softmax'",
+            {"evaluation__metrics": {"calibration": {}}, "task__options__loss_type": "sigmoid"},
+            "valid: task.options.loss_type 'softmax'",
         ),
-        ({"evaluation__metrics": ("knn",), "evaluation__knn__k": 0}, "evaluation.knn.k is 0"),
-        ({"evaluation__metrics": ("knn",), "evaluation__reference_split": "tran"}, "no split 'tran'"),
-        ({"evaluation__metrics": ("knn",), "evaluation__reference_examples": -1}, "reference_examples is -1"),
+        ({"evaluation__metrics": {"knn": {"k": 0}}}, "evaluation.metrics.knn.k is 0"),
+        ({"evaluation__metrics": {"knn": {}}, "evaluation__reference_split": "tran"}, "no split 'tran'"),
+        ({"evaluation__metrics": {"knn": {}}, "evaluation__reference_examples": -1}, "reference_examples is -1"),
         ({"checkpoint__best_metric": "test/ece"}, "'test/ece'; valid: test/accuracy"),
     ],
 )

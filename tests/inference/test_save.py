@@ -1,4 +1,4 @@
-"""Writing models: what is written is what was read, and what a format cannot hold is refused."""
+"""Writing models: what is written is what was read, and what a format cannot express is refused."""
 
 import json
 import pathlib
@@ -9,13 +9,15 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax.build import experiment as build
-from vit_jax.inference.predictor import Classifier
-from vit_jax.info import KEYS
+from vit_jax.build.info import from_info
+from vit_jax.inference.predictor import Predictor
+from vit_jax.info import KEYS, new_info
 from vit_jax.ops import posemb
-from vit_jax.pretrained import families
+from vit_jax.pretrained import libraries
 from vit_jax.training.checkpoints import reading
+from vit_jax.types import class_fields
 
+IMAGE = class_fields([])["image"]
 GOLDEN = [
     ("hf_vit", "huggingface"),
     ("hf_deit", "huggingface"),
@@ -34,30 +36,25 @@ def assert_same_bits(left, right):
 
 def random_model(*, image_size=(16, 16), channels=3, task=None, names=("cat", "dog", "fox"), data=None, **options):
     """A tiny ViT with random parameters; task None is a plain head, False is none."""
-    info = {
-        "model": {
+    pixels = {"image_size": image_size, "channels": channels, "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    fields = {"image": IMAGE} if task is False else class_fields(names)
+    info = new_info(
+        model={
             "name": "vit",
             "variant": options.pop("variant", "B/8"),
             "options": {"hidden_dim": 16, "depth": 2, "mlp_dim": 20, "num_heads": 2} | options,
         },
-        "task": None if task is False else {"name": "classification", "options": task or {}},
-        "class_names": [] if task is False else list(names),
-        "preprocessing": {
-            "image_size": image_size,
-            "channels": channels,
-            "mean": (0.5,) * channels,
-            "std": (0.5,) * channels,
-        }
-        | (data or {}),
-        "version": "0",
-    }
-    model, made_task, preprocessing = build.from_info(info)
+        task=None if task is False else {"name": "classification", "options": task or {}},
+        fields=fields,
+        preprocessing=pixels | (data or {}),
+    )
+    model, made_task, preprocessing = from_info(info)
     shapes = jax.eval_shape(
         lambda: model.init(jax.random.key(0), np.zeros((1, *image_size, channels), np.float32), train=False)
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2, shapes["params"])
-    return Classifier(model, params, made_task, tuple(info["class_names"]), preprocessing, info)
+    return Predictor(model, params, {}, made_task, fields, preprocessing, info)
 
 
 def answers(classifier):
@@ -204,7 +201,7 @@ def test_it_answers_the_same(tmp_path, to, options):
         assert getattr(encoders[0], name) == getattr(encoders[1], name)
 
 
-@pytest.mark.parametrize("to", families.writers("vit"))
+@pytest.mark.parametrize("to", libraries.writers("vit", "classification"))
 @pytest.mark.parametrize("kind", ["sincos1d", "sincos2d"])
 def test_computed_positions_are_written_as_a_table(tmp_path, to, kind):
     model = random_model(posemb=kind, names=("0", "1", "2"))
@@ -220,7 +217,7 @@ def test_computed_positions_are_written_as_a_table(tmp_path, to, kind):
 
 
 REFUSED = [
-    ("huggingface", {"pooling": "gap"}, "model.pooling 'gap' (valid: token); formats that can: timm, google, workdir"),
+    ("huggingface", {"pooling": "gap"}, "model.pooling 'gap' (valid: token); formats that can: google, timm, workdir"),
     ("huggingface", {"pooling": "map"}, "model.pooling 'map' (valid: token); formats that can: timm, workdir"),
     ("huggingface", {"register_tokens": 1}, "model.register_tokens 1 (valid: 0); formats that can: timm, workdir"),
     ("huggingface", {"pre_norm": True}, "model.pre_norm True (valid: False); formats that can: workdir"),
@@ -274,14 +271,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("to", "options", "message"), REFUSED)
-def test_what_a_format_cannot_hold_is_refused(tmp_path, to, options, message):
+def test_what_a_format_cannot_express_is_refused(tmp_path, to, options, message):
     model, dest = random_model(**options), tmp_path / "new" / "x.npz"
     if message is None:
         np.testing.assert_array_equal(pixels_of(saved(model, dest, to)), pixels_of(model))
         return
     with pytest.raises(vit_jax.InputError) as error:
         vit_jax.save(model, dest, to=to)
-    assert str(error.value).startswith(f"{to} cannot hold {message}")
+    assert str(error.value).startswith(f"{to} cannot express {message}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,14 +333,14 @@ def test_a_destination_that_is_taken_is_refused(tmp_path):
             vit_jax.save(model, dest, to=to)
     with pytest.raises(vit_jax.InputError, match=r"valid: a file that ends in \.npz"):
         vit_jax.save(model, tmp_path / "x", to="google")
-    with pytest.raises(vit_jax.InputError, match=r"unknown format 'onnx'; valid: huggingface, .*google, workdir"):
+    with pytest.raises(vit_jax.InputError, match=r"unknown format 'onnx'; valid: google, huggingface, .*workdir"):
         vit_jax.save(model, tmp_path / "x", to="onnx")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "note", "x.npz"]
     (tmp_path / "empty").mkdir()
     assert saved(model, tmp_path / "empty", "huggingface").class_names == ("0", "1", "2")
 
 
-@pytest.mark.parametrize("to", [*families.writers("vit"), "workdir"])
+@pytest.mark.parametrize("to", [*libraries.writers("vit", "classification"), "workdir"])
 def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch, to):
     """The disk fills up just before the file has its name."""
     model = random_model(names=("0", "1", "2"))

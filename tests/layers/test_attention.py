@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.layers.attention import AttentionPooling, MultiHeadAttention, dot_product_attention, is_for_cudnn
+from vit_jax.layers.attention import (
+    AttentionPooling,
+    MultiHeadAttention,
+    causal_mask,
+    dot_product_attention,
+    is_for_cudnn,
+    padding_mask,
+)
 from vit_jax.ops import platform
 
 RNG = np.random.default_rng(0)
@@ -203,3 +210,100 @@ def test_cudnn_equals_xla():
         return jax.value_and_grad(lambda p: (way.apply(p, x, train=True).astype(jnp.float32) ** 2).mean())(params)
 
     chex.assert_trees_all_close(outputs("cudnn"), outputs("xla"), atol=2e-2)
+
+
+ALLOWED = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]], bool)  # the last query may attend to no key
+
+
+def masked_arrays(dtype="float32"):
+    rng = np.random.default_rng(3)
+    return [jnp.asarray(3 * rng.normal(size=(2, 2, n, 4)), dtype) for n in (3, 4, 4)]
+
+
+def masked_reference(query, key, value, allowed):
+    """Query by query, over the allowed keys alone, in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    for b, head, n in np.ndindex(query.shape[:3]):
+        keys = np.flatnonzero(allowed[n])
+        if len(keys):
+            scores = key[b, head, keys] @ query[b, head, n] / np.sqrt(query.shape[-1])
+            out[b, head, n] = softmax(scores) @ value[b, head, keys]
+    return out
+
+
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
+def test_a_mask_leaves_keys_out(target):
+    arrays = masked_arrays()
+    with platform.compiling_for(target):
+        mixed = dot_product_attention(*arrays, mask=ALLOWED[None, None])
+    np.testing.assert_allclose(mixed, masked_reference(*arrays, ALLOWED), atol=1e-5)
+    assert not np.asarray(mixed)[:, :, 2].any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("target", ["cpu", "tpu"])
+def test_a_masks_derivatives_are_finite_and_those_of_the_allowed_keys(target, dtype):
+    arrays = masked_arrays(dtype)
+    tangents = [jnp.cos(x) for x in arrays]
+
+    def some(query, key, value):  # the first two queries by an additive mask, which has a derivative of its own
+        scores = jnp.einsum("bhnd,bhmd->bhnm", query[:, :, :2] * 0.5, key) + jnp.where(ALLOWED[:2], 0.0, -1e9)
+        return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores), value)
+
+    with platform.compiling_for(target):
+        attend = lambda *xs: dot_product_attention(*xs, mask=ALLOWED[None, None])  # noqa: E731
+        moved = jax.jvp(attend, arrays, tangents)[1]
+        gradients = jax.grad(lambda *xs: (attend(*xs).astype(jnp.float32) ** 2).sum(), argnums=(0, 1, 2))(*arrays)
+    wide = [x.astype(jnp.float32) for x in arrays]
+    expected = jax.grad(lambda *xs: (some(*xs) ** 2).sum(), argnums=(0, 1, 2))(*wide)
+    atol = 1e-4 if dtype == "float32" else 0.5
+    chex.assert_trees_all_close([x.astype(jnp.float32) for x in gradients], list(expected), atol=atol)
+    assert np.isfinite(np.asarray(moved, np.float32)).all() and not np.asarray(moved, np.float32)[:, :, 2].any()
+    assert not np.asarray(gradients[0], np.float32)[:, :, 2].any()
+
+
+def test_masks_by_hand():
+    np.testing.assert_array_equal(causal_mask(3)[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    mask = padding_mask(jnp.array([[True, True, False], [True, False, False]])) & causal_mask(3)
+    assert mask.shape == (2, 1, 3, 3)
+    np.testing.assert_array_equal(mask[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("options", [{}, {"attention": "cudnn"}, {"qk_norm": True}, {"dropout": 0.5}], ids=str)
+def test_padding_changes_nothing_in_a_layer(options):
+    """With `cudnn` too, which a mask turns into XLA's code; in training what is dropped is drawn for all keys."""
+    layer, params = make(**options | {"attention": "xla"})
+    layer = layer.clone(attention=options.get("attention", "auto"))
+    valid = np.array([[True] * 5 + [False] * 2] * 2)
+    padded = np.concatenate([MEMORY[:, :5], np.full((2, 2, 12), 7, np.float32)], axis=1)
+    y = layer.apply(params, X, padded, train=False, mask=padding_mask(jnp.asarray(valid)))
+    plain = layer.clone(attention="xla")
+    chex.assert_trees_all_close(y, plain.apply(params, X, MEMORY[:, :5], train=False), atol=1e-5)
+    other = np.where(valid[..., None], padded, -3.0).astype(np.float32)
+    rngs = {"dropout": jax.random.key(0)}
+    mask = padding_mask(jnp.asarray(valid))
+    trained = [layer.apply(params, X, memory, train=True, mask=mask, rngs=rngs) for memory in (padded, other)]
+    chex.assert_trees_all_equal(*trained)
+
+
+def test_the_weights_that_are_kept_are_masked():
+    layer, params = make()
+    _, kept = layer.apply(params, X, train=False, mask=causal_mask(5), mutable=["intermediates"])
+    weights = np.asarray(kept["intermediates"]["attention_weights"][0])
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+    assert not weights[..., ~np.tri(5, dtype=bool)].any()
+
+
+def test_a_mask_that_is_no_bool_is_refused():
+    layer, params = make()
+    with pytest.raises(ValueError, match="mask has dtype float32; valid: bool"):
+        layer.apply(params, X, train=False, mask=jnp.ones((1, 1, 5, 5)))
+
+
+def test_values_of_their_own():
+    layer, params = make()
+    y = layer.apply(params, X, MEMORY, MEMORY + 1.0, train=False)
+    p = params["params"]
+    moved = jnp.einsum("c,chd,hde->e", jnp.ones(12), p["value"]["kernel"], p["out"]["kernel"])
+    np.testing.assert_allclose(y, layer.apply(params, X, MEMORY, train=False) + moved, atol=1e-4)

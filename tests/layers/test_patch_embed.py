@@ -51,6 +51,7 @@ def test_position_embedding_of_each_kind(kind, num_prefix):
     params = layer.init(jax.random.key(0), PATCHES, prefix).get("params", {})
     positions = {
         "learned": lambda: (params.get("prefix", np.zeros((0, 8))), params["grid"].reshape(12, 8)),
+        "sincos2d_mae": lambda: (np.zeros((num_prefix, 8)), posemb.sincos2d_mae((3, 4), 8).reshape(12, 8)),
         "sincos2d": lambda: (np.zeros((num_prefix, 8)), posemb.sincos2d((3, 4), 8).reshape(12, 8)),
         "sincos1d": lambda: np.split(posemb.sincos1d(num_prefix + 12, 8), [num_prefix]),
         "none": lambda: (np.zeros((num_prefix, 8)), np.zeros((12, 8))),
@@ -91,5 +92,14 @@ def test_learned_embedding_refuses_another_grid_by_both_grids(grid):
 
 
 def test_unknown_kind_is_refused_by_name():
-    with pytest.raises(InputError, match="posemb 'rope' is unknown; valid: learned, sincos2d, sincos1d, none"):
+    with pytest.raises(InputError, match="is unknown; valid: learned, sincos2d, sincos2d_mae, sincos1d, none"):
         PositionEmbedding("rope").init(jax.random.key(0), PATCHES, PREFIX)
+
+
+def test_maes_positions_are_made_once_and_never_trained():
+    layer = PositionEmbedding("sincos2d_mae")
+    params = layer.init(jax.random.key(0), PATCHES, PREFIX)
+    np.testing.assert_array_equal(params["params"]["grid"], posemb.sincos2d_mae((3, 4), 8))
+    assert not params["params"]["prefix"].any()
+    gradient = jax.grad(lambda p: (layer.apply(p, PATCHES, PREFIX) ** 2).sum())(params)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))

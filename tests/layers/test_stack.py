@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vit_jax.layers.stack import REMAT, run_stack
+from vit_jax.errors import InputError
+from vit_jax.layers.stack import REMAT, block_numbers, run_stack
 from vit_jax.models import vit
 
 IMAGES = np.random.default_rng(7).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -104,7 +105,7 @@ class Stack(nn.Module):
         self.blocks = [Add(amount) for amount in self.amounts]
 
     def __call__(self, x, *, train):
-        return run_stack(self, self.blocks, x, train=train, remat="none", scan=True)
+        return run_stack(self, self.blocks, x, train=train, remat="none", scan=True).x
 
 
 def test_fields_that_differ_go_through_the_loop():
@@ -121,3 +122,10 @@ def test_each_block_of_a_scan_draws_its_own_numbers():
     )
     assert set(sums.tolist()) == {0.0, 2.0, 4.0}  # with the same numbers in both there would be no 2
     assert (sums != others).any()
+
+
+def test_block_numbers_count_from_either_end():
+    assert block_numbers((), 4) == ()
+    assert block_numbers((-1, 2, 4), 4) == (2, 4)
+    with pytest.raises(InputError, match="intermediates has block 5; valid: 1 to 4, or -4 to -1 from the end"):
+        block_numbers((1, 5), 4)

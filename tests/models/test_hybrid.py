@@ -157,10 +157,14 @@ def test_bfloat16_convolves_in_bfloat16_and_stays_close():
     ("variant", "overrides", "message"),
     [
         ("R50+B/32", {}, r"hybrid has no variant 'R50\+B/32'; valid: R\+Ti/16, "),
-        ("R50+B/16", {"stages": (1,)}, "hybrid has no option 'stages'; valid: .*resnet_stages, resnet_width"),
-        ("R50+B/16", {"resnet_stages": (1, 0)}, r"model.resnet_stages is \(1, 0\); valid: numbers of 1 or more"),
-        ("R50+B/16", {"resnet_width": 48}, "model.resnet_width is 48; valid: a multiple of 32"),
-        ("R50+B/16", {"depth": 0}, "model.depth is 0; valid: 1 or more"),
+        ("R50+B/16", {"stages": (1,)}, "hybrid has no option 'stages'; .*valid: .*resnet_stages, resnet_width"),
+        (
+            "R50+B/16",
+            {"resnet_stages": (1, 0)},
+            r"model.options.resnet_stages is \(1, 0\); valid: numbers of 1 or more",
+        ),
+        ("R50+B/16", {"resnet_width": 48}, "model.options.resnet_width is 48; valid: a multiple of 32"),
+        ("R50+B/16", {"depth": 0}, "model.options.depth is 0; valid: 1 or more"),
     ],
 )
 def test_bad_input_is_refused_by_name(variant, overrides, message):

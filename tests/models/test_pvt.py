@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
+from vit_jax.layers.roles import roles_of
 from vit_jax.models.pvt import VARIANTS, create
 from vit_jax.parallel import sharding
 from vit_jax.tasks.classification import Classification
@@ -154,7 +155,8 @@ def test_muon_takes_the_blocks_matrices_but_no_depthwise_convolution():
     encoder = small("2")
     params = {"encoder": init(encoder)}
     layers = optimizers.Layers(encoder.depth, lambda path: encoder.layer_number(path.removeprefix("encoder/")))
-    optimizer = optimizers.create("muon", schedule=lambda step: 1.0, layers=layers)
+    roles = {f"encoder/{path}": role for path, role in roles_of(encoder, IMAGES).items()}
+    optimizer = optimizers.create("muon", schedule=lambda step: 1.0, layers=layers, roles=roles)
     update, _ = optimizer.transform.update(params, optimizer.transform.init(params), params)
     flat = dict(zip(optimizers.leaf_names(update), jax.tree.leaves(update), strict=True))
     # Adam's first update has the sign of the gradient and the size 1.
@@ -176,14 +178,15 @@ def test_muon_takes_the_blocks_matrices_but_no_depthwise_convolution():
 )
 def test_tensor_parallelism_cuts_the_hidden_units_alike(leaf, shape, spec):
     sizes = {"data": 1, "fsdp": 1, "tensor": 2}
-    assert sharding.partition(f"params/encoder/block_0/{leaf}", shape, sizes, min_size=1) == PartitionSpec(*spec)
+    role = roles_of(small("2"), IMAGES)[f"block_0/{leaf}"]
+    assert sharding.partition(leaf, shape, sizes, role=role, min_size=1) == PartitionSpec(*spec)
 
 
 def test_a_cut_model_gives_the_same():
     model = small("2", num_heads=(2, 2, 4))
     params = init(model)
     mesh = Mesh(np.reshape(jax.devices()[:4], (1, 2, 2)), ("data", "fsdp", "tensor"))
-    placed = jax.device_put(params, sharding.shardings(params, mesh, min_size=1))
+    placed = jax.device_put(params, sharding.shardings(params, mesh, roles=roles_of(model, IMAGES), min_size=1))
     chex.assert_trees_all_close(apply(model, placed), apply(model, params), atol=1e-5)
 
 
@@ -197,20 +200,26 @@ def test_reduced_attention_is_none_between_all_tokens(kind):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depths": (1, 2, 1)}, r"model.hidden_dims is \(64, 128, 320, 512\); valid: 3 numbers of 1 or more"),
-        ({"depths": 2}, r"model.depths is 2; valid: the blocks of each stage"),
-        ({"depths": ()}, r"model.depths is \(\); valid: the blocks of each stage"),
-        ({"depths": (1, 0, 1, 1)}, r"model.depths is \(1, 0, 1, 1\); valid: the blocks of each stage"),
-        ({"num_heads": 3}, "model.num_heads is 3; valid: 4 numbers of 1 or more, one for each of model.depths"),
-        ({"linear_attention": "no"}, "model.linear_attention is 'no'; valid: True, False"),
-        ({"version": True}, "model.version is True; valid: 1, 2"),
-        ({"mlp_ratios": (4, 4, -1, 4)}, r"model.mlp_ratios is .*; valid: 4 numbers above 0"),
-        ({"num_heads": (3, 2, 5, 8)}, "model.hidden_dims 64 is not divisible by model.num_heads 3"),
-        ({"activation": "gelu"}, "model.activation is 'gelu'; valid: tanh, exact, quick, relu, silu"),
-        ({"version": 3}, "model.version is 3; valid: 1, 2"),
+        ({"depths": (1, 2, 1)}, r"model.options.hidden_dims is \(64, 128, 320, 512\); valid: 3 numbers of 1 or more"),
+        ({"depths": 2}, r"model.options.depths is 2; valid: the number of blocks of each stage"),
+        ({"depths": ()}, r"model.options.depths is \(\); valid: the number of blocks of each stage"),
+        (
+            {"depths": (1, 0, 1, 1)},
+            r"model.options.depths is \(1, 0, 1, 1\); valid: the number of blocks of each stage",
+        ),
+        (
+            {"num_heads": 3},
+            "model.options.num_heads is 3; valid: 4 numbers of 1 or more, one for each of model.options.depths",
+        ),
+        ({"linear_attention": "no"}, "model.options.linear_attention is 'no'; valid: True, False"),
+        ({"version": True}, "model.options.version is True; valid: 1, 2"),
+        ({"mlp_ratios": (4, 4, -1, 4)}, r"model.options.mlp_ratios is .*; valid: 4 numbers above 0"),
+        ({"num_heads": (3, 2, 5, 8)}, "model.options.hidden_dims 64 is not divisible by model.options.num_heads 3"),
+        ({"activation": "gelu"}, "model.options.activation is 'gelu'; valid: tanh, exact, quick, relu, silu"),
+        ({"version": 3}, "model.options.version is 3; valid: 1, 2"),
         ({"version": 1, "linear_attention": True}, "linear_attention is of version 2; valid for version 1: False"),
-        ({"version": 1, "reductions": (8, 4, 2, 2)}, "model.reductions ends with 2; valid for version 1"),
-        ({"embed_norm_eps": 0}, "model.embed_norm_eps is 0; valid: above 0"),
+        ({"version": 1, "reductions": (8, 4, 2, 2)}, "model.options.reductions ends with 2; valid for version 1"),
+        ({"embed_norm_eps": 0}, "model.options.embed_norm_eps is 0; valid: above 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

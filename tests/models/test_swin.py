@@ -9,6 +9,7 @@ import pytest
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
+from vit_jax.layers.roles import roles_of
 from vit_jax.models.swin import VARIANTS, create
 from vit_jax.parallel.sharding import partition
 from vit_jax.tasks.classification import Classification
@@ -152,12 +153,14 @@ def test_layers_weight_decay_muon_and_tensor_sharding_go_by_the_names():
     assert number["block_0/mlp/fc1/kernel"] == number["merge_0/reduction/kernel"] == 1
     assert (number["block_1/norm1/scale"], number["block_2/norm1/scale"], number["norm/scale"]) == (2, 3, 4)
     assert model.depth == 3
-    decayed = {path for path, yes in zip(flat, jax.tree.leaves(optimizer.decayed(params)), strict=True) if yes}
+    roles = roles_of(model, IMAGES)
+    decayed = {path for path, yes in zip(flat, jax.tree.leaves(optimizer.decayed(params, roles)), strict=True) if yes}
     assert "block_0/attention/query/kernel" in decayed and "merge_0/reduction/kernel" in decayed
     assert not any(re.search("offset|logit_scale|bias", path) for path in decayed)
     sizes = {"data": 1, "fsdp": 1, "tensor": 2}
-    shape = params["block_0"]["attention"]["query"]["kernel"].shape
-    assert partition("encoder/block_0/attention/query/kernel", shape, sizes, min_size=1)[1] == "tensor"
+    path, shape = "block_0/attention/query/kernel", params["block_0"]["attention"]["query"]["kernel"].shape
+    assert partition(path, shape, sizes, role=roles[path], min_size=1)[1] == "tensor"
+    assert not roles["merge_0/reduction/kernel"].in_block and roles[path].in_block
 
 
 def test_there_is_no_attention_between_all_tokens():
@@ -184,30 +187,33 @@ def test_unknown_variant_is_refused_with_the_valid_ones(variant):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"depth": 3}, "swin has no option 'depth'; valid: embed_dim, depths, .*window_size"),
-        ({"depths": ()}, r"model.depths is \(\); valid: the blocks of each stage"),
-        ({"depths": 2}, "model.depths is 2"),
-        ({"num_heads": (2,)}, r"model.num_heads is \(2,\); valid: one for all stages, or one for each of 2$"),
-        ({"num_heads": (3, 4)}, r"model.num_heads is \(3, 4\); valid: at 0, a divisor of 8 channels"),
-        ({"window_size": (2, 2, 2)}, r"model.window_size is \(2, 2, 2\); valid: one for all .*rows and columns"),
-        ({"window_size": 0}, "model.window_size is 0"),
-        ({"window_size": None}, "model.window_size is None"),
-        ({"window_size": True}, "model.window_size is True"),
+        ({"depth": 3}, "swin has no option 'depth'; nearest: 'depths'; valid: embed_dim, depths, .*window_size"),
+        ({"depths": ()}, r"model.options.depths is \(\); valid: the number of blocks of each stage"),
+        ({"depths": 2}, "model.options.depths is 2"),
+        ({"num_heads": (2,)}, r"model.options.num_heads is \(2,\); valid: one for all stages, or one for each of 2$"),
+        ({"num_heads": (3, 4)}, r"model.options.num_heads is \(3, 4\); valid: at 0, a divisor of 8 channels"),
+        (
+            {"window_size": (2, 2, 2)},
+            r"model.options.window_size is \(2, 2, 2\); valid: one for all .*rows and columns",
+        ),
+        ({"window_size": 0}, "model.options.window_size is 0"),
+        ({"window_size": None}, "model.options.window_size is None"),
+        ({"window_size": True}, "model.options.window_size is True"),
         (
             {"window_size": 2, "shift_size": (1, 2)},
-            r"model.shift_size is \(2, 2\) for windows of \(2, 2\); valid: less",
+            r"model.options.shift_size is \(2, 2\) for windows of \(2, 2\); valid: less",
         ),
-        ({"mask_value": "x"}, "model.mask_value is 'x'; valid: a number"),
-        ({"shift_size": (-1, 0)}, r"model.shift_size is \(-1, 0\)"),
-        ({"pretrained_window_size": 4}, "model.pretrained_window_size is an option of Swin V2"),
-        ({"version": 3}, "model.version is 3; valid: 1, 2"),
-        ({"window_fit": "mine"}, "model.window_fit is 'mine'; valid: authors, timm"),
-        ({"posemb": "sincos2d"}, "model.posemb is 'sincos2d'; valid: none, learned"),
-        ({"patch_size": 0}, "model.patch_size is 0; valid: one number, or height and width"),
-        ({"head_dim": 0}, "model.head_dim is 0; valid: 1 or more, or None"),
-        ({"mlp_ratio": 0.0}, "model.mlp_ratio is 0.0; valid: above 0"),
-        ({"dropout": 1.0}, "model.dropout is 1.0; valid: at least 0"),
-        ({"remat": "all"}, "model.remat is 'all'; valid: none, full, dots"),
+        ({"mask_value": "x"}, "model.options.mask_value is 'x'; valid: a number"),
+        ({"shift_size": (-1, 0)}, r"model.options.shift_size is \(-1, 0\)"),
+        ({"pretrained_window_size": 4}, "model.options.pretrained_window_size is an option of Swin V2"),
+        ({"version": 3}, "model.options.version is 3; valid: 1, 2"),
+        ({"window_fit": "mine"}, "model.options.window_fit is 'mine'; valid: authors, timm"),
+        ({"posemb": "sincos2d"}, "model.options.posemb is 'sincos2d'; valid: none, learned"),
+        ({"patch_size": 0}, "model.options.patch_size is 0; valid: one number, or height and width"),
+        ({"head_dim": 0}, "model.options.head_dim is 0; valid: 1 or more, or None"),
+        ({"mlp_ratio": 0.0}, "model.options.mlp_ratio is 0.0; valid: above 0"),
+        ({"dropout": 1.0}, "model.options.dropout is 1.0; valid: at least 0"),
+        ({"remat": "all"}, "model.options.remat is 'all'; valid: none, full, dots"),
     ],
 )
 def test_bad_option_is_refused_by_name_and_value(overrides, message):

@@ -6,8 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.ops.augment import example_keys, make_prepare, normalize, random_erase, random_flip, random_shift
-from vit_jax.ops.mixing import Mixing
+from vit_jax.data.augment.erase import Erase
+from vit_jax.data.augment.flip import Flip
+from vit_jax.data.augment.mix import Mix
+from vit_jax.data.augment.shift import Shift
+from vit_jax.ops.augment import make_prepare, normalize, random_erase, renormalize
+from vit_jax.ops.keys import example_keys
+from vit_jax.types import Field, class_fields
 
 KEY = jax.random.key(0)
 INDEX = jnp.arange(1000, dtype=jnp.uint32)
@@ -16,6 +21,13 @@ INDEX = jnp.arange(1000, dtype=jnp.uint32)
 def many(image, count=1000):
     """The same image `count` times: `[count, H, W, C]`."""
     return jnp.broadcast_to(jnp.asarray(image), (count, *image.shape))
+
+
+def applied(augmentation, images):
+    """What the augmentation makes of `[B, H, W, C]`."""
+    fields = {"image": Field("image", images.shape[1:], str(images.dtype))}
+    index = jnp.arange(len(images), dtype=jnp.uint32)
+    return augmentation(KEY, {"image": images, "index": index}, fields, None)["image"]
 
 
 def all_shifts(image, padding_px):
@@ -48,7 +60,7 @@ def test_example_keys_differ():
 @pytest.mark.parametrize("padding_px", [1, 2])
 def test_random_shift_gives_every_shift_equally_often(padding_px):
     image = np.arange(1, 25, dtype=np.uint8).reshape(3, 4, 2)
-    shifted = random_shift(example_keys(KEY, INDEX), many(image), padding_px)
+    shifted = applied(Shift(padding_px), many(image))
     chex.assert_shape(shifted, (len(INDEX), 3, 4, 2))
     which = matches(shifted, all_shifts(image, padding_px))
     assert (which.sum(axis=1) == 1).all()
@@ -58,20 +70,20 @@ def test_random_shift_gives_every_shift_equally_often(padding_px):
 
 def test_random_shift_by_nothing_is_the_identity():
     images = jnp.arange(24.0).reshape(2, 3, 4, 1)
-    np.testing.assert_array_equal(random_shift(example_keys(KEY, INDEX[:2]), images, 0), images)
+    np.testing.assert_array_equal(applied(Shift(0), images), images)
 
 
 def test_random_flip_gives_the_image_or_its_mirror_equally_often():
     image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
-    which = matches(random_flip(example_keys(KEY, INDEX), many(image)), np.stack([image, image[:, ::-1]]))
+    which = matches(applied(Flip(), many(image)), np.stack([image, image[:, ::-1]]))
     assert (which.sum(axis=1) == 1).all()
     np.testing.assert_allclose(which.mean(axis=0), 0.5, atol=0.08)
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32])
 def test_augmentation_keeps_the_dtype(dtype):
-    images, keys = jnp.ones((2, 4, 4, 3), dtype), example_keys(KEY, INDEX[:2])
-    chex.assert_type([random_shift(keys, images, 1), random_flip(keys, images)], dtype)
+    images = jnp.ones((2, 4, 4, 3), dtype)
+    chex.assert_type([applied(Shift(1), images), applied(Flip(), images)], dtype)
 
 
 def erased(count=400, height=40, width=30, probability=1.0):
@@ -137,7 +149,7 @@ def random_batch(size=64):
 def test_prepare_without_a_key_only_normalises():
     batch = random_batch()
     original = batch["image"].copy()
-    prepared = make_prepare((0.5,), (0.25,), flip=True, shift_px=2)(None, batch)
+    prepared = make_prepare((0.5,), (0.25,), augmentations=[Flip(), Shift(2)])(None, batch)
     np.testing.assert_array_equal(prepared["image"], normalize(original, (0.5,), (0.25,)))
     assert prepared.keys() == batch.keys()
     assert prepared["label"] is batch["label"]
@@ -150,13 +162,13 @@ def test_prepare_with_a_key_but_nothing_to_do_only_normalises():
     np.testing.assert_array_equal(prepare(KEY, batch)["image"], prepare(None, batch)["image"])
 
 
-@pytest.mark.parametrize("options", [{"flip": True}, {"shift_px": 1}, {"flip": True, "shift_px": 1}])
+@pytest.mark.parametrize("options", [{"flip": Flip()}, {"shift": Shift(1)}, {"flip": Flip(), "shift": Shift(1)}])
 def test_prepare_gives_possible_images_and_not_always_the_same(options):
     image = np.random.default_rng(0).integers(1, 256, (3, 3, 1), np.uint8)
     batch = {"image": many(image), "index": INDEX}
-    mirrors = [image, image[:, ::-1]] if options.get("flip") else [image]
-    possible = np.concatenate([all_shifts(x, options.get("shift_px", 0)) for x in mirrors])
-    prepared = make_prepare((0.0,), (1 / 255,), **options)(KEY, batch)["image"]
+    mirrors = [image, image[:, ::-1]] if "flip" in options else [image]
+    possible = np.concatenate([all_shifts(x, "shift" in options) for x in mirrors])
+    prepared = make_prepare((0.0,), (1 / 255,), augmentations=list(options.values()))(KEY, batch)["image"]
     which = matches(np.rint(prepared), possible)
     assert (which.sum(axis=1) == 1).all()
     assert which.any(axis=0).all()
@@ -165,25 +177,53 @@ def test_prepare_gives_possible_images_and_not_always_the_same(options):
 @pytest.mark.parametrize("splits", [[32], [1, 33]])
 def test_prepare_does_not_depend_on_how_the_batch_is_split(splits):
     batch = random_batch()
-    prepare = jax.jit(make_prepare((0.5,), (0.25,), flip=True, shift_px=1, erase_probability=0.5))
+    prepare = jax.jit(make_prepare((0.5,), (0.25,), augmentations=[Erase(0.5), Flip(), Shift(1)]))
     pieces = {name: np.split(value, splits) for name, value in batch.items()}
     parts = [prepare(KEY, {name: piece[i] for name, piece in pieces.items()})["image"] for i in range(len(splits) + 1)]
     np.testing.assert_array_equal(np.concatenate(parts), prepare(KEY, batch)["image"])
 
 
 def test_prepare_erases_and_then_mixes_the_normalised_images():
-    batch, mixing = random_batch(), Mixing(64, mixup_alpha=1.0)
-    options = {"flip": True, "erase_probability": 0.5}
-    prepared = jax.jit(make_prepare((0.5,), (0.25,), **options, mixing=mixing))(KEY, batch)
-    unmixed = jax.jit(make_prepare((0.5,), (0.25,), **options))(KEY, batch)["image"]
+    batch, mix = random_batch(), Mix(mixup_alpha=1.0)
+    fields, options = class_fields([str(label) for label in range(64)]), [Erase(0.5), Flip()]
+    prepare = make_prepare((0.5,), (0.25,), fields=fields, augmentations=[mix, *options])
+    prepared = jax.jit(prepare)(KEY, batch)
+    unmixed = jax.jit(make_prepare((0.5,), (0.25,), augmentations=options))(KEY, batch)["image"]
     share = prepared["label"][0, 0]
     expected = share * unmixed + (1 - share) * unmixed[::-1]
     np.testing.assert_allclose(prepared["image"], expected, atol=1e-5)
     assert 0 < share < 1
-    assert make_prepare((0.5,), (0.25,), **options, mixing=mixing)(None, batch)["label"] is batch["label"]
+    assert prepare(None, batch)["label"] is batch["label"]
 
 
 def test_prepare_depends_on_the_key():
     batch = random_batch()
-    prepare = make_prepare((0.5,), (0.25,), shift_px=1)
+    prepare = make_prepare((0.5,), (0.25,), augmentations=[Shift(1)])
     assert (prepare(KEY, batch)["image"] != prepare(jax.random.key(1), batch)["image"]).any()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
+def test_flip_has_its_probability(probability):
+    image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2)
+    mirrored = (np.asarray(applied(Flip(probability), many(image))) != image).any(axis=(1, 2, 3))
+    assert mirrored.mean() == pytest.approx(probability, abs=0.06)
+
+
+def test_renormalize_equals_normalising_again():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3), np.uint8)
+    before, after = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), ((0.5,), (0.5,))
+    again = renormalize(normalize(images, *before), mean=before[0], std=before[1], new_mean=after[0], new_std=after[1])
+    np.testing.assert_allclose(again, normalize(images, *after), atol=1e-5)
+
+
+def test_every_image_is_normalised_and_nothing_else():
+    fields = {
+        "image": Field("image", (2, 2, 1), "uint8"),
+        "target": Field("image", (2, 2, 1), "uint8"),
+        "mask": Field("mask", (2, 2)),
+        "boxes": Field("boxes", (1, 5), "float32"),
+    }
+    batch = {name: np.stack([field.blank()]) for name, field in fields.items()}
+    prepared = make_prepare((0.5,), (0.25,), fields=fields)(None, batch)
+    assert (prepared["image"] == -2).all() and (prepared["target"] == -2).all()
+    assert prepared["mask"] is batch["mask"] and prepared["boxes"] is batch["boxes"]

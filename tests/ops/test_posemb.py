@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.ops.posemb import resize_grid, sincos1d, sincos2d
+from vit_jax.ops.posemb import resize_grid, sincos1d, sincos2d, sincos2d_mae
 
 
 @pytest.mark.parametrize(("length", "dim", "temperature"), [(5, 8, 10_000.0), (197, 2, 10_000.0), (7, 6, 100.0)])
@@ -100,3 +100,24 @@ def test_doubling_without_antialiasing_by_hand():
     expected = [padded[i // 2 + i % 2 :][:4] @ (w if i % 2 else w[::-1]) for i in range(8)]
     result = resize_grid(row.reshape(1, 4, 1), (1, 8), antialias=False)[0, :, 0]
     np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("grid", "dim"), [((3, 5), 8), ((2, 2), 4), ((1, 7), 12)])
+def test_sincos2d_mae_has_the_column_first_and_its_own_frequencies(grid, dim):
+    """As util/pos_embed.py of facebookresearch/mae: half the channels for the column, half for the row."""
+    half, expected = dim // 2, np.empty((*grid, dim))
+    for row, column in np.ndindex(grid):
+        for start, position in ((0, column), (half, row)):
+            for k in range(half // 2):
+                angle = position / 10_000 ** (k / (half / 2))
+                expected[row, column, start + k] = np.sin(angle)
+                expected[row, column, start + half // 2 + k] = np.cos(angle)
+    embedding = sincos2d_mae(grid, dim)
+    chex.assert_type(embedding, np.float32)
+    np.testing.assert_allclose(embedding, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("dim", [0, 6])
+def test_sincos2d_mae_needs_multiples_of_four(dim):
+    with pytest.raises(InputError, match=f"sincos2d_mae needs a width that is a multiple of 4, not {dim}"):
+        sincos2d_mae((2, 2), dim)

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from vit_jax.data.augment import flip, mix, shift
 from vit_jax.errors import InputError
+from vit_jax.info import new_info
+from vit_jax.layers.roles import Cut, Role
 from vit_jax.models import swin, vit
 from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.batch_axes import keep_cut
-from vit_jax.ops.mixing import Mixing
+from vit_jax.ops.trees import leaf_names
 from vit_jax.parallel import sharding
 from vit_jax.parallel import strategy as parallel
 from vit_jax.parallel.mesh import Mesh
@@ -23,7 +26,10 @@ from vit_jax.parallel.pmap import Pmap
 from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.checkpoints.writing import Checkpoints
-from vit_jax.training.step import make_init, make_train_step
+from vit_jax.training.problem import Problem
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
+from vit_jax.types import Field, class_fields
 
 RNG = np.random.default_rng(0)
 BATCHES = [
@@ -34,7 +40,9 @@ BATCHES = [
     }
     for step in range(20)
 ]
-PREPARE = make_prepare((0.5,), (0.5,), flip=True, shift_px=1, mixing=Mixing(3, mixup_alpha=0.8, cutmix_alpha=1.0))
+FIELDS = class_fields(["a", "b", "c"]) | {"image": Field("image", (4, 4, 1), "uint8")}
+MIX = mix.create(mixup_alpha=0.8, cutmix_alpha=1.0)
+PREPARE = make_prepare((0.5,), (0.5,), fields=FIELDS, augmentations=(flip.create(), shift.create(pixels=1), MIX))
 
 
 def mesh(num_devices, **sizes):
@@ -57,18 +65,18 @@ class Training:
 
     def __init__(self, strategy, *, num_heads=2, encoder=None, **options):
         self.strategy = strategy
-        task = Classification(3)
+        task = Classification(FIELDS)
         sizes = {"hidden_dim": 8, "depth": 1, "mlp_dim": 16, "num_heads": num_heads}
         encoder = encoder or vit.create("Ti/2", **sizes | options)
         # Without the keys' bias, whose gradient is zero but for rounding, which Adam would scale up to whole steps.
         optimizer = optimizers.create(
             "adamw", schedule=lambda step: 0.01, weight_decay=0.1, clip_norm=1.0, freeze=("key/bias",)
         )
-        parts = (task.wrap(encoder), task, optimizer)
+        problem = Problem(task.wrap(encoder), task, PREPARE)
         example = {name: value[:1] for name, value in BATCHES[0].items()}
-        self.make_state = functools.partial(make_init(*parts, prepare=PREPARE, ema=True), 0, example)
+        self.make_state = functools.partial(make_init(problem, optimizer, moving_average=True), 0, example)
         self.step = strategy.compile_train_step(
-            make_train_step(*parts, prepare=PREPARE, ema_decay=0.9, axis_name=strategy.axis_name)
+            make_train_step(problem, optimizer, ema_decay=0.9, axis_name=strategy.axis_name)
         )
 
     def new_state(self):
@@ -153,8 +161,8 @@ def test_the_state_is_made_in_shards_and_stays_in_them():
 def test_what_belongs_to_a_parameter_is_cut_as_it_is():
     run = training("data 2 fsdp 2 tensor 2")
     state = run.strategy.abstract_state(run.make_state)
-    specs = dict(zip(optimizers.leaf_names(state), [x.sharding.spec for x in jax.tree.leaves(state)], strict=True))
-    for path in optimizers.leaf_names(state.params):
+    specs = dict(zip(leaf_names(state), [x.sharding.spec for x in jax.tree.leaves(state)], strict=True))
+    for path in leaf_names(state.params):
         belonging = [spec for name, spec in specs.items() if name.endswith(f"/{path}")]
         assert len(belonging) == (2 if path.endswith("key/bias") else 4)  # params, ema_params, and Adam's two
         assert len(set(belonging)) == 1, path
@@ -165,25 +173,27 @@ def test_what_belongs_to_a_parameter_is_cut_as_it_is():
 SIZES = {"data": 1, "fsdp": 4, "tensor": 2}
 
 
+HEADS, UNITS = "attention heads", "MLP hidden units"
+
+
 @pytest.mark.parametrize(
-    ("path", "shape", "spec"),
+    ("shape", "cut", "spec"),
     [
-        ("head/kernel", (64, 10), ("fsdp",)),
-        ("head/kernel", (64, 128), (None, "fsdp")),
-        ("head/kernel", (64, 64), ("fsdp",)),  # the first of equals
-        ("head/kernel", (63, 10), ()),  # nothing that 4 divides
-        ("head/kernel", (8, 8), ()),  # less than 100 elements
-        ("opt_state/1/mu/encoder/block_0/attention/out/kernel", (6, 16, 96), ("tensor", None, "fsdp")),
-        ("encoder/block_0/attention/key/bias", (6, 16), ("tensor",)),
-        ("encoder/block_0/attention/out/bias", (96,), ()),
-        ("encoder/block_0/mlp/fc1/kernel", (96, 384), ("fsdp", "tensor")),
-        ("encoder/block_0/mlp/fc2/kernel", (384, 96), ("tensor", "fsdp")),
-        ("encoder/blocks/mlp/fc2/kernel", (12, 384, 96), (None, "tensor", "fsdp")),  # layers stacked
-        ("step", (), ()),
+        ((64, 10), None, ("fsdp",)),
+        ((64, 128), None, (None, "fsdp")),
+        ((64, 64), None, ("fsdp",)),  # the first of equals
+        ((63, 10), None, ()),  # nothing that 4 divides
+        ((8, 8), None, ()),  # less than 100 elements
+        ((6, 16, 96), Cut(-3, HEADS), ("tensor", None, "fsdp")),
+        ((6, 16), Cut(-2, HEADS), ("tensor",)),
+        ((96, 384), Cut(-1, UNITS), ("fsdp", "tensor")),
+        ((384, 96), Cut(-2, UNITS), ("tensor", "fsdp")),
+        ((12, 384, 96), Cut(-2, UNITS), (None, "tensor", "fsdp")),  # layers stacked
+        ((), None, ()),
     ],
 )
-def test_the_rule(path, shape, spec):
-    assert sharding.partition(path, shape, SIZES, min_size=100) == PartitionSpec(*spec)
+def test_the_rule(shape, cut, spec):
+    assert sharding.partition("path", shape, SIZES, role=Role(cut=cut), min_size=100) == PartitionSpec(*spec)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +260,7 @@ def test_minus_one_is_the_devices_left():
     assert dict(mesh(8, data=-1, tensor=2).mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
 
 
-INFO = {"model": {}, "task": {}, "class_names": [], "preprocessing": {}, "version": "0"}
+INFO = new_info(model={}, task=None, fields=FIELDS, preprocessing={})
 
 
 @pytest.mark.parametrize(
@@ -285,6 +295,38 @@ def test_arrays_that_were_placed_are_not_written_to(layout):
     after = run.strategy.fetch(run.run(run.strategy.place_state(state), BATCHES[:2]))
     chex.assert_trees_all_equal(state, before)
     assert not np.array_equal(after.params["head"]["kernel"], after.ema_params["head"]["kernel"])
+
+
+@pytest.mark.parametrize("layout", ["pmap 8", "data 2 fsdp 2 tensor 2"])
+def test_variables_and_companions_are_placed_and_saved_like_the_rest(tmp_path, layout):
+    run = training(layout)
+
+    def make_state():
+        state = run.make_state()
+        variables = {"batch_stats": {"mean": jnp.arange(8.0)}}
+        return state.replace(variables=variables, companions={"teacher": state.params})
+
+    state = run.strategy.place_state(run.strategy.new_state(make_state))
+    expected = run.strategy.fetch(state)
+    np.testing.assert_array_equal(expected.variables["batch_stats"]["mean"], np.arange(8.0))
+    chex.assert_trees_all_equal(expected.companions["teacher"], expected.params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, run.strategy.snapshot(state), INFO, None)
+        checkpoints.wait()
+        restored = checkpoints.restore(run.strategy.abstract_state(make_state), INFO, max_step=20)
+    chex.assert_trees_all_equal(run.strategy.fetch(run.strategy.place_state(restored.state)), expected)
+
+
+def test_an_evaluation_step_takes_any_tree():
+    tree = {"params": {"w": np.arange(16.0, dtype=np.float32)}, "variables": {"mean": {"b": np.ones(3, np.float32)}}}
+    batch = {"x": np.ones((8, 16), np.float32)}
+
+    def step(given, batch):
+        total = (batch["x"] @ given["params"]["w"]).sum() + given["variables"]["mean"]["b"].sum()
+        return {"total": total}, {}
+
+    sums, _ = mesh(8, fsdp=8).compile_eval_step(step)(mesh(8, fsdp=8).place_state(tree), batch)
+    assert float(sums["total"]) == 8 * 120 + 3
 
 
 def test_what_fsdp_cuts_nothing_of_is_said():

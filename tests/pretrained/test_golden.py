@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax.build import experiment as build
+from vit_jax.build.info import from_info
 
 FOLDERS = ("hf_vit", "hf_deit", "timm_vit", "timm_vit_gap", "timm_vit_reg")
 
@@ -61,7 +61,7 @@ def test_class_names_come_along(golden, changed):
 def test_the_model_is_rebuilt_from_what_it_says_of_itself(golden, name):
     classifier = vit_jax.load(golden / name)
     info = json.loads(json.dumps(classifier.info))
-    model, task, preprocessing = build.from_info(info)
+    model, task, preprocessing = from_info(info)
     assert (model, task, preprocessing) == (classifier.model, classifier.task, classifier.preprocessing)
 
 
@@ -120,14 +120,14 @@ def test_deit_with_one_head_has_the_class_tokens_logits(changed, golden):
 
 def test_a_distilled_deit_of_timm_is_that_of_hugging_face(changed, golden):
     """The same weights by timm's names, with LayerNorm's other epsilon."""
-    from vit_jax.pretrained import mapping as names
-    from vit_jax.pretrained.vit import timm
+    from vit_jax.pretrained import mapping
+    from vit_jax.pretrained.vit.names import TIMM
 
     teacher = vit_jax.load(golden / "hf_deit")
-    rows = names.expand(timm.NAMES, 3, grid=(6, 6))
+    rows = mapping.expand(TIMM, 3, grid=(6, 6))
     copy = changed("timm_vit")
     copy.config["architecture"] = "deit_base_distilled_patch16_224"
-    copy.tensors = names.write(rows, vit_jax_flat(teacher.params))
+    copy.tensors = mapping.write(rows, vit_jax_flat(teacher.params))
     expected = np.load(golden / "hf_deit" / "expected.npz")
     logits = vit_jax.load(copy.save()).apply(expected["pixel_values"].transpose(0, 2, 3, 1))
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
@@ -144,20 +144,20 @@ def vit_jax_flat(params):
     [("hf_vit", "vit."), ("hf_deit", "deit."), ("timm_vit", ""), ("timm_vit_gap", ""), ("timm_vit_reg", "")],
 )
 def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix):
-    from vit_jax.pretrained import mapping as names
-    from vit_jax.pretrained.vit import huggingface, timm
+    from vit_jax.pretrained import mapping
+    from vit_jax.pretrained.vit import huggingface, names
 
     copy = changed(name)
-    table = timm.NAMES if name.startswith("timm") else huggingface.NAMES
+    table = names.TIMM if name.startswith("timm") else names.HUGGINGFACE
     heads = {"hf_vit": huggingface.HEAD, "hf_deit": huggingface.TEACHER_HEADS}.get(name, ())
-    rows = [*names.expand(table, 3, prefix), *heads]
+    rows = [*mapping.expand(table, 3, prefix), *heads]
     params = vit_jax_flat(vit_jax.load(copy.folder).params)
-    written = names.write(rows, params)
+    written = mapping.write(rows, params)
     assert written.keys() == copy.tensors.keys()
     for tensor, array in written.items():
         np.testing.assert_array_equal(array, copy.tensors[tensor])
     with pytest.raises(vit_jax.InputError, match="the format has no name for encoder/new"):
-        names.write(rows, params | {"encoder/new": np.zeros(1)})
+        mapping.write(rows, params | {"encoder/new": np.zeros(1)})
 
 
 def test_a_thousand_classes_without_names_are_imagenets():

@@ -107,7 +107,7 @@ def test_one_librarys_model_in_the_others_format_answers_alike(golden, name, tmp
 def test_windows_that_the_other_library_places_elsewhere_are_refused(golden, changed, tmp_path):
     copy = changed("hf_swin")
     copy.config["image_size"] = [44, 76]
-    with pytest.raises(vit_jax.InputError, match=r"timm cannot hold model.window_size .* at \(44, 76\) px"):
+    with pytest.raises(vit_jax.InputError, match=r"timm cannot express model.window_size .* at \(44, 76\) px"):
         vit_jax.save(vit_jax.load(copy.save()), tmp_path / "out", to="timm", allow=("crop_offset", "resize"))
     assert not (tmp_path / "out").exists()
 

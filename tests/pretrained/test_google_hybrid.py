@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 import vit_jax
-from vit_jax.build import experiment as build
+from vit_jax.build import plugins
 from vit_jax.models.hybrid import VARIANTS
-from vit_jax.pretrained import families
-from vit_jax.pretrained import mapping as names
+from vit_jax.pretrained import libraries, mapping
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.hybrid.google import resnet_names
-from vit_jax.pretrained.vit.google import NAMES
+from vit_jax.pretrained.vit.names import GOOGLE
 
 FILE = "google_hybrid/R_S_8-tiny.npz"
 
@@ -70,18 +69,18 @@ def test_other_sizes_and_channels(golden, arrays):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_published_size_goes_by_its_name(variant):
     """From the names and shapes alone, at 384 px."""
-    model = build.create_model("hybrid", variant, num_classes=5)
+    model = plugins.create_model("hybrid", variant, num_classes=5)
     size = (384, 384)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, *size, 3), np.float32), train=False))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
     encoder = model.encoder
-    rows = [*names.expand(NAMES, encoder.depth), *resnet_names(encoder.resnet_stages)]
+    rows = [*mapping.expand(GOOGLE, encoder.depth), *resnet_names(encoder.resnet_stages)]
     flat = flax.traverse_util.flatten_dict(zeros, sep="/")
-    tensors = {tensor: flat[held[0].param] for tensor, held in names.grouped(rows, flat).items()}
+    tensors = {tensor: flat[held[0].param] for tensor, held in mapping.grouped(rows, flat).items()}
     tensors["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 1 + np.prod(encoder.grid_of(size)), 1))
-    description = families.describe(Files(f"{variant}-res_384.npz", tensors), num_heads=None, image_size=None)
+    description = libraries.describe(Files(f"{variant}-res_384.npz", tensors))
     assert description.model["variant"] == variant
-    assert build.create_encoder("hybrid", variant, **description.model["options"]) == encoder
+    assert plugins.create_encoder("hybrid", variant, **description.model["options"]) == encoder
     assert description.preprocessing.image_size == size
 
 
@@ -94,7 +93,7 @@ def test_what_does_not_fit_is_refused(golden, arrays, tmp_path):
     with pytest.raises(vit_jax.InputError, match="the model has no place for block2/unit3/conv1/bias"):
         vit_jax.load(saved(tmp_path, more))
     gap = {name.replace("block2/", "block3/"): x for name, x in arrays.items()}
-    with pytest.raises(vit_jax.InputError, match=r"model.resnet_stages is \(1, 0, 2\)"):
+    with pytest.raises(vit_jax.InputError, match=r"model.options.resnet_stages is \(1, 0, 2\)"):
         vit_jax.load(saved(tmp_path, gap, "R_S_16-res_128.npz"))
     classifier = vit_jax.load(golden / FILE, image_size=60)
     with pytest.raises(vit_jax.InputError, match=r"data.image_size \(60, 60\) \(valid: a multiple of 8x8 px, "):

@@ -9,8 +9,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax.build import experiment as build
-from vit_jax.inference.predictor import Classifier
+from vit_jax.build.info import from_info
+from vit_jax.inference.predictor import Predictor
+from vit_jax.info import new_info
+from vit_jax.types import class_fields
 
 FOLDERS = {"hf_pvt": "huggingface", "hf_pvt_v2": "huggingface", "timm_pvt_v2_li": "timm"}
 
@@ -38,7 +40,7 @@ def test_every_leaf_is_loaded_and_the_model_rebuilt(golden, name):
     report = classifier.report
     assert len(report.loaded) == len(jax.tree.leaves(classifier.params))
     assert (report.resized, report.adapted, report.initialised, report.unused) == ({}, {}, (), ())
-    model, task, preprocessing = build.from_info(json.loads(json.dumps(classifier.info)))
+    model, task, preprocessing = from_info(json.loads(json.dumps(classifier.info)))
     assert (model, task, preprocessing) == (classifier.model, classifier.task, classifier.preprocessing)
 
 
@@ -146,19 +148,19 @@ def random_model(version, data=None, **options):
     """A tiny PVT with random parameters and three classes."""
     sizes = {"hidden_dims": (8, 12), "depths": (1, 1), "num_heads": (1, 2), "mlp_ratios": (2, 2)}
     sizes |= {"reductions": (2, 1), "strides": (4, 2), "patch_sizes": (4, 2) if version == 1 else (7, 3)}
-    info = {
-        "model": {"name": "pvt", "variant": "Tiny" if version == 1 else "B0", "options": sizes | options},
-        "task": {"name": "classification", "options": {}},
-        "class_names": ["cat", "dog", "fox"],
-        "preprocessing": {"image_size": (32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3} | (data or {}),
-        "version": "0",
-    }
-    model, task, preprocessing = build.from_info(info)
+    fields = class_fields(["cat", "dog", "fox"])
+    info = new_info(
+        model={"name": "pvt", "variant": "Tiny" if version == 1 else "B0", "options": sizes | options},
+        task={"name": "classification", "options": {}},
+        fields=fields,
+        preprocessing={"image_size": (32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3} | (data or {}),
+    )
+    model, task, preprocessing = from_info(info)
     images = np.zeros((1, *preprocessing.image_size, 3), np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2, shapes)
-    return Classifier(model, params, task, ("cat", "dog", "fox"), preprocessing, info)
+    return Predictor(model, params, {}, task, fields, preprocessing, info)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_a_model_comes_back_as_it_went(version, to, options, tmp_path):
         (2, "google", {}, {}, "model 'pvt' is not written in the format google; valid: huggingface, timm, workdir"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(version, to, options, data, message, tmp_path):
+def test_what_a_format_cannot_express_is_refused(version, to, options, data, message, tmp_path):
     with pytest.raises(vit_jax.InputError, match=message):
         vit_jax.save(random_model(version, data, **options), tmp_path / "out.npz", to=to)
     assert not (tmp_path / "out.npz").exists()

@@ -138,7 +138,9 @@ def test_a_tensor_of_another_shape_is_refused(changed):
 def test_heads_that_do_not_divide_are_refused(changed):
     copy = changed("hf_vit")
     copy.config["num_attention_heads"] = 5
-    with pytest.raises(vit_jax.InputError, match=r"model.hidden_dim 48 is not divisible by model.num_heads 5"):
+    with pytest.raises(
+        vit_jax.InputError, match=r"model.options.hidden_dim 48 is not divisible by model.options.num_heads 5"
+    ):
         vit_jax.load(copy.save())
 
 

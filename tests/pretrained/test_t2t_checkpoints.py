@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
-from vit_jax.build import experiment as build
+from vit_jax.build.info import from_info
 from vit_jax.models.t2t import sinusoid
 from vit_jax.ops.posemb import resize_grid
 
@@ -47,7 +47,7 @@ def test_every_leaf_is_loaded_and_positions_are_computed(golden, name):
     assert (report.initialised, report.unused, report.buffers) == ((), (), ("pos_embed",))
     data = classifier.preprocessing
     assert (data.image_size, data.crop_fraction, data.interpolation) == ((64, 64), 0.9, "bicubic")
-    model, task, preprocessing = build.from_info(json.loads(json.dumps(classifier.info)))
+    model, task, preprocessing = from_info(json.loads(json.dumps(classifier.info)))
     assert (model, task, preprocessing) == (classifier.model, classifier.task, classifier.preprocessing)
 
 
@@ -164,7 +164,10 @@ def test_an_unknown_architecture_has_to_tell_its_heads(changed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": (64, 96)}, r"t2t cannot hold data.image_size \(64, 96\) \(valid: as high as wide, and a mul"),
+        (
+            {"image_size": (64, 96)},
+            r"t2t cannot express data.image_size \(64, 96\) \(valid: as high as wide, and a",
+        ),
         ({"image_size": 40}, r"data.image_size \(40, 40\)"),
     ],
 )

@@ -34,7 +34,7 @@ WAIT_SECONDS = 600
 """No process of these tests outlives it."""
 
 CHANGES = {
-    "model__options__mlp_dim": 512,  # small arrays lie in an index that all processes read, not in files of their shards
+    "model__options__mlp_dim": 512,  # small arrays are in an index that all processes read, not in files of shards
     "model__options__drop_path": 0.0,  # drawn by device, and which examples a device sees depends on the processes
     "optimizer__name": "sgd",  # Adam makes whole steps of the rounding errors that are all of the key bias's gradient
     "optimizer__learning_rate": 0.1,
@@ -54,7 +54,7 @@ os.environ |= environment  # conftest has set its own
 import train
 from test_multihost import digest
 from vit_jax.cli import errors, main
-from vit_jax.data.loading.loader import InMemory
+from vit_jax.data.loading.memory import InMemory
 from vit_jax.system import hosts
 from vit_jax.training.checkpoints.writing import Checkpoints
 
@@ -193,7 +193,8 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 def test_two_processes_train_and_evaluate_as_one_does(tmp_path, monkeypatch):
     """Under `pmap` and under `mesh`; from trained parameters with a teacher, too, and `vit-jax evaluate` of that."""
     source = str(tmp_path / "pmap")
-    plain = {"evaluation__metrics": ("confusion", "calibration"), "evaluation__batch_size": 50}
+    metrics = {"evaluation__metrics__confusion": {}, "evaluation__metrics__calibration": {}}
+    plain = metrics | {"evaluation__batch_size": 50}
     taught = plain | {"init__source": source, "task__name": "distillation", "task__options__teacher": source}
     runs = [
         (tmp_path / "pmap", plain),

@@ -100,13 +100,13 @@ def test_masked_rows_change_nothing(poison):
     expected = figures(task, logits[[0, 2]], {"label": label[[0, 2]]})
     logits[[1, 3]] = poison
     label[3] = 99
-    batch = {"label": jnp.array(label), "mask": jnp.array([1.0, 0.0, 1.0, 0.0])}
+    batch = {"label": jnp.array(label), "is_example": jnp.array([1.0, 0.0, 1.0, 0.0])}
     chex.assert_trees_all_close(figures(task, logits, batch), expected, rtol=1e-6)
 
 
 def test_all_rows_masked_count_nothing():
     task = classification(3)
-    batch = {"label": jnp.array([0, 1]), "mask": jnp.zeros(2)}
+    batch = {"label": jnp.array([0, 1]), "is_example": jnp.zeros(2)}
     assert figures(task, np.full((2, 3), np.nan), batch) == {"accuracy": (0.0, 0.0)}
 
 

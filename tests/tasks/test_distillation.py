@@ -93,7 +93,7 @@ def test_metrics_are_those_of_the_mean_of_both_heads_without_masked_rows():
         distilled=jnp.array([[0.0, 3.0], [0.0, np.nan]]),
         teacher=jnp.full((2, 2), np.nan),
     )
-    batch = {"label": jnp.array([1, 1]), "mask": jnp.array([1.0, 0.0])}
+    batch = {"label": jnp.array([1, 1]), "is_example": jnp.array([1.0, 0.0])}
     assert distillation(2).metrics(outputs, batch, train=True) == {"accuracy": (1.0, 1.0)}
 
 

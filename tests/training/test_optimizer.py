@@ -1,5 +1,7 @@
 """Optimizers against updates worked out by hand; freezing; the moving average."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import optax
 import pytest
 
 from vit_jax.errors import InputError
+from vit_jax.layers.roles import Role, kernel
 from vit_jax.training import optimizer as optimizers
 
 PARAMS = {
@@ -134,6 +137,8 @@ BLOCKS = {
 }
 NUMBERS = {"encoder/patch_embed/kernel": 0, "encoder/block_0/kernel": 1, "encoder/block_1/kernel": 2}
 LAYERS = optimizers.Layers(2, lambda path: NUMBERS.get(path, 3))
+IN_BLOCK = Role("kernel", is_decayed=True, num_inputs=1, in_block=True)
+ROLES = {f"encoder/block_{i}/kernel": IN_BLOCK for i in (0, 1)} | {"head/kernel": kernel(1, kind="head")}
 
 
 def test_each_layers_rate_is_a_share_of_the_next_ones():
@@ -159,7 +164,7 @@ def test_the_first_blocks_and_the_stem_can_be_frozen():
 
 
 def _first_muon_update(gradients, **options):
-    optimizer = make("muon", layers=LAYERS, **options)
+    optimizer = make("muon", layers=LAYERS, roles=ROLES, **options)
     params, _ = optimizer.split(jax.tree.map(jnp.zeros_like, gradients))
     trainable = jax.tree.map(lambda p, g: None if p is None else g, params, gradients, is_leaf=lambda x: x is None)
     return optimizer.transform.update(trainable, optimizer.transform.init(params), params)[0]
@@ -182,17 +187,37 @@ def test_muon_takes_heads_as_part_of_the_matrix():
     matrix = jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)), jnp.float32)
     layers = optimizers.Layers(1, lambda path: 1)
 
-    def update(name, shape):
-        optimizer = make("muon", layers=layers)
+    def update(name, shape, num_inputs):
+        role = dataclasses.replace(IN_BLOCK, num_inputs=num_inputs)
+        optimizer = make("muon", layers=layers, roles={f"block_0/{name}/kernel": role})
         gradients = {"block_0": {name: {"kernel": matrix.reshape(shape)}}}
         params = jax.tree.map(jnp.zeros_like, gradients)
         update, _ = optimizer.transform.update(gradients, optimizer.transform.init(params), params)
         return update["block_0"][name]["kernel"]
 
-    expected = update("fc1", (6, 6))
-    for name, shape in (("query", (6, 2, 3)), ("out", (2, 3, 6)), ("conv", (1, 2, 3, 6))):
-        assert update(name, shape).shape == shape
-        chex.assert_trees_all_close(update(name, shape).reshape(6, 6), expected, rtol=1e-5)
+    expected = update("fc1", (6, 6), 1)
+    for name, shape, inputs in (("query", (6, 2, 3), 1), ("out", (2, 3, 6), 2), ("conv", (1, 2, 3, 6), 3)):
+        assert update(name, shape, inputs).shape == shape
+        chex.assert_trees_all_close(update(name, shape, inputs).reshape(6, 6), expected, rtol=1e-5)
+
+
+def test_muon_needs_to_know_the_blocks():
+    with pytest.raises(InputError, match="'muon', but the model tells no blocks apart"):
+        make("muon", layers=LAYERS, roles={"head/kernel": kernel(1)})
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_fixed_parameter_has_no_rate_and_no_decay(name):
+    roles = {"block/kernel": Role(is_fixed=True)}
+    optimizer = make(name, weight_decay=0.1, roles=roles)
+    assert optimizer.rate_factors(PARAMS)["block"] == {"kernel": 0.0, "bias": 1.0, "scale": 1.0}
+    assert not any(jax.tree.leaves(optimizers.decayed(PARAMS, roles)))
+
+
+def test_decay_goes_by_the_roles():
+    roles = {"block/kernel": Role(), "class_token": Role(is_decayed=True)}
+    decayed = {"block": {"kernel": False, "bias": False, "scale": False}, "class_token": True}
+    assert optimizers.decayed(PARAMS, roles) == decayed
 
 
 def test_layers_are_needed_to_tell_them_apart():

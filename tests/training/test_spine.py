@@ -86,11 +86,11 @@ def batches(num_steps=3):
             "target": rng.normal(size=SIZE).astype(np.float32),
             "weight": rng.integers(1, 9, SIZE).astype(np.float32),
             "index": np.arange(step * SIZE, (step + 1) * SIZE, dtype=np.uint32),
-            "mask": np.ones(SIZE, np.float32),
+            "is_example": np.ones(SIZE, np.float32),
         }
         for step in range(num_steps)
     ]
-    made[1]["mask"][[2, 9]] = 0.0
+    made[1]["is_example"][[2, 9]] = 0.0
     return made
 
 
@@ -219,17 +219,17 @@ def test_an_evaluations_draws_depend_on_the_index_alone():
 @pytest.mark.parametrize("layout", ["pmap 1", "pmap 2"])
 def test_what_masked_rows_hold_changes_not_a_bit(layout):
     run, (batch, *_) = compiled(layout), batches()
-    batch["mask"][[1, 8, 15]] = 0.0
+    batch["is_example"][[1, 8, 15]] = 0.0
     other = {name: x.copy() for name, x in batch.items()}
     for name in ("image", "target", "weight"):
         other[name][[1, 8, 15]] = [np.nan if name != "image" else np.full((2, 2, 1), np.nan)] * 3
     chex.assert_trees_all_equal(run(run.first, [batch]), run(run.first, [other]))
     (state,), (metrics,) = run(run.first, [other])
     assert state.skipped == 0 and np.isfinite(metrics["loss"]).all()
-    assert metrics["loss"][1] == batch["weight"][batch["mask"] > 0].sum()
+    assert metrics["loss"][1] == batch["weight"][batch["is_example"] > 0].sum()
 
 
-@pytest.mark.parametrize("name", ["mask", "weight"])
+@pytest.mark.parametrize("name", ["is_example", "weight"])
 def test_a_batch_that_weighs_nothing_changes_nothing(name):
     run, (batch, *_) = compiled("pmap 2"), batches()
     (state,), (metrics,) = run(run.first, [batch | {name: np.zeros(SIZE, np.float32)}])
@@ -273,6 +273,13 @@ def test_the_moving_average_may_teach():
 def test_a_task_that_needs_the_moving_average_is_refused_without_one():
     with pytest.raises(InputError, match=r"^ema_decay is 0, but task 'test_spine' learns from the moving average; val"):
         Run("pmap 1", Follow(FIELDS))
+
+
+@pytest.mark.parametrize("name", ["is_example", "index"])
+def test_a_field_may_not_be_called_as_a_batchs_own(name):
+    task = Fit({**FIELDS, name: Field("array")})
+    with pytest.raises(InputError, match=f"^the data has a field called '{name}', .*; valid: another name$"):
+        Problem(task.wrap(None), task, as_it_is)
 
 
 def test_the_decay_of_the_moving_average_may_follow_the_steps():

@@ -164,9 +164,9 @@ def test_frozen_leaves_stay_bitwise_and_have_no_slots():
 
 def test_the_gradient_is_that_of_the_mean_loss_over_unmasked_examples():
     half = {name: value[:12] for name, value in BATCH.items()}
-    half |= {"mask": np.ones(12, np.float32)}
+    half |= {"is_example": np.ones(12, np.float32)}
     _, from_half, _ = run(1, [half], name="sgd")
-    _, from_whole, _ = run(1, [BATCH | {"mask": np.repeat([1.0, 0.0], 12).astype(np.float32)}], name="sgd")
+    _, from_whole, _ = run(1, [BATCH | {"is_example": np.repeat([1.0, 0.0], 12).astype(np.float32)}], name="sgd")
     chex.assert_trees_all_close(from_whole.params, from_half.params, atol=1e-6)
 
 
@@ -174,7 +174,7 @@ def test_the_gradient_is_that_of_the_mean_loss_over_unmasked_examples():
 def test_accumulated_gradients_are_those_of_the_whole_batch(num_devices, parts):
     mask = np.ones(24, np.float32)
     mask[[3, 4, 20]] = 0.0
-    batches = [BATCH | {"mask": mask}] * 3
+    batches = [BATCH | {"is_example": mask}] * 3
     _, whole, whole_metrics = run(num_devices, batches, name="sgd")
     _, state, metrics = run(num_devices, batches, name="sgd", accumulate_steps=parts)
     chex.assert_trees_all_close(state.params, whole.params, atol=1e-6)
@@ -215,7 +215,7 @@ def test_eval_step_sums_over_devices():
     step = strategy.compile_eval_step(make_eval_step(problem, axis_name=strategy.axis_name))
     mask = np.ones(24, np.float32)
     mask[20:] = 0
-    sums, rows = strategy.fetch(step(learned, strategy.place_batch(BATCH | {"mask": mask})))
+    sums, rows = strategy.fetch(step(learned, strategy.place_batch(BATCH | {"is_example": mask})))
     assert rows == {}
     assert tuple(map(float, sums["examples"])) == (20.0, 20.0)
     # The head starts at zero, so every class is equally likely.

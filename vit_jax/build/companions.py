@@ -14,6 +14,7 @@ from vit_jax.build.warm_start import open_trained
 from vit_jax.contracts import Task
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.pretrained.load import Opened
 from vit_jax.pretrained.report import fit
 from vit_jax.training.companions import Companion
@@ -35,7 +36,7 @@ class Companions:
 def open_companions(
     task: Task, ours: Preprocessing, *, saved: Mapping[str, dict[str, Any]] | None, dtype: str | None
 ) -> Companions:
-    """Opens the models that a task names.
+    """Open the models that a task names.
 
     Args:
         task: says which.
@@ -91,7 +92,8 @@ def _companion(name: str, saved: Mapping[str, Any], ours: Preprocessing, executi
 def _params(name: str, task: Task, opened: Opened, companion: Companion) -> Params:
     arrays = task.accept_companion(name, opened.info, dict(opened.found.arrays))
     found = dataclasses.replace(opened.found, arrays=arrays)
-    template = flax.traverse_util.flatten_dict(companion.shapes(), sep="/")
+    traced = roles.trace(companion.initial_params)
+    template = flax.traverse_util.flatten_dict(traced.shapes, sep="/")
     key = "--allow of vit-jax convert --to workdir"
-    params, _ = fit(found, template, source=opened.source, antialias=opened.antialias, key=key)
+    params, _ = fit(found, template, roles=traced.roles, source=opened.source, antialias=opened.antialias, key=key)
     return jax.tree.map(np.asarray, flax.traverse_util.unflatten_dict(params, sep="/"))

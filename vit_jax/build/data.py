@@ -47,15 +47,15 @@ class Data:
         return self.pipeline.fields
 
     def example(self) -> Batch:
-        """Makes a batch of one blank example, for shapes."""
+        """Make a batch of one blank example, for shapes."""
         return self.pipeline.blank(1)
 
     def train_loader(self) -> Loader:
-        """Makes the loader of the training examples."""
+        """Make the loader of the training examples."""
         return self._loader(self.pipeline, repeats=self.section.repeats)
 
     def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
-        """Opens the datasets of the evaluations.
+        """Open the datasets of the evaluations.
 
         Args:
             splits: name of the evaluation -> split; empty takes what is held out.
@@ -68,7 +68,7 @@ class Data:
         return {name: self._evaluated(self.splits.open(split), fields) for name, split in splits.items()}
 
     def reference_loader(self, split: str | None, size: int, fields: Fields) -> Loader:
-        """Opens the examples that evaluators learn from.
+        """Open the examples that evaluators learn from.
 
         Args:
             split: of the dataset; None is the training split.
@@ -108,7 +108,7 @@ class Splits:
 
     @classmethod
     def of(cls, section: Any) -> "Splits":
-        """Opens the folder if the section names one.
+        """Open the folder if the section names one.
 
         Raises:
             InputError: it names neither a folder nor a dataset.
@@ -121,7 +121,7 @@ class Splits:
         return cls(section, None)
 
     def open(self, split: str) -> Any:
-        """Opens a split; it has the fields that `data.fields` names.
+        """Open a split; it has the fields that `data.fields` names.
 
         Raises:
             InputError: there is no such split or field.
@@ -135,7 +135,7 @@ class Splits:
         return source.only(section.fields) if section.fields else source
 
     def held_out(self, training_split: str) -> dict[str, str]:
-        """Names the splits that are not trained on: of a folder all, of a TFDS dataset validation or else test."""
+        """Name the splits that are not trained on: of a folder all, of a TFDS dataset validation or else test."""
         if self.images is not None:
             return {name: name for name in self.images.splits if name != training_split}
         there = tfds_sources.open_builder(self.section.name, self.section.data_dir).info.splits
@@ -144,7 +144,7 @@ class Splits:
 
 
 def open_data(section: Any, base: Info | None, *, source: Source | None = None) -> Data:
-    """Opens what a config's section `data` describes.
+    """Open what a config's section `data` describes.
 
     Args:
         section: a ConfigDict with the keys of configs/common.py.
@@ -157,7 +157,7 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     _check_values(section)
     splits = Splits(section, None) if source is not None else Splits.of(section)
     preprocessing = _preprocessing(section, base)
-    source = splits.open(section.split) if source is None else source
+    opened: Source = splits.open(section.split) if source is None else source
     augmentations = [
         plugins.create("augmentation", name, options=options) for name, options in section.augment.to_dict().items()
     ]
@@ -165,7 +165,7 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     host = [each for each in augmentations if isinstance(each, HostAugmentation)]
     in_step = sorted((each for each in augmentations if isinstance(each, StepAugmentation)), key=lambda x: x.order)
     pipeline = Pipeline(
-        source,
+        opened,
         preprocessing,
         section.max_boxes,
         placing=placing[0] if placing else None,
@@ -176,13 +176,13 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
     for each in in_step:
         fields = each.fields(fields)
     prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields, augmentations=in_step)
-    return Data(section, splits, source, preprocessing, pipeline, prepare)
+    return Data(section, splits, opened, preprocessing, pipeline, prepare)
 
 
 def open_evaluation(
     section: Any, preprocessing: Preprocessing, fields: Fields, *, splits: Mapping[str, str]
 ) -> tuple[dict[str, Loader], Data]:
-    """Opens the datasets that a trained model is evaluated on.
+    """Open the datasets that a trained model is evaluated on.
 
     Args:
         section: `data` of the run's config.
@@ -204,7 +204,7 @@ def open_evaluation(
 
 
 def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
-    """Makes what an evaluation step does with a batch: normalisation alone."""
+    """Make what an evaluation step does with a batch: normalisation alone."""
     return make_prepare(preprocessing.mean, preprocessing.std, fields=fields)
 
 
@@ -217,7 +217,7 @@ def _check_values(section: Any) -> None:
 
 
 def _preprocessing(section: Any, base: Info | None) -> Preprocessing:
-    """Gives the section's preprocessing, and where it leaves something open that of the model to start from."""
+    """Return the section's preprocessing, and where it leaves something open that of the model to start from."""
     names = [field.name for field in dataclasses.fields(Preprocessing)]
     given = {name: section[name] for name in names if section[name] is not None}
     fields = (base["preprocessing"] if base else {}) | given

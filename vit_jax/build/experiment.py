@@ -1,12 +1,10 @@
 """From a config to everything that a run needs. Each section of the config goes to one place, once."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.traverse_util
 import jax
 
 from vit_jax.build import companions as companions_
@@ -17,6 +15,7 @@ from vit_jax.contracts import Source, Task
 from vit_jax.data.loading.loader import Loader
 from vit_jax.errors import InputError
 from vit_jax.info import Info, new_info
+from vit_jax.layers.roles import Roles, Traced, trace
 from vit_jax.pretrained.load import Opened
 from vit_jax.training import optimizer, schedule
 from vit_jax.training.evaluation import Evaluators
@@ -70,7 +69,7 @@ class Experiment(Step):
     warm_start: WarmStart | None
 
     def prepare_state(self, state: TrainState) -> tuple[TrainState, list[str]]:
-        """Puts what is taken over from trained models into a new run's state, and says so in lines for the log."""
+        """Put what is taken over from trained models into a new run's state, and says so in lines for the log."""
         lines = []
         if self.warm_start is not None:
             state = self.warm_start.apply(state)
@@ -82,7 +81,7 @@ class Experiment(Step):
 
 
 def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
-    """Builds what a whole config describes.
+    """Build what a whole config describes.
 
     Args:
         config: a ConfigDict with the keys of configs/common.py.
@@ -106,7 +105,7 @@ def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
 
 
 def step_alone(config: Any, source: Source | None = None) -> Step:
-    """Builds what the train step is made of, without reading examples.
+    """Build what the train step is made of, without reading examples.
 
     Args:
         config: a ConfigDict with the keys of configs/common.py.
@@ -122,7 +121,7 @@ def step_alone(config: Any, source: Source | None = None) -> Step:
 
 
 def evaluators(section: Any, task: Task, data: data_.Data) -> Evaluators:
-    """Creates what `config.evaluation.metrics` names, and opens the reference dataset if one of them learns from it.
+    """Create what `config.evaluation.metrics` names, and opens the reference dataset if one of them learns from it.
 
     Args:
         section: `config.evaluation`.
@@ -143,7 +142,7 @@ def evaluators(section: Any, task: Task, data: data_.Data) -> Evaluators:
 
 
 def _check_values(config: Any) -> None:
-    """Checks the numbers that no part owns.
+    """Check the numbers that no part owns.
 
     Raises:
         InputError: one is out of its range.
@@ -190,11 +189,12 @@ def _step(config: Any, data: data_.Data, *, opened: Opened | None, saved_info: I
         info["companions"] = companions.info
     problem = Problem(task.wrap(encoder), task, data.prepare, companions.models)
     total_steps = _total_steps(config, len(data.source))
-    optimizer_ = _optimizer(config.optimizer, total_steps, encoder)
+    example = data.example()
+    optimizer_ = _optimizer(config.optimizer, total_steps, encoder, traced(problem, example).roles)
     return Step(
         problem=problem,
         optimizer=optimizer_,
-        example=data.example(),
+        example=example,
         total_steps=total_steps,
         info=info,
         init=make_init(problem, optimizer_, moving_average=config.ema_decay > 0),
@@ -223,15 +223,20 @@ def _open_init(config: Any) -> Opened:
 
 
 def _warm_start(init: Any, opened: Opened, step: Step) -> WarmStart:
-    make = functools.partial(step.problem.task.initialise, step.problem.model)
-    prepared = jax.eval_shape(lambda: step.problem.prepare(None, step.example))
-    variables: Any = jax.eval_shape(make, jax.random.key(0), prepared)
-    template = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    return warm_start(opened, template, step.info, head=init.head, allow=init.allow)
+    return warm_start(opened, traced(step.problem, step.example), step.info, head=init.head, allow=init.allow)
+
+
+def traced(problem: Problem, example: Batch) -> Traced:
+    """Trace shapes and roles of the parameters of a problem's model; nothing is computed."""
+
+    def make() -> Any:
+        return problem.task.initialise(problem.model, jax.random.key(0), problem.prepare(None, example))["params"]
+
+    return trace(make)
 
 
 def _model_info(section: Any, base: Info | None, keeps_head: bool) -> dict[str, Any]:
-    """Gives family, variant and options: the config's, and where it leaves them open those of init.source."""
+    """Return family, variant and options: the config's, and where it leaves them open those of init.source."""
     given = {"name": section.name, "variant": section.variant}
     own = {key: value for key, value in _given(section.options).items() if key not in EXECUTION}
     if base is None:
@@ -253,14 +258,14 @@ def _model_info(section: Any, base: Info | None, keeps_head: bool) -> dict[str, 
 
 
 def _task(section: Any, fields: Fields, base: Info | None) -> Task:
-    """Creates the task; options that say what the model is are those of init.source unless they are given."""
+    """Create the task; options that say what the model is are those of init.source unless they are given."""
     before = base["task"]["options"] if base and base["task"] else {}
     inherited = plugins.options_class("task", section.name).model_options
     options = {name: before[name] for name in inherited if name in before} | _given(section.options)
     return plugins.create_task(section.name, fields, **options)
 
 
-def _optimizer(options: Any, total_steps: int, encoder: Any) -> optimizer.Optimizer:
+def _optimizer(options: Any, total_steps: int, encoder: Any, roles: Roles) -> optimizer.Optimizer:
     if not 0.0 <= options.warmup_fraction < 1.0:
         raise InputError(f"optimizer.warmup_fraction is {options.warmup_fraction}; valid: at least 0 and less than 1")
     learning_rate = schedule.learning_rate(
@@ -279,12 +284,13 @@ def _optimizer(options: Any, total_steps: int, encoder: Any) -> optimizer.Optimi
         schedule=learning_rate,
         freeze=(*options.freeze, *(("^encoder/",) if options.freeze_encoder else ())),
         layers=layers_of(encoder),
+        roles=roles,
         **{name: options[name] for name in names},
     )
 
 
 def layers_of(encoder: Any) -> optimizer.Layers | None:
-    """Gives the order of a model's parameters, its head last; None for an encoder that tells no layers apart."""
+    """Return the order of a model's parameters, its head last; None for an encoder that tells no layers apart."""
     if not hasattr(encoder, "layer_number"):
         return None
 
@@ -308,5 +314,5 @@ def _total_steps(config: Any, num_examples: int) -> int:
 
 
 def _given(options: Any) -> dict[str, Any]:
-    """Gives the options of a section that are set."""
+    """Return the options of a section that are set."""
     return {key: value for key, value in options.to_dict().items() if value is not None}

@@ -11,7 +11,7 @@ from vit_jax.info import Info, fields_of
 
 
 def from_info(info: Info, **execution: Any) -> tuple[nn.Module, Task | None, Preprocessing]:
-    """Rebuilds model, task and preprocessing.
+    """Rebuild model, task and preprocessing.
 
     Without a task (a checkpoint that has no head) the model is the bare encoder.
 
@@ -33,5 +33,5 @@ def from_info(info: Info, **execution: Any) -> tuple[nn.Module, Task | None, Pre
 
 
 def initialise(model: nn.Module, task: Task | None, key: Any, images: Any) -> Any:
-    """Makes new variables of what `from_info` gave, for images `[B, H, W, C]`."""
+    """Make new variables of what `from_info` gave, for images `[B, H, W, C]`."""
     return model.init(key, images, train=False) if task is None else task.initialise(model, key, {"image": images})

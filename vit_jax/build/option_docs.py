@@ -29,7 +29,7 @@ class OptionDoc:
 
 
 def describe_options(cls: type) -> list[OptionDoc]:
-    """Describes the options of a dataclass, in the order of its fields.
+    """Describe the options of a dataclass, in the order of its fields.
 
     Each is documented in the docstring of the class, or of one that it inherits from, as an entry `name: text`, whose
     further lines are indented.
@@ -58,7 +58,7 @@ def describe_options(cls: type) -> list[OptionDoc]:
 
 
 def _entries(docstring: str) -> dict[str, str]:
-    """Gives the entries of a docstring: name -> text on one line."""
+    """Return the entries of a docstring: name -> text on one line."""
     found: dict[str, list[str]] = {}
     names: list[str] = []
     for line in inspect.cleandoc(docstring).splitlines():
@@ -82,7 +82,7 @@ def _default(field: dataclasses.Field) -> str | None:
 
 
 def _as_text(kind: Any) -> str:
-    """Writes a type as an annotation has it."""
+    """Write a type as an annotation has it."""
     if kind is type(None):
         return "None"
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:

@@ -49,7 +49,7 @@ _CREATE = re.compile(r"^(create\s*=|def create\()", re.MULTILINE)
 
 
 def names(kind: str) -> list[str]:
-    """Lists what there is of a kind, in alphabetical order.
+    """List what there is of a kind, in alphabetical order.
 
     Args:
         kind: a key of PACKAGES.
@@ -64,7 +64,7 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> Any:
-    """Imports the file of a name.
+    """Import the file of a name.
 
     Args:
         kind: a key of PACKAGES.
@@ -82,20 +82,20 @@ def find(kind: str, name: str) -> Any:
 
 
 def options_class(kind: str, name: str) -> type:
-    """Gives the dataclass whose fields are the options of a family, task, evaluator or augmentation."""
+    """Return the dataclass whose fields are the options of a family, task, evaluator or augmentation."""
     create = find(kind, name).create
     return create if isinstance(create, type) else typing.get_type_hints(create)["return"]
 
 
 def option_types(kind: str, name: str) -> dict[str, Any]:
-    """Gives the options of a family, task, evaluator or augmentation: name -> type annotation."""
+    """Return the options of a family, task, evaluator or augmentation: name -> type annotation."""
     cls = options_class(kind, name)
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in NOT_OPTIONS}
 
 
 def check_option(kind: str, name: str, option: str) -> Any:
-    """Gives the type of an option.
+    """Return the type of an option.
 
     Raises:
         InputError: there is no such option; the nearest one is named.
@@ -110,7 +110,7 @@ def check_option(kind: str, name: str, option: str) -> Any:
 
 
 def create(kind: str, name: str, *arguments: Any, options: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
-    """Creates a task, an evaluator or an augmentation.
+    """Create a task, an evaluator or an augmentation.
 
     Args:
         kind: `task`, `metric` or `augmentation`.
@@ -128,7 +128,7 @@ def create(kind: str, name: str, *arguments: Any, options: Mapping[str, Any] = t
 
 
 def create_task(name: str, fields: Fields, **options: Any) -> Task:
-    """Creates a task by name, a file of `vit_jax/tasks`.
+    """Create a task by name, a file of `vit_jax/tasks`.
 
     Args:
         name: `classification`.
@@ -142,12 +142,12 @@ def create_task(name: str, fields: Fields, **options: Any) -> Task:
 
 
 def create_evaluator(name: str, fields: Fields, **options: Any) -> Evaluator:
-    """Creates an evaluator by name, a file of `vit_jax/evaluators`; see `create_task`."""
+    """Create an evaluator by name, a file of `vit_jax/evaluators`; see `create_task`."""
     return create("metric", name, fields, options=options)
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """Describes a task for a checkpoint: its `name`, and the `options` that are not the defaults."""
+    """Describe a task for a checkpoint: its `name`, and the `options` that are not the defaults."""
     options = {
         field.name: getattr(task, field.name)
         for field in dataclasses.fields(task)
@@ -157,7 +157,7 @@ def describe(task: Task) -> dict[str, Any]:
 
 
 def create_encoder(name: str, variant: str, **options: Any) -> nn.Module:
-    """Creates the encoder of a family by name, `("vit", "B/16")`.
+    """Create the encoder of a family by name, `("vit", "B/16")`.
 
     Raises:
         InputError: an unknown family, variant or option.
@@ -169,7 +169,7 @@ def create_encoder(name: str, variant: str, **options: Any) -> nn.Module:
 
 
 def create_model(name: str, variant: str, *, num_classes: int | None = None, **options: Any) -> nn.Module:
-    """Creates a model by name.
+    """Create a model by name.
 
     Args:
         name: a file of `vit_jax/models`, `vit`.
@@ -194,7 +194,7 @@ def create_model(name: str, variant: str, *, num_classes: int | None = None, **o
 
 
 def list_models() -> list[tuple[str, str]]:
-    """Lists all (name, variant) pairs that `create_model` knows by name.
+    """List all (name, variant) pairs that `create_model` knows by name.
 
     Example:
         >>> ("vit", "B/16") in list_models()
@@ -204,7 +204,7 @@ def list_models() -> list[tuple[str, str]]:
 
 
 def converted(value: Any, kind: Any) -> Any:
-    """Turns what JSON, NumPy or JAX have in place of a Python value into that: tuples for lists, plain numbers.
+    """Turn what JSON, NumPy or JAX have in place of a Python value into that: tuples for lists, plain numbers.
 
     Args:
         value: of an option.
@@ -219,7 +219,7 @@ def converted(value: Any, kind: Any) -> Any:
 
 
 def parsed(text: str, kind: Any, what: str) -> Any:
-    """Reads the value of an option from the command line.
+    """Read the value of an option from the command line.
 
     Args:
         text: `0.1`, `true`, `(1, 2)`, `1,2`, `tanh`, `none`.
@@ -249,13 +249,18 @@ def parsed(text: str, kind: Any, what: str) -> Any:
         value = (value,)
     if float in allowed and type(value) is int:
         return value if int in allowed else float(value)
+    elements = _element_types(kind)
+    if isinstance(value, tuple) and elements and object not in elements:
+        value = tuple(float(x) if type(x) is int and int not in elements and float in elements else x for x in value)
+        if not {type(x) for x in value} <= elements:
+            raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     if object not in allowed and type(value) not in allowed:
         raise InputError(f"{what} is {text!r}; valid: {_in_words(allowed)}")
     return value
 
 
 def _plain_types(kind: Any) -> set[type]:
-    """Gives the classes that an annotation allows, `int | None` -> {int, NoneType}; `object` where it allows any."""
+    """Return the classes that an annotation allows, `int | None` -> {int, NoneType}; `object` where it allows any."""
     if kind in (Any, object):
         return {object}
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
@@ -266,6 +271,15 @@ def _plain_types(kind: Any) -> set[type]:
     if not isinstance(origin, type):
         return {object}
     return {tuple} if issubclass(origin, (tuple, list)) or origin.__module__ == "collections.abc" else {origin}
+
+
+def _element_types(kind: Any) -> set[type]:
+    """Return the classes that an annotation allows in a tuple, `tuple[int, ...] | None` -> {int}; none if all."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return set().union(*map(_element_types, typing.get_args(kind)))
+    if tuple not in _plain_types(kind):
+        return set()
+    return set().union(*(_plain_types(element) for element in typing.get_args(kind) if element is not Ellipsis))
 
 
 def _in_words(allowed: set[type]) -> str:

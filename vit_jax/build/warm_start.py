@@ -11,6 +11,7 @@ import numpy as np
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.info import Info, class_names_of, fields_of
+from vit_jax.layers.roles import Traced
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
@@ -34,7 +35,7 @@ class WarmStart:
     report: Report
 
     def apply(self, state: TrainState) -> TrainState:
-        """A new run's state with these parameters, in the moving average too."""
+        """Return a new run's state with these parameters, in the moving average too."""
 
         def replaced(params: Params) -> Params:
             flat = flax.traverse_util.flatten_dict(params, sep="/")
@@ -45,7 +46,7 @@ class WarmStart:
 
 
 def keeps_head(head: str, old: Info, task: dict[str, Any], fields: Fields) -> bool:
-    """Tells whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
+    """Tell whether the head, and the pre-logits layer before it, are taken over; see `warm_start`.
 
     Args:
         head: one of HEAD.
@@ -80,7 +81,7 @@ def open_trained(
     channels: int | None = None,
     keys: str = "init.",
 ) -> Opened:
-    """Reads a trained model.
+    """Read a trained model.
 
     Args:
         source: what `vit_jax.load` takes: a work directory, a folder, an `.npz` or a Hugging Face id.
@@ -116,7 +117,7 @@ def opened_workdir(
     channels: int | None = None,
     key: str = "data.image_size",
 ) -> Opened:
-    """Puts what was read of a work directory into the form of another library's checkpoint.
+    """Put what was read of a work directory into the form of another library's checkpoint.
 
     Args:
         path: of the work directory, for messages.
@@ -138,13 +139,13 @@ def opened_workdir(
 
 
 def warm_start(
-    opened: Opened, template: Mapping[str, Any], info: Info, *, head: str = "auto", allow: Sequence[str] = ()
+    opened: Opened, traced: Traced, info: Info, *, head: str = "auto", allow: Sequence[str] = ()
 ) -> WarmStart:
-    """Fits a trained model's parameters to the model that is to be trained.
+    """Fit a trained model's parameters to the model that is to be trained.
 
     Args:
         opened: the trained model.
-        template: path -> anything with the `shape` that the new model's parameter has.
+        traced: shapes and roles of the new model's parameters.
         info: of the new model.
         head: `auto` keeps the head if the task is the same and the classes have the same names, and makes a new one if
             not; `keep` takes it if there are as many classes; `new` never takes it. A classifier's classes may be in
@@ -154,6 +155,7 @@ def warm_start(
     Raises:
         InputError: leaves not accounted for, or a head that cannot be kept.
     """
+    template = flax.traverse_util.flatten_dict(traced.shapes, sep="/")
     old, new = _names(opened.info), _names(info)
     encoder = {path: x for path, x in opened.found.arrays.items() if not _is_head(path)}
     heads = {path: x for path, x in opened.found.arrays.items() if _is_head(path)}
@@ -170,4 +172,13 @@ def warm_start(
             )
         heads = reordered_heads(heads, old, new)
     found = dataclasses.replace(opened.found, arrays=encoder | heads)
-    return WarmStart(*fit(found, template, source=opened.source, antialias=opened.antialias, allow=allow, key=ALLOW))
+    fitted = fit(
+        found,
+        template,
+        roles=traced.roles,
+        source=opened.source,
+        antialias=opened.antialias,
+        allow=allow,
+        key=ALLOW,
+    )
+    return WarmStart(*fitted)

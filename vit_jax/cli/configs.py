@@ -10,7 +10,7 @@ _NO_EXPERIMENTS = ("__init__", "common")
 
 
 def home() -> pathlib.Path:
-    """Gives the folder that holds `train.py` and `configs/`.
+    """Return the folder that holds `train.py` and `configs/`.
 
     That is the clone's root where the package lies in a clone, and else a folder of the package, which the wheel fills.
 
@@ -24,7 +24,7 @@ def home() -> pathlib.Path:
 
 
 def config_names() -> list[str]:
-    """Lists the experiments in `home()`, by the names of their files.
+    """List the experiments in `home()`, by the names of their files.
 
     Example:
         >>> "digits" in config_names()
@@ -35,7 +35,7 @@ def config_names() -> list[str]:
 
 
 def find_config(name: str) -> pathlib.Path:
-    """Finds the file of a config, from any folder.
+    """Find the file of a config, from any folder.
 
     Args:
         name: path of a Python file, or `digits`, `digits.py` or `configs/digits.py` for one that travels with the
@@ -49,13 +49,14 @@ def find_config(name: str) -> pathlib.Path:
         'digits.py'
     """
     path = pathlib.Path(name)
-    if name and path.suffix == ".py" and path.is_file():
-        return path
     known = config_names()
     stem = name.removeprefix("configs/").removesuffix(".py")
+    is_common = path.is_file() and path.resolve() == home() / "configs" / "common.py"
+    if name and path.suffix == ".py" and path.is_file() and not is_common:
+        return path
     if stem in known:
         return home() / "configs" / f"{stem}.py"
-    if stem == "common":
+    if is_common or stem == "common":
         raise InputError(f"configs/common.py is what configs start from, none itself; valid: {', '.join(known)}")
     near = difflib.get_close_matches(stem, known, n=1)
     nearest = f"nearest: {near[0]}; " if near else ""

@@ -25,7 +25,7 @@ class _Drawn:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the sheet; gives the exit status."""
+    """Draw the sheet; gives the exit status."""
     from vit_jax.errors import InputError
     from vit_jax.figures.contact_sheet import contact_sheet
     from vit_jax.figures.examples import caption, draw_example
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _policies() -> list[str]:
-    """Names of the augmentations of single images."""
+    """Name of the augmentations of single images."""
     from vit_jax.build import plugins
     from vit_jax.data.augment.stages import HostAugmentation
 
@@ -67,7 +67,7 @@ def _policies() -> list[str]:
 
 
 def _augmented(args: argparse.Namespace, name: str) -> _Drawn:
-    """Reads the first examples of an epoch: whole, or cropped at random and changed by an augmentation."""
+    """Read the first examples of an epoch: whole, or cropped at random and changed by an augmentation."""
     from vit_jax.build import plugins
     from vit_jax.data.augment.random_crop import RandomCrop
     from vit_jax.data.images.transforms import Preprocessing
@@ -102,14 +102,14 @@ def _size(image: Any) -> tuple[int, int]:
 
 
 def _as_trained_on(args: argparse.Namespace) -> _Drawn:
-    """Reads the first examples of a run with the config, as the train step makes them of the loader's."""
+    """Read the first examples of a run with the config, as the train step makes them of the loader's."""
     import jax
 
     from vit_jax.build import experiment as build
     from vit_jax.cli import flags
     from vit_jax.data.loading.loader import Share
 
-    config: Any = flags.read_config(pathlib.Path(args.config))
+    config: Any = flags.read_config(args.config)
     with config.unlocked():
         config.data.name, config.data.split, config.data.folder = args.name, args.split, None
         config.data.data_dir = args.data_dir or config.data.data_dir

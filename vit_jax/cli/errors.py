@@ -25,7 +25,7 @@ _STORES = re.compile(r"os_error_code=|array_record")
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Ends the process with one line on standard error where that says it all; a warning is a line as well.
+    """End the process with one line on standard error where that says it all; a warning is a line as well.
 
     Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged and for
     the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
@@ -63,7 +63,7 @@ def one_line_errors(program: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible_imports(program: str) -> Iterator[None]:
-    """Lets Ctrl-C end the process at once while a module is imported.
+    """Let Ctrl-C end the process at once while a module is imported.
 
     Extension modules (jaxlib, NumPy) crash if it is raised in their import, or make other errors of it; and there is
     nothing yet to clear up.
@@ -90,7 +90,7 @@ def _interruptible_imports(program: str) -> Iterator[None]:
 
 
 def _end(program: str, message: str, status: int, *, at_once: bool = False) -> None:
-    """Prints one line and exits.
+    """Print one line and exits.
 
     At once where writers, flushed at the exit, would only fail again, where JAX, interrupted, would crash at the exit,
     and where it would wait for other processes, which only learn that this one is lost once it is gone.
@@ -103,6 +103,6 @@ def _end(program: str, message: str, status: int, *, at_once: bool = False) -> N
 
 
 def _path_in(text: str) -> str:
-    """The first absolute path in an error's text; of one that has none all of it, if it says more than a number."""
+    """Return the first absolute path in an error's text; without one the text, if it is more than a number."""
     match = re.search(r"/[\w./+@~-]+", text)
     return match[0] if match else re.sub(r"^\[Errno \d+\] .*$", "", text)

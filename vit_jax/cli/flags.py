@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax.build import plugins
-from vit_jax.cli import option_flags
+from vit_jax.cli import configs, option_flags
 from vit_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
@@ -23,7 +23,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 
 def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.Path]:
-    """Reads the command line.
+    """Read the command line.
 
     Args:
         argv: program and arguments.
@@ -35,19 +35,14 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     Raises:
         InputError: an unknown file, flag or key, or a value of the wrong type.
     """
-    name = _config_file(argv[1:])
-    if name is None:
-        name = str(root / "configs" / "digits.py")
-        argv = [argv[0], f"--config={name}", *argv[1:]]
+    name, arguments = _take_config(argv[1:])
     path, *argument = name.split(":", 1)  # as config_flags does it
-    file = pathlib.Path(path)
-    if not file.is_file() or file.suffix != ".py":
-        what = "is no Python file" if file.exists() and path else "does not exist"
-        raise InputError(f"config file {path or repr(path)} {what}; valid here: {_configs(root)}")
-    if file.resolve() == root / "configs" / "common.py":
-        raise InputError(f"configs/common.py is what configs start from, none itself; valid: {_configs(root)}")
+    file = configs.find_config(path)
+    if str(root) not in sys.path:  # config files import configs.common
+        sys.path.insert(0, str(root))
     _check_file(file, root, *argument)
-    argv, changes = option_flags.take(argv)
+    arguments, changes = option_flags.take(arguments)
+    argv = [argv[0], f"--config={':'.join([str(file), *argument])}", *arguments]
     # config_flags looks at sys.argv itself for the changes.
     before, sys.argv = sys.argv, argv
     names = set(flags.FLAGS)
@@ -64,6 +59,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         sys.argv = before
         for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken
             delattr(flags.FLAGS, name)
+    option_flags.drop_options_of_others(config, _defaults(file, *argument))
     option_flags.apply(config, changes)
     if rest[1:]:
         raise InputError(f"unexpected argument {rest[1]!r}; valid: --config=FILE, --config.KEY=VALUE, --workdir=DIR")
@@ -76,33 +72,36 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
 
 
 def processes() -> tuple[str | None, int | None, int | None]:
-    """What `parse` has read of the run's processes: coordinator, num_processes, process_id; see `hosts.join`."""
+    """Return what `parse` has read of the run's processes: coordinator, num_processes, process_id; see `hosts.join`."""
     return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
 
 
-def read_config(file: pathlib.Path) -> ConfigDict:
-    """The config of a file in a folder `configs`, as it is.
+def read_config(name: str | pathlib.Path) -> ConfigDict:
+    """Read the config of a file as it is.
+
+    Args:
+        name: what `configs.find_config` takes.
 
     Raises:
-        InputError: no such file, or one that cannot be used.
+        InputError: there is no such file, or it cannot be used.
     """
-    if not file.is_file():
-        raise InputError(f"config file {file} does not exist")
-    root = file.resolve().parent.parent
+    file = name if isinstance(name, pathlib.Path) else configs.find_config(name)
+    root = configs.home()
     if str(root) not in sys.path:  # config files import configs.common
         sys.path.insert(0, str(root))
-    _check_file(file, root)
+    if file != root / "configs" / "common.py":
+        _check_file(file, root)
     return _defaults(file)
 
 
 def usage(root: pathlib.Path) -> str:
-    """The help text of train.py."""
+    """Return the help text of train.py."""
     return f"""usage: python train.py [--config=FILE] [--config.KEY=VALUE ...] [--workdir=DIR]
                        [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
 Trains a model. The same command again continues where it stopped.
 
-  --config=FILE          an experiment ({_configs(root)}); default configs/digits.py;
+  --config=FILE          an experiment ({", ".join(configs.config_names())}); default digits;
                          FILE:ARGUMENT where its get_config takes one
   --config.KEY=VALUE     changes one key; configs/common.py lists them all
   --workdir=DIR          where checkpoints, metrics.jsonl and config.json go; default runs/<config name>
@@ -117,21 +116,19 @@ examples:
 """
 
 
-def _configs(root: pathlib.Path) -> str:
-    names = sorted(p.stem for p in (root / "configs").glob("*.py") if p.stem not in ("__init__", "common"))
-    return ", ".join(f"configs/{name}.py" for name in names) or "none, as there is no folder configs"
-
-
-def _config_file(arguments: list[str]) -> str | None:
+def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """Take `--config` out of the arguments; gives its value, `digits` without one, and the others."""
     for i, argument in enumerate(arguments):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config":
-            return value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-    return None
+            if equals:
+                return value, arguments[:i] + arguments[i + 1 :]
+            return (arguments[i + 1] if i + 1 < len(arguments) else ""), arguments[:i] + arguments[i + 2 :]
+    return "digits", arguments
 
 
 def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
-    """Which `--config.KEY` the config does not have, and the nearest that it has."""
+    """Return which `--config.KEY` the config does not have, and the nearest that it has."""
     keys = _dotted(config.to_dict())
     for argument in argv[1:]:
         key = argument.lstrip("-").partition("=")[0].partition(" ")[0]
@@ -146,7 +143,7 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
 
 
 def _as_option(key: str, config: Any) -> str | None:
-    """Says where a key is if it is an option of the config's family or task."""
+    """Say where a key is if it is an option of the config's family or task."""
     section, _, option = key.partition(".")
     if section not in ("model", "task") or config[section].name is None:
         return None
@@ -155,7 +152,8 @@ def _as_option(key: str, config: Any) -> str | None:
 
 
 _MEANT = {
-    "patch_size": "valid: model.variant, whose last part it is, as in 'B/16' or 'Ti/4' (of pvt: model.patch_sizes)",
+    "patch_size": "valid: model.variant, whose last part it is, as in 'B/16' or 'Ti/4' "
+    "(of pvt: model.options.patch_sizes)",
     "num_classes": "the data says how many classes there are",
     "img_size": "valid: data.image_size",
     "resolution": "valid: data.image_size",
@@ -168,7 +166,7 @@ _MEANT = {
 
 
 def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
-    """Raises InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
+    """Raise InputError for a config file that cannot be run, or whose keys are not those of configs/common.py."""
     try:
         _check_argument(file, *argument)
         config = _defaults(file, *argument)
@@ -190,7 +188,7 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
 
 
 def _check_argument(file: pathlib.Path, *argument: str) -> None:
-    """Raises InputError if the file has no get_config, or one that takes no argument, or more of them."""
+    """Raise InputError if the file has no get_config, or one that takes no argument, or more of them."""
     get_config = getattr(_module(file), "get_config", None)
     if get_config is None:
         raise InputError(
@@ -206,7 +204,7 @@ def _check_argument(file: pathlib.Path, *argument: str) -> None:
 
 
 def _line_in(file: pathlib.Path, error: Exception) -> str:
-    """Where in the file an error happened, in words; nothing if nowhere."""
+    """Return where in the file an error happened, in words; nothing if nowhere."""
     path = str(file.absolute())  # as importlib has it
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f", line {error.lineno}{'' if error.filename == path else f' of {error.filename}'}"
@@ -215,7 +213,7 @@ def _line_in(file: pathlib.Path, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without the type of an error that a config raises on purpose."""
+    """Return what is wrong, without the type of an error that a config raises on purpose."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
     text = str(error) or "no reason given"
@@ -223,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 def _defaults(file: pathlib.Path, *argument: str) -> ConfigDict:
-    """What the file's get_config gives, called with the argument if there is one."""
+    """Return what the file's get_config gives, called with the argument if there is one."""
     return _module(file).get_config(*argument)
 
 

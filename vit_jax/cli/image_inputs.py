@@ -36,7 +36,7 @@ class ImageInput:
 
 
 def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None]) -> Iterator[ImageInput]:
-    """Gives the images that a list of arguments names, in their order.
+    """Return the images that a list of arguments names, in their order.
 
     Args:
         names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
@@ -61,7 +61,7 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
 
 
 def files_of_images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
+    """Return the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
 
     A file counts if Pillow knows its content, or its ending, so that a damaged image is not passed over in silence.
     """
@@ -77,13 +77,13 @@ class FreeNames:
     """Names for files that replace neither an input nor one another."""
 
     def __init__(self, folder: pathlib.Path, inputs: Sequence[str]) -> None:
-        """Takes the folder to write to, and the names of the inputs."""
+        """Take the folder to write to, and the names of the inputs."""
         self._folder = folder
         self._inputs = [pathlib.Path(name).resolve() for name in inputs if name != "-" and "://" not in name]
         self._written: set[pathlib.Path] = set()
 
     def find(self, stem: str, endings: Sequence[str]) -> list[pathlib.Path]:
-        """Gives a path for each ending: `cat.png` and `cat.mask.png`, or if one is taken `cat_2.png` and so on."""
+        """Return a path for each ending: `cat.png` and `cat.mask.png`, or if one is taken `cat_2.png` and so on."""
         number = 1
         while True:
             start = stem if number == 1 else f"{stem}_{number}"
@@ -103,7 +103,7 @@ def _stem(text: str) -> str:
 
 
 def _url_stem(url: str) -> str:
-    """Gives the last part of a URL's path without its ending, or else its host."""
+    """Return the last part of a URL's path without its ending, or else its host."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:  # which reading it says again, as an error of this image
@@ -134,7 +134,7 @@ class _Download:
         self._url = url
 
     def __call__(self) -> bytes:
-        """Downloads the image.
+        """Download the image.
 
         Raises:
             InputError: it cannot be had, is too large, or takes too long.
@@ -163,7 +163,7 @@ class _Download:
 
 
 def _read_stdin() -> bytes:
-    """Reads one encoded image.
+    """Read one encoded image.
 
     Raises:
         InputError: there is nothing, or too much.

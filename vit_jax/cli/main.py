@@ -32,13 +32,13 @@ class Parser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line."""
 
     def error(self, message: str):
-        """Ends the process with exit status 2."""
+        """End the process with exit status 2."""
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; gives its exit status."""
+    """Run a subcommand; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     parser = Parser(
         "vit-jax",

@@ -43,7 +43,7 @@ class Change:
 
 
 def take(arguments: list[str]) -> tuple[list[str], list[Change]]:
-    """Takes the changes of options out of a command line.
+    """Take the changes of options out of a command line.
 
     Args:
         arguments: with the program's name or without.
@@ -75,7 +75,7 @@ def take(arguments: list[str]) -> tuple[list[str], list[Change]]:
 
 
 def apply(config: Any, changes: list[Change]) -> None:
-    """Puts changes into a config.
+    """Put changes into a config.
 
     Raises:
         InputError: an unknown option, or a value of another type.
@@ -91,8 +91,22 @@ def apply(config: Any, changes: list[Change]) -> None:
                 _set(section, change.key, _value(kind, name_of(config), change.key, change))
 
 
+def drop_options_of_others(config: Any, defaults: Any) -> None:
+    """Drop the options of a config file's model or task where the command line names another one.
+
+    Args:
+        config: with the changes of the command line, but for those of options.
+        defaults: as the file gives it.
+    """
+    with config.unlocked():
+        for section, (_, name_of) in OWNERS.items():
+            if name_of(config) != name_of(defaults):
+                first, _, last = section.partition(".")
+                config[first][last] = ConfigDict()
+
+
 def _split(argument: str) -> tuple[str | None, str]:
-    """Splits `--config.task.options.kind` into section and key; None for another argument."""
+    """Split `--config.task.options.kind` into section and key; None for another argument."""
     name = argument.lstrip("-")
     if not argument.startswith("-") or not name.startswith("config."):
         return None, ""
@@ -131,7 +145,7 @@ def _change_collection(section: Any, kind: str, change: Change) -> None:
 
 
 def _value(kind: str, name: str | None, option: str, change: Change) -> Any:
-    """Reads the value by the option's type; one whose owner init.source will tell is checked when that is open."""
+    """Read the value by the option's type; one whose owner init.source will tell is checked when that is open."""
     expected = object if name is None else plugins.check_option(kind, name, option)
     return plugins.parsed(change.text, expected, change.name)
 

@@ -22,7 +22,7 @@ _MEMORY = {
 
 
 def table(result: dict[str, Any]) -> str:
-    """Lays out what `vit-jax plan` found, which `--json` prints as it is."""
+    """Lay out what `vit-jax plan` found, which `--json` prints as it is."""
     blocks = [_head(result), _memory(result), _largest(result)]
     if result["work"] is not None:
         blocks += [_work(result), _bounds(result)]
@@ -102,6 +102,6 @@ def _bounds(result: dict[str, Any]) -> str:
 
 
 def _size(size: float, total: float = math.inf) -> str:
-    """Writes bytes in GiB, in MiB where the total is less than one GiB, or in KiB where that shows nothing."""
+    """Write bytes in GiB, in MiB where the total is less than one GiB, or in KiB where that shows nothing."""
     factor, name = (2**30, "GiB") if total >= 2**30 else (2**20, "MiB")
     return f"{size / factor:,.3f} {name}" if size >= 0.001 * factor else f"{size / 2**10:,.1f} KiB"

@@ -31,7 +31,7 @@ from vit_jax.types import Batch, TrainState
 
 @contextlib.contextmanager
 def open_run(config: Any, workdir: pathlib.Path, *, started: float) -> Iterator["Run"]:
-    """Opens a run, and closes its files and threads at the end.
+    """Open a run, and closes its files and threads at the end.
 
     Args:
         config: locked ConfigDict with the keys of configs/common.py.
@@ -66,7 +66,7 @@ class Run:
     def __init__(
         self, config: Any, workdir: pathlib.Path, parts: Experiment, strategy: parallel.Strategy, started: float
     ) -> None:
-        """Takes the parts; `open` does the work."""
+        """Take the parts; `open` does the work."""
         self._config, self._workdir, self._parts, self._strategy = config, workdir, parts, strategy
         self._started = started
         total_steps = parts.total_steps
@@ -81,7 +81,7 @@ class Run:
         self._step = 0
 
     def open(self, closing: contextlib.ExitStack) -> None:
-        """Restores or makes the state, and opens files, signals and the stream of batches."""
+        """Restore or makes the state, and opens files, signals and the stream of batches."""
         config, parts, strategy = self._config, self._parts, self._strategy
         make_state = functools.partial(parts.init, config.seed, parts.example)
         template = strategy.abstract_state(make_state)
@@ -125,18 +125,18 @@ class Run:
         closing.enter_context(self._profile)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
-        """Gives the number of each step that is left, from 1, and its batch, placed on the devices."""
+        """Return the number of each step that is left, from 1, and its batch, placed on the devices."""
         while self._step < self._parts.total_steps:
             batch = self._pace.next_batch()
             self._step += 1
             yield self._step, batch
 
     def trace(self, name: str, step: int) -> Any:
-        """Gives a context whose time a profile shows under a name."""
+        """Return a context whose time a profile shows under a name."""
         return jax.profiler.StepTraceAnnotation(name, step_num=step)
 
     def submitted(self, step: int, metrics: Any) -> None:
-        """Takes note of a step that was handed to the devices; waits for the first one, which compiles."""
+        """Take note of a step that was handed to the devices; waits for the first one, which compiles."""
         self._pace.submitted(metrics)
         if step == self._start_step + 1:
             jax.block_until_ready(metrics)
@@ -147,20 +147,20 @@ class Run:
             self._log.print(f"a trace of {steps} steps is in {folder}")
 
     def log_is_due(self, step: int) -> bool:
-        """Tells whether the metrics of a step are logged."""
+        """Tell whether the metrics of a step are logged."""
         return self._log_every.is_due(step)
 
     def log_metrics(self, step: int, metrics: Any) -> None:
-        """Logs the metrics of the steps since the last log."""
+        """Log the metrics of the steps since the last log."""
         with jax.profiler.TraceAnnotation("log"):
             self._log.train(step, metrics, self._pace.wait_seconds)
 
     def evaluation_is_due(self, step: int) -> bool:
-        """Tells whether the model is evaluated after a step."""
+        """Tell whether the model is evaluated after a step."""
         return self._evaluate_every.is_due(step)
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Evaluates the model on every split and logs the figures."""
+        """Evaluate the model on every split and logs the figures."""
         placed = learned(state)
         with self._log.paused(placed):
             results = evaluate_all(
@@ -176,16 +176,16 @@ class Run:
         return results
 
     def stops_after(self, step: int) -> bool:
-        """Tells whether the run was asked to stop; the same answer in all processes."""
+        """Tell whether the run was asked to stop; the same answer in all processes."""
         self.stopping = self._stop.agreed(step)
         return self.stopping
 
     def save_is_due(self, step: int, results: dict[str, float]) -> bool:
-        """Tells whether a checkpoint is due; every evaluation is saved where the best one is kept."""
+        """Tell whether a checkpoint is due; every evaluation is saved where the best one is kept."""
         return self._save_every.is_due(step) or bool(results and self._config.checkpoint.best_metric)
 
     def save(self, step: int, state: TrainState, results: dict[str, float]) -> None:
-        """Starts to save a checkpoint.
+        """Start to save a checkpoint.
 
         Raises:
             TrainingDiverged: the state did not change for too many steps.
@@ -196,7 +196,7 @@ class Run:
             self._checkpoints.save(step, self._strategy.snapshot(state), self._parts.info, results)
 
     def end(self) -> int:
-        """Finishes what is under way and gives the exit status."""
+        """Finish what is under way and gives the exit status."""
         self._log.flush()
         self._checkpoints.wait()
         if self.stopping:
@@ -209,7 +209,9 @@ class Run:
 
     def _make_checkpoints(self, template: TrainState) -> Checkpoints:
         options = self._config.checkpoint
-        metrics = [name for name in template.sums if name != "gradient_norm"] + self._parts.evaluators.metrics
+        # Those of the evaluation, which a task may have others of than in training.
+        sums, _ = jax.eval_shape(make_eval_step(self._parts.problem), learned(template), self._parts.example)
+        metrics = [name for name in sums if name != "examples"] + self._parts.evaluators.metrics
         return Checkpoints(
             self._workdir / "checkpoints",
             keep_last=options.keep_last,

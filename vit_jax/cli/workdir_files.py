@@ -10,13 +10,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.build.old_configs import upgraded
 from vit_jax.errors import InputError
 from vit_jax.system.atomic import writing
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps a second run out of a work directory, which it makes; the system lifts the lock however a run ends.
+    """Keep a second run out of a work directory, which it makes; the system lifts the lock however a run ends.
 
     Raises:
         InputError: another run is at work there.
@@ -36,7 +37,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> list[str]:
-    """Writes the resolved config to config.json, in one piece and by one process.
+    """Write the resolved config to config.json, in one piece and by one process.
 
     Args:
         workdir: that of the run.
@@ -52,7 +53,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
-    before = flat(json.loads(file.read_text())) if file.exists() else {}
+    before = flat(upgraded(json.loads(file.read_text()))) if file.exists() else {}
     now = flat(json.loads(text))
     if write and jax.process_index() == 0:
         with writing(file) as part:
@@ -64,7 +65,7 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
 
 
 def opening_line(config: Any, run: Any, params: Any, strategy: Any, workdir: pathlib.Path) -> str:
-    """What is about to be trained, on what, and where it goes."""
+    """Return what is about to be trained, on what, and where it goes."""
     import jax
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -80,7 +81,7 @@ def opening_line(config: Any, run: Any, params: Any, strategy: Any, workdir: pat
 
 
 def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list[str]:
-    """What the user should know about where the run starts."""
+    """Return what the user should know about where the run starts."""
     if restored is None:
         return []
     if restored.step == total_steps:
@@ -92,7 +93,7 @@ def resume_notes(restored: Any, changes: list[str], *, total_steps: int) -> list
 
 
 def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timing: dict[str, float]) -> str:
-    """Lays out the figures of a finished run, and the command that predicts with its model."""
+    """Lay out the figures of a finished run, and the command that predicts with its model."""
     rows = [("steps", f"{step}")]
     rows += [(key, _figure(value)) for key, value in values.items() if not key.startswith("train/") and key != "step"]
     learned = [key for key in values if key.startswith("train/") and key.removeprefix("train/") not in _BOOKKEEPING]

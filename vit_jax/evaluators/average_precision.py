@@ -7,18 +7,17 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from vit_jax.types import Evaluator, Rows, Task
+from vit_jax.contracts import Rows, WholeDataset
+from vit_jax.info import class_names_of
 
 
 @dataclasses.dataclass(frozen=True)
-class AveragePrecision(Evaluator):
-    """`mean_average_precision`, the mean of the classes' average precisions, in [0, 1].
+class AveragePrecision(WholeDataset):
+    """Computes `mean_average_precision`, the mean of the classes' average precisions, in [0, 1].
 
     For images with any number of labels; with one label each, it is each class against all others. A class without
     examples has no average precision and does not count; NaN if there is no other. File: average_precision.csv.
     """
-
-    class_names: tuple[str, ...]
 
     needs: ClassVar = ("label", "probabilities")
 
@@ -27,17 +26,19 @@ class AveragePrecision(Evaluator):
         """Its one figure."""
         return ("mean_average_precision",)
 
-    def check(self, task: Task, *, multi_label: bool) -> None:
-        """Takes labels of either kind."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return class_names_of(self.fields)
 
-    def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """The mean over the classes that have examples."""
+    def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
+        """Return the mean over the classes that have examples."""
         values = self._per_class(rows)
         there = ~np.isnan(values)
         return {"mean_average_precision": float(values[there].mean()) if there.any() else float("nan")}
 
-    def files(self, rows: Rows) -> dict[str, Any]:
-        """A table of the classes."""
+    def files_of(self, rows: Rows) -> dict[str, Any]:
+        """Return a table of the classes."""
         table: list[list] = [["label", "class_name", "examples", "average_precision"]]
         examples = self._targets(rows).sum(axis=0).tolist()
         for label, value in enumerate(self._per_class(rows).tolist()):
@@ -45,7 +46,7 @@ class AveragePrecision(Evaluator):
         return {"average_precision.csv": table}
 
     def _targets(self, rows: Rows) -> np.ndarray:
-        """Whether an example is of a class, `[n, C]` bool."""
+        """Return whether an example is of a class, `[n, C]` bool."""
         labels = rows["label"]
         return labels[:, None] == np.arange(len(self.class_names)) if labels.ndim == 1 else labels > 0.5
 
@@ -55,11 +56,10 @@ class AveragePrecision(Evaluator):
 
 
 create = AveragePrecision
-"""What `build` looks for in an evaluator's file."""
 
 
 def average_precision(targets: np.ndarray, scores: Float[np.ndarray, " n"]) -> float:
-    """The mean, over the positive examples, of the precision among all examples that score as high or higher.
+    """Compute the mean, over the positive examples, of the precision among all that score as high or higher.
 
     Args:
         targets: `[n]` bool.
@@ -67,6 +67,10 @@ def average_precision(targets: np.ndarray, scores: Float[np.ndarray, " n"]) -> f
 
     Returns:
         In [0, 1]; NaN if no target is true.
+
+    Example:
+        >>> average_precision(np.array([True, False]), np.array([0.9, 0.2]))
+        1.0
 
     Source: the sum over thresholds of precision times the gain in recall, not interpolated, as in scikit-learn's
     `average_precision_score`, which however gives 0 without a true target.

@@ -10,26 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vit_jax.contracts import Rows, Task, WholeDataset
 from vit_jax.errors import InputError
-from vit_jax.types import Evaluator, Rows
+from vit_jax.evaluators.labels import check_one_label
+from vit_jax.info import class_names_of
 
 _SIMILARITIES_AT_ONCE = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
-class Knn(Evaluator):
-    """`knn_accuracy`: each example is given the class that its k nearest reference examples vote for.
+class Knn(WholeDataset):
+    """Computes `knn_accuracy`: each example is given the class that its k nearest reference examples vote for.
 
     Nearness is the cosine similarity s of the features, and a vote weighs exp(s / temperature).
 
-    k: 1 or more; the whole reference dataset if that is smaller.
-    temperature: above 0.
+    k: number of neighbours, 1 or more; the whole reference dataset if that is smaller.
+    temperature: of the votes, above 0.
 
     Source: Caron et al. 2021, arXiv:2104.14294, section 3.2, with its k of 20, and `eval_knn.py` of
     facebookresearch/dino; Wu et al. 2018, arXiv:1805.01978, section 3.4.
     """
 
-    class_names: tuple[str, ...]
     k: int = 20
     temperature: float = 0.07
 
@@ -37,19 +38,37 @@ class Knn(Evaluator):
     uses_reference: ClassVar = True
 
     def __post_init__(self) -> None:
-        """Raises InputError for a value out of its range."""
+        """Check the fields.
+
+        Raises:
+            InputError: a value out of its range.
+        """
         if self.k < 1:
-            raise InputError(f"evaluation.knn.k is {self.k}; valid: 1 or more")
+            raise InputError(f"evaluation.metrics.knn.k is {self.k}; valid: 1 or more")
         if not self.temperature > 0:
-            raise InputError(f"evaluation.knn.temperature is {self.temperature}; valid: above 0")
+            raise InputError(f"evaluation.metrics.knn.temperature is {self.temperature}; valid: above 0")
 
     @property
     def metrics(self) -> Sequence[str]:
         """Its one figure."""
         return ("knn_accuracy",)
 
-    def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """The share of the examples whose neighbours are right."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return class_names_of(self.fields)
+
+    def check(self, task: Task) -> None:
+        """Check that an image has one label, and that the task gives the rows.
+
+        Raises:
+            InputError: it does not.
+        """
+        super().check(task)
+        check_one_label("knn", self.fields)
+
+    def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
+        """Return the share of the examples whose neighbours are right."""
         predictions = knn_predictions(
             rows["features"],
             reference["features"],
@@ -62,7 +81,6 @@ class Knn(Evaluator):
 
 
 create = Knn
-"""What `build` looks for in an evaluator's file."""
 
 
 def knn_predictions(
@@ -74,7 +92,7 @@ def knn_predictions(
     temperature: float,
     num_classes: int,
 ) -> Int[np.ndarray, " n"]:
-    """The class that the k nearest of m reference examples vote for, `[n]`; of equals the first.
+    """Find the class that the k nearest of m reference examples vote for, `[n]`; of equals the first.
 
     Computed on the first device, with the reference as a whole and no more than 256 MiB of similarities at a time.
     """

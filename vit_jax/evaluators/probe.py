@@ -1,4 +1,4 @@
-"""A linear classifier on features in closed form, from a few examples a class or from all."""
+"""A linear classifier on features in closed form, from a few examples of each class or from all."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,32 +7,35 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from vit_jax.contracts import Rows, Task, WholeDataset
 from vit_jax.errors import InputError
-from vit_jax.types import Evaluator, Rows
+from vit_jax.evaluators.labels import check_one_label
+from vit_jax.info import class_names_of
 
 _BIAS = 100.0
 """The constant feature; large, so that its weight is hardly held back."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe(Evaluator):
-    """`probe_<n>shot`, the accuracy of ridge regression on n reference examples a class; `probe_all`, on all of them.
+class Probe(WholeDataset):
+    """Computes `probe_<n>shot`, the accuracy of ridge regression on n reference examples of each class.
+
+    `probe_all` is that on all reference examples.
 
     The targets are 1 for the class and -1 for the others, and the highest output is the prediction. A figure of few
     shots is the mean over several choices of them: choice i, by the raw bits of NumPy's Philox generator of seed i,
     nests the fewer shots in the more and depends on nothing but the reference dataset's size, order and labels. A
     class with fewer examples gives all it has.
 
-    shots: examples a class, each 1 or more; 0 is all.
+    shots: numbers of examples of each class, 1 or more; 0 is all.
     l2: the weight of the squared weights beside the sum of squared errors, above 0. It is fixed beforehand: nothing is
         chosen by the examples that are judged.
-    num_seeds: how many choices of the shots, 1 or more.
+    num_seeds: number of choices of the shots, 1 or more.
 
     Source: `evaluators/fewshot_lsr.py` of google-research/big_vision and the values of its
     `configs/common_fewshot.py`; `probe_all` is not in it.
     """
 
-    class_names: tuple[str, ...]
     shots: Sequence[int] = (1, 5, 10, 25, 0)
     l2: float = 1024.0
     num_seeds: int = 3
@@ -41,21 +44,41 @@ class Probe(Evaluator):
     uses_reference: ClassVar = True
 
     def __post_init__(self) -> None:
-        """Raises InputError for a value out of its range."""
+        """Check the fields.
+
+        Raises:
+            InputError: a value out of its range.
+        """
         if not self.shots or any(shots < 0 for shots in self.shots):
-            raise InputError(f"evaluation.probe.shots is {tuple(self.shots)}; valid: numbers of examples, 0 for all")
+            raise InputError(
+                f"evaluation.metrics.probe.shots is {tuple(self.shots)}; valid: numbers of examples, 0 for all"
+            )
         if not self.l2 > 0:
-            raise InputError(f"evaluation.probe.l2 is {self.l2}; valid: above 0")
+            raise InputError(f"evaluation.metrics.probe.l2 is {self.l2}; valid: above 0")
         if self.num_seeds < 1:
-            raise InputError(f"evaluation.probe.num_seeds is {self.num_seeds}; valid: 1 or more")
+            raise InputError(f"evaluation.metrics.probe.num_seeds is {self.num_seeds}; valid: 1 or more")
 
     @property
     def metrics(self) -> Sequence[str]:
-        """A name for each number of shots."""
+        """Names them after each number of shots."""
         return [_name(shots) for shots in self.shots]
 
-    def figures(self, rows: Rows, reference: Rows) -> dict[str, float]:
-        """The mean accuracy over the choices of shots."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return class_names_of(self.fields)
+
+    def check(self, task: Task) -> None:
+        """Check that an image has one label, and that the task gives the rows.
+
+        Raises:
+            InputError: it does not.
+        """
+        super().check(task)
+        check_one_label("probe", self.fields)
+
+    def figures_of(self, rows: Rows, reference: Rows) -> dict[str, float]:
+        """Return the mean accuracy over the choices of shots."""
         labels = reference["label"]
         figures = {}
         for shots in self.shots:
@@ -74,7 +97,6 @@ class Probe(Evaluator):
 
 
 create = Probe
-"""What `build` looks for in an evaluator's file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +112,14 @@ class LinearProbe:
     weights: Float[np.ndarray, "dim_and_bias classes"]
 
     def outputs(self, features: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n classes"]:
-        """`[n, num_classes]` float64, 1 where it is sure of a class and -1 where it is sure of another."""
+        """Return `[n, num_classes]` float64, 1 where it is sure of a class and -1 where it is sure of another."""
         return _inputs(features, self.mean, self.scale) @ self.weights
 
 
 def fit(
     features: Float[np.ndarray, "n dim"], labels: Int[np.ndarray, " n"], *, num_classes: int, l2: float
 ) -> LinearProbe:
-    """Solves (X'X + l2 I) W = X'Y in float64, X being the standardised features with a constant one."""
+    """Solve (X'X + l2 I) W = X'Y in float64, X being the standardised features with a constant one."""
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64) + 1e-5
     x = _inputs(features, mean, scale)
@@ -106,7 +128,7 @@ def fit(
 
 
 def choose_shots(labels: Int[np.ndarray, " n"], shots: int, *, seed: int) -> Int[np.ndarray, " chosen"]:
-    """The numbers of `shots` examples of each class, or of all where there are fewer; ascending."""
+    """Choose the numbers of `shots` examples of each class, or of all where there are fewer; ascending."""
     # The raw bits of a generator, unlike its permutations, are the same in every NumPy version.
     shuffled = np.argsort(np.random.Philox(seed).random_raw(len(labels)), kind="stable")
     of_classes = [shuffled[labels[shuffled] == label][:shots] for label in np.unique(labels)]

@@ -26,7 +26,7 @@ def attention_figure(
     *,
     title: str = "",
 ) -> "Figure":
-    """The image, the map of each head, and the rollout's over the image.
+    """Return the image, the map of each head, and the rollout's over the image.
 
     Maps are interpolated between the patches' centres and coloured from their own smallest to their own largest
     value: panels are not on one scale. The less a patch counts in the rollout, the more the image shows through.
@@ -71,7 +71,7 @@ def attention_figure(
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file, as large as what is drawn."""
+    """Return the figure as a PNG file, as large as what is drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     file = io.BytesIO()
@@ -80,12 +80,12 @@ def png(figure: "Figure") -> bytes:
 
 
 def _rows(panels: int) -> int:
-    """The most rows that are no longer than the columns and leave no gap: 1 of 3 panels, 3 of 12, 4 of 16."""
+    """Return the most rows that are no longer than the columns and leave no gap: 1 of 3 panels, 3 of 12, 4 of 16."""
     return next(rows for rows in range(math.isqrt(panels), 0, -1) if panels % rows == 0)
 
 
 def _head_height(rows: int, columns: int, aspect: float) -> float:
-    """How high a head's panel can be, in inches, for the figure to keep to its width and height."""
+    """Return how high a head's panel can be, in inches, for the figure to keep to its width and height."""
     names = (rows - 1) * _NAME
     by_width = (_WIDTH - (columns + 1) * _GAP - 2 * aspect * names) / (aspect * (2 * rows + columns))
     return max(min(by_width, (_HEIGHT - names) / rows), _LEAST_PANEL)
@@ -99,7 +99,7 @@ def _show_image(axes: "Axes", image: UInt8[np.ndarray, "H W c"]) -> None:
 def _show_map(
     axes: "Axes", values: Float[np.ndarray, "h w"], shape: Sequence[int], strength: float | None = None
 ) -> None:
-    """Stretches a map over an image of the given shape (height, width, ...).
+    """Stretch a map over an image of the given shape (height, width, ...).
 
     With a strength in [0, 1], what lies below shows through where the map is small.
     """
@@ -109,7 +109,7 @@ def _show_map(
 
 
 def _stretched(values: Float[np.ndarray, "h w"], pixels: int = 512) -> Float[np.ndarray, "H W"]:
-    """A map in [0, 1] at so many pixels or more a side, cubic between its values; matplotlib's would leave [0, 1]."""
+    """Enlarge a map in [0, 1] by cubic interpolation within that range, which matplotlib's would leave."""
     factor = math.ceil(pixels / min(values.shape))
     size = (values.shape[1] * factor, values.shape[0] * factor)
     fine = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
@@ -122,6 +122,6 @@ def _extent(shape: Sequence[int]) -> tuple[float, float, float, float]:
 
 
 def _unit(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """Brings a map to [0, 1]; one that is the same everywhere to 0."""
+    """Bring a map to [0, 1]; one that is the same everywhere to 0."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)

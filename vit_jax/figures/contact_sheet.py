@@ -12,7 +12,7 @@ _FONT_PX = 13
 def contact_sheet(
     images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 8, cell_px: int = 128
 ) -> Image.Image:
-    """Draws images in rows, each fitted into a square, with its caption below.
+    """Draw images in rows, each fitted into a square, with its caption below.
 
     Args:
         images: `[H, W, 1 or 3]` uint8 each, of any sizes; small ones are enlarged without being blurred.
@@ -42,7 +42,7 @@ def contact_sheet(
 
 
 def _fitted(image: np.ndarray, cell_px: int) -> Image.Image:
-    """An image whose longer side is the cell's."""
+    """Return an image whose longer side is the cell's."""
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     scale = cell_px / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
@@ -50,7 +50,7 @@ def _fitted(image: np.ndarray, cell_px: int) -> Image.Image:
 
 
 def _cut(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, cell_px: int) -> str:
-    """A caption that is no wider than a cell."""
+    """Return a caption that is no wider than a cell."""
     if font.getlength(caption) <= cell_px:
         return caption
     while caption and font.getlength(caption + "…") > cell_px:

@@ -14,7 +14,7 @@ _MOST_FRAMES = 4
 
 
 def draw_example(example: Mapping[str, Any], fields: Fields) -> np.ndarray:
-    """Draws the masks and boxes of an example over its image, and its further images beside it.
+    """Draw the masks and boxes of an example over its image, and its further images beside it.
 
     Args:
         example: name -> array, as `Field` describes it; images uint8.
@@ -45,7 +45,7 @@ def draw_example(example: Mapping[str, Any], fields: Fields) -> np.ndarray:
 
 
 def caption(example: Mapping[str, Any], fields: Fields) -> str:
-    """Names an example's classes; of several or blended ones the strongest first, with their shares.
+    """Name an example's classes; of several or blended ones the strongest first, with their shares.
 
     Example:
         >>> from vit_jax.types import class_fields
@@ -76,7 +76,7 @@ def _side_by_side(image: np.ndarray) -> np.ndarray:
 
 
 def _coloured(pixels: np.ndarray, field: Field, numbers: np.ndarray) -> np.ndarray:
-    """Blends each class's colour, or each instance's, with the pixels."""
+    """Blend each class's colour, or each instance's, with the pixels."""
     nothing = IGNORED if field.kind == "mask" else 0
     colours = palette(max(int(numbers.max(initial=0)) + 1, len(field.names)))[np.maximum(numbers, 0)]
     blended = np.rint((1 - _OPACITY) * pixels + _OPACITY * colours).astype(np.uint8)

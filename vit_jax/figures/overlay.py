@@ -1,6 +1,9 @@
 """Draws masks and boxes on images, and panels side by side, with Pillow alone."""
 
 import colorsys
+import functools
+import importlib.util
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +21,7 @@ _INK, _PAPER = (0, 0, 0), (255, 255, 255)
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
-    """Gives n colours for classes, the same ones each time; the first k of them do not depend on n.
+    """Return n colours for classes, the same ones each time; the first k of them do not depend on n.
 
     Returns:
         `[n, 3]` uint8, red, green and blue.
@@ -43,7 +46,7 @@ def mask_overlay(
     ignored: int = -1,
     opacity: float = 0.5,
 ) -> Image.Image:
-    """Colours each pixel of an image by its class, with a legend of the classes that occur.
+    """Colour each pixel of an image by its class, with a legend of the classes that occur.
 
     Args:
         image: of any mode; a small one is enlarged by a whole factor.
@@ -85,7 +88,7 @@ def draw_boxes(
     *,
     names: Sequence[str] = (),
 ) -> Image.Image:
-    """Draws boxes on an image, each with its label and score.
+    """Draw boxes on an image, each with its label and score.
 
     Args:
         image: of any mode; a small one is enlarged by a whole factor.
@@ -123,7 +126,7 @@ def draw_boxes(
 
 
 def panels(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """Sets images side by side, all as high as the highest, each with its caption above.
+    """Set images side by side, all as high as the highest, each with its caption above.
 
     Args:
         images: of any modes and sizes; small ones are enlarged.
@@ -157,7 +160,7 @@ def panels(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Imag
 
 
 def index_png(mask: UInt8[np.ndarray, "H W"], names: Sequence[str]) -> Image.Image:
-    """Makes a palette image of a mask, whose pixel values are the classes' numbers.
+    """Make a palette image of a mask, whose pixel values are the classes' numbers.
 
     Args:
         mask: `[H, W]` uint8, each pixel's class; by custom 255 is ignored.
@@ -185,24 +188,24 @@ def index_png(mask: UInt8[np.ndarray, "H W"], names: Sequence[str]) -> Image.Ima
 
 
 def _factor(image: Image.Image) -> int:
-    """How much a small image is enlarged."""
+    """Return how much a small image is enlarged."""
     return -(-_SMALL_PX // max(image.size)) if max(image.size) < _SMALL_PX else 1
 
 
 def _enlarged(image: Image.Image, factor: int) -> Image.Image:
-    """A copy with each pixel as a square of `factor` pixels."""
+    """Return a copy with each pixel as a square of `factor` pixels."""
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def _as_high(image: Image.Image, height: int) -> Image.Image:
-    """A copy of the given height; enlarged by a whole number it keeps its pixels sharp."""
+    """Return a copy of the given height; enlarged by a whole number it keeps its pixels sharp."""
     width = max(1, round(image.width * height / image.height))
     sharp = height % image.height == 0
     return image.resize((width, height), Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC)
 
 
 def _above_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
-    """Sets a picture above its legend, a square of colour and a name for each entry."""
+    """Set a picture above its legend, a square of colour and a name for each entry."""
     if not entries:
         return picture
     font = _font()
@@ -227,7 +230,7 @@ def _above_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, 
 def _write_tag(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], corner: tuple[int, int], text: str, colour: tuple[int, ...]
 ) -> None:
-    """Writes a label on its colour above a box's top left corner, or inside the box if there is no room above."""
+    """Write a label on its colour above a box's top left corner, or inside the box if there is no room above."""
     font = _font()
     text = _cut(text, font, size[0] - 4)
     width, height = round(font.getlength(text)) + 4, _line_height(font) + 2
@@ -239,7 +242,15 @@ def _write_tag(
     draw.text((left + 2, top), text, _PAPER if dark else _INK, font)
 
 
+@functools.cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Load matplotlib's font, which has more than Pillow's: accents, Greek, Cyrillic. Matplotlib is not imported."""
+    spec = importlib.util.find_spec("matplotlib")
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        file = pathlib.Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), _FONT_PX)
     return ImageFont.load_default(_FONT_PX)
 
 
@@ -249,7 +260,7 @@ def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text on one line, with its end replaced by dots where it is wider than `width` pixels."""
+    """Return the text on one line, with its end replaced by dots where it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

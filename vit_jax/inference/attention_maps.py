@@ -17,7 +17,7 @@ HEAD_FUSION = {"mean": jnp.mean, "max": jnp.max, "min": jnp.min}
 def attention_of(
     encoder: nn.Module, params: Params, pixel_values: Float[Array, "b H W c"]
 ) -> Float[Array, "layers b heads n n"]:
-    """The weights of an encoder's self-attention.
+    """Return the weights of an encoder's self-attention.
 
     They are those that the layers `block_<i>/attention` leave in the collection `intermediates`, so that attention
     elsewhere (in the pooling, for one) does not count.
@@ -50,7 +50,7 @@ def attention_of(
 def attention_rollout(
     attention: Float[Array, "layers b heads n n"], *, head_fusion: str = "mean", residual: float = 0.5
 ) -> Float[Array, "b n n"]:
-    """How much each token at the end is made of each token at the start, taking attention as all that mixes them.
+    """Compute how much each last token is made of each first one, if attention were all that mixes them.
 
     The product A_L ... A_1 of each layer's A = (1 - residual) W + residual I, where W is the layer's attention with
     its heads fused.
@@ -87,7 +87,7 @@ def attention_rollout(
 
 
 def check_rollout(head_fusion: str, residual: float) -> None:
-    """Raises InputError for an option of `attention_rollout` that is not valid."""
+    """Raise InputError for an option of `attention_rollout` that is not valid."""
     if head_fusion not in HEAD_FUSION:
         raise InputError(f"head_fusion is {head_fusion!r}; valid: {', '.join(HEAD_FUSION)}")
     if not 0.0 <= residual <= 1.0:
@@ -97,7 +97,7 @@ def check_rollout(head_fusion: str, residual: float) -> None:
 def patch_map(
     weights: Float[Array, "*leading n n"], *, grid: tuple[int, int], class_token: bool
 ) -> Float[Array, "*leading h w"]:
-    """What an image's description takes from each patch, as a map.
+    """Return what an image's description takes from each patch, as a map.
 
     Args:
         weights: `[..., N, N]`, attention or its rollout; its last h * w tokens are the patches, row by row.

@@ -27,7 +27,7 @@ class ModelInput:
 
 
 def read_image(image: Any, preprocessing: Preprocessing, *, max_pixels: int = MAX_IMAGE_PIXELS) -> ModelInput:
-    """Decodes, resizes and crops an image.
+    """Decode, resizes and crops an image.
 
     Args:
         image: encoded bytes, a path, a PIL image, a uint8 array `[H, W]` or `[H, W, C]` of NumPy or JAX, or what this
@@ -47,11 +47,12 @@ def read_image(image: Any, preprocessing: Preprocessing, *, max_pixels: int = MA
     if isinstance(image, jax.Array):
         image = np.asarray(image)
     picture = Picture(image, preprocessing.channels, max_pixels)
-    return ModelInput(preprocessing(picture.decode()), preprocessing.placement(picture.height, picture.width))
+    geometry = preprocessing.geometry(picture.height, picture.width)
+    return ModelInput(preprocessing.place(picture, geometry), geometry.placement)
 
 
 def read_images(images: Any, preprocessing: Preprocessing) -> list[ModelInput]:
-    """Reads one image or several.
+    """Read one image or several.
 
     Args:
         images: what `read_image` takes, a sequence of it, or an array `[B, H, W, C]`.

@@ -23,6 +23,7 @@ from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.inference.images import read_images
 from vit_jax.info import Info, class_names_of, fields_of
+from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
@@ -56,7 +57,7 @@ class Predictor:
     report: "Report | None" = None
 
     def predict(self, images: Any, top_k: int | None = None, **options: Any) -> Sequence[Result]:
-        """Tells what the task finds in each image, in the pixels of the original.
+        """Tell what the task finds in each image, in the pixels of the original.
 
         Args:
             images: what `preprocess` takes.
@@ -75,10 +76,12 @@ class Predictor:
         inputs = read_images(images, self.preprocessing)
         outputs = jax.device_get(self.apply(self._normalised([each.pixels for each in inputs])))
         assert self.task is not None  # else `apply` raised
-        return self.task.results(outputs, [each.placement for each in inputs], **options)
+        mean, std = self.preprocessing.mean, self.preprocessing.std
+        placements = [dataclasses.replace(each.placement, mean=mean, std=std) for each in inputs]
+        return self.task.results(outputs, placements, **options)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks the names of options of `predict`.
+        """Check the names of options of `predict`.
 
         Returns:
             All options that the task has: name -> type annotation.
@@ -97,7 +100,7 @@ class Predictor:
         return valid
 
     def preprocess(self, images: Any) -> Float[Array, "b H W c"]:
-        """Decodes, resizes and normalises images.
+        """Decode, resizes and normalises images.
 
         Args:
             images: one image or a sequence of them: a path, a PIL image, encoded bytes, or a uint8 array `[H, W]` or
@@ -112,7 +115,7 @@ class Predictor:
         return self._normalised([each.pixels for each in read_images(images, self.preprocessing)])
 
     def apply(self, pixel_values: Float[Array, "b H W c"]) -> Any:
-        """Runs the task's forward pass, compiled once for each shape.
+        """Run the task's forward pass, compiled once for each shape.
 
         Args:
             pixel_values: `[B, H, W, C]` float, preprocessed.
@@ -131,7 +134,7 @@ class Predictor:
         return self._apply(self.params, self.variables, pixel_values)
 
     def features(self, pixel_values: Float[Array, "b H W c"]) -> Features:
-        """Gives the encoder's tokens `[B, N, D]` and pooled vectors `[B, D]`.
+        """Return the encoder's tokens `[B, N, D]` and pooled vectors `[B, D]`.
 
         Args:
             pixel_values: `[B, H, W, C]` float, preprocessed.
@@ -139,7 +142,7 @@ class Predictor:
         return self._features(*self._encoder_state, pixel_values)
 
     def attention(self, images: Any) -> Float[Array, "layers b heads n n"]:
-        """Gives the weights of the encoder's self-attention, whichever implementation the model was trained with.
+        """Return the weights of the encoder's self-attention, whichever implementation the model was trained with.
 
         Args:
             images: what `preprocess` takes, or what it gives: preprocessed images `[B, H, W, C]` float.
@@ -223,7 +226,7 @@ def load(
     num_heads: int | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """Loads a trained model.
+    """Load a trained model.
 
     Args:
         source: a work directory (with `checkpoints/`, as `train.py --workdir` writes it; nothing else is needed of
@@ -267,7 +270,7 @@ def load(
 
 
 def _load_workdir(
-    path: pathlib.Path, step: int | str, image_size: tuple[int, int] | None, in_channels: int | None
+    path: pathlib.Path, step: int | str, image_size: int | tuple[int, int] | None, in_channels: int | None
 ) -> Predictor:
     from vit_jax.training.checkpoints import reading
 
@@ -278,7 +281,14 @@ def _load_workdir(
     from vit_jax.pretrained.report import fit
 
     opened = opened_workdir(path, saved, image_size=image_size, channels=in_channels, key="image_size")
-    params, report = fit(opened.found, _shapes(opened.info), source=opened.source, antialias=opened.antialias)
+    traced = _traced(opened.info)
+    params, report = fit(
+        opened.found,
+        flax.traverse_util.flatten_dict(traced.shapes, sep="/"),
+        roles=traced.roles,
+        source=opened.source,
+        antialias=opened.antialias,
+    )
     nested = flax.traverse_util.unflatten_dict(params, sep="/")
     params = nested["encoder"] if opened.info["task"] is None else nested
     return _predictor(opened.info | {"step": saved.step}, params, saved.variables, report)
@@ -306,17 +316,20 @@ def _predictor(info: Info, params: Params, variables: Variables, report: "Report
     return Predictor(model, params, variables, task, fields_of(info), preprocessing, info, report)
 
 
-def _shapes(info: Info) -> dict[str, Any]:
-    """Path -> shape and type of each parameter that a model of this info has, an encoder's under `encoder/`."""
+def _traced(info: Info) -> Traced:
+    """Return shape and role of each parameter that a model of this info has, an encoder's under `encoder/`."""
     model, task, preprocessing = from_info(info)
     images = jnp.zeros((1, *preprocessing.image_size, preprocessing.channels))
-    make = functools.partial(initialise, model, task, jax.random.key(0), images)
-    params = jax.eval_shape(make)["params"]
-    return flax.traverse_util.flatten_dict({"encoder": params} if task is None else params, sep="/")
+
+    def make() -> Params:
+        params = initialise(model, task, jax.random.key(0), images)["params"]
+        return {"encoder": params} if task is None else params
+
+    return trace(make)
 
 
 def _plain_size(size: Any) -> Any:
-    """Gives Python's own numbers for those of NumPy; what is no size is left as it is."""
+    """Return Python's own numbers for those of NumPy; what is no size is left as it is."""
     if isinstance(size, np.generic | np.ndarray):
         size = size.tolist()
     if not isinstance(size, list | tuple):

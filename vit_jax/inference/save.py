@@ -5,16 +5,17 @@ from collections.abc import Sequence
 
 from vit_jax.errors import InputError
 from vit_jax.inference.predictor import Predictor
-from vit_jax.pretrained import families, formats
-from vit_jax.pretrained.outgoing import MAY_DIFFER
+from vit_jax.pretrained import libraries
+from vit_jax.pretrained import save as pretrained_save
+from vit_jax.pretrained.export import ALLOWED_DIFFERENCES
 from vit_jax.system.atomic import writing
 from vit_jax.training.checkpoints import reading
 
-FORMATS = (*families.FORMATS, "workdir")
+FORMATS = (*libraries.formats(), "workdir")
 
 
 def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequence[str] = ()) -> str:
-    """Writes a model with its class names and preprocessing.
+    """Write a model with its class names and preprocessing.
 
     What the format cannot express is refused, so that the model gives the same answers there.
 
@@ -37,16 +38,16 @@ def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequ
     Raises:
         InputError: dest is taken, or the format cannot express the model.
     """
-    unknown = [name for name in allow if name not in MAY_DIFFER]
+    unknown = [name for name in allow if name not in ALLOWED_DIFFERENCES]
     if unknown:
-        raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(MAY_DIFFER)}")
+        raise InputError(f"allow has {unknown[0]!r}; valid: {', '.join(ALLOWED_DIFFERENCES)}")
     dest = free_destination(dest, to)
     info, params = predictor.info, predictor.params
     if to != "workdir":
-        formats.writer_of(info, to)  # first what no other name would mend
+        pretrained_save.check_format(info, to)  # first what no other name would mend
     if to == "google" and dest.suffix != ".npz":
         raise InputError(f"{dest} is no name for a Google checkpoint; valid: a file that ends in .npz")
-    checked = None if to == "workdir" else formats.checked(info, params, to=to, allow=allow)
+    checked = None if to == "workdir" else pretrained_save.prepare(info, params, to=to, allow=allow)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with writing(dest) as part:
         if to != "google":
@@ -55,13 +56,12 @@ def save(predictor: Predictor, dest: str | pathlib.Path, *, to: str, allow: Sequ
             reading.write_params(part / "checkpoints", 0, params, info, variables=predictor.variables)
             name = f"{info['model']['name']} {info['model']['variant']}"
         else:
-            model, writer = checked
-            name = writer.write(model, part)
+            name = checked.write(part)
     return name
 
 
 def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
-    """The absolute path to write to.
+    """Return the absolute path to write to.
 
     Raises:
         InputError: an unknown format, or something is there already.

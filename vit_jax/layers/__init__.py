@@ -1,1 +1,1 @@
-"""Linen blocks that models are put together from."""
+"""Linen layers that models are made of."""

@@ -29,7 +29,7 @@ Mask = Bool[Array, "#b #heads #n #m"]
 
 
 def is_for_cudnn(shape: tuple[int, ...], dtype: str) -> bool:
-    """Tells whether `auto` chooses cuDNN's fused attention for queries `[B, heads, N, d]`.
+    """Tell whether `auto` chooses cuDNN's fused attention for queries `[B, heads, N, d]`.
 
     It takes bfloat16 and float16 whose head size d is a multiple of 8 up to 128, of any length, on NVIDIA GPUs since
     Ampere.
@@ -43,7 +43,7 @@ def is_for_cudnn(shape: tuple[int, ...], dtype: str) -> bool:
 
 
 def padding_mask(valid: Bool[Array, "b m"]) -> Mask:
-    """Makes the mask that hides keys which only fill a sequence up.
+    """Make the mask that hides keys which only fill a sequence up.
 
     Args:
         valid: `[B, M]` bool, False for a key that fills up.
@@ -59,7 +59,7 @@ def padding_mask(valid: Bool[Array, "b m"]) -> Mask:
 
 
 def causal_mask(length: int) -> Mask:
-    """Makes the mask with which each token attends to itself and to the tokens before it.
+    """Make the mask with which each token attends to itself and to the tokens before it.
 
     Args:
         length: number N of tokens.
@@ -77,7 +77,7 @@ def causal_mask(length: int) -> Mask:
 def attention_weights(
     query: Float[Array, "b heads n d"], key: Float[Array, "b heads m d"], *, mask: Mask | None = None
 ) -> Float[Array, "b heads n m"]:
-    """Computes softmax(query key^T / sqrt(d)).
+    """Compute softmax(query key^T / sqrt(d)).
 
     Args:
         query: `[B, heads, N, d]`.
@@ -109,7 +109,7 @@ def dot_product_attention(
     mask: Mask | None = None,
     dropout: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "b heads n d"]:
-    """Computes softmax(query key^T / sqrt(d)) value, the softmax in float32.
+    """Compute softmax(query key^T / sqrt(d)) value, the softmax in float32.
 
     Args:
         query: `[B, heads, N, d]`.
@@ -143,10 +143,10 @@ def _divided_later(
     value: Float[Array, "b heads m d"],
     mask: Mask | None,
 ) -> Float[Array, "b heads n d"]:
-    """Computes `dot_product_attention`, dividing by the softmax's sum after the product with the values.
+    """Compute `dot_product_attention`, dividing by the softmax's sum after the product with the values.
 
     XLA's CPU code then fuses product, sum and division, and runs them on all cores; it runs a product alone on one
-    (docs/speed.md). On a TPU this order would take a fifth more memory traffic than the other.
+    (docs/measurements.md). On a TPU this order would take a fifth more memory traffic than the other.
     """
     return _attend(query, key, value, mask).mixed.astype(value.dtype)
 
@@ -181,13 +181,13 @@ def _attend(query: Array, key: Array, value: Array, mask: Mask | None) -> _Atten
 
 
 def _total(exponentials: Float[Array, "b heads n m"], mask: Mask | None) -> Float[Array, "b heads n 1"]:
-    """Sums the numerators; 1 for a query that may attend to no key."""
+    """Sum the numerators; 1 for a query that may attend to no key."""
     total = exponentials.sum(axis=-1, keepdims=True)
     return total if mask is None else jnp.where(total > 0.0, total, 1.0)
 
 
 def _weigh(weights: Float[Array, "b heads n m"], value: Float[Array, "b heads m d"]) -> Float[Array, "b heads n d"]:
-    """Computes the weighted sum of `value`, the weights rounded to its dtype, `[B, heads, N, d]` float32."""
+    """Compute the weighted sum of `value`, the weights rounded to its dtype, `[B, heads, N, d]` float32."""
     return jnp.einsum("bhnm,bhmd->bhnd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
 
@@ -235,7 +235,7 @@ class MultiHeadAttention(nn.Module):
         train: bool,
         mask: Mask | None = None,
     ) -> Float[Array, "b n dim"]:
-        """Attends from x to memory.
+        """Attend from x to memory.
 
         Args:
             x: `[B, N, D]`, which the queries are made of.
@@ -272,7 +272,7 @@ class MultiHeadAttention(nn.Module):
             self.sow("intermediates", "attention_weights", attention_weights(query, key, mask=mask))
         if mask is None and self._uses_cudnn(query.shape):
             # cuDNN takes tokens before heads; the two transpositions cancel each other.
-            query, key, value = (y.swapaxes(1, 2) for y in (query, key, value))
+            query, key, value = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
             mixed = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")  # [b, n, heads, d]
         else:
             dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout and train else None
@@ -314,7 +314,7 @@ class AttentionPooling(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b dim"]:
-        """Pools tokens `[B, N, D]` to `[B, D]`."""
+        """Pool tokens `[B, N, D]` to `[B, D]`."""
         batch, _, dim = tokens.shape
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, dim))
         query = jnp.broadcast_to(probe, (batch, 1, dim)).astype(self.dtype)

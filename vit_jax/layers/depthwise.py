@@ -15,12 +15,12 @@ from vit_jax.layers.mlp import GELU, UNITS
 from vit_jax.layers.projection import Projection
 
 ACTIVATIONS = GELU | {"relu": jax.nn.relu, "silu": jax.nn.silu}
-"""What a `DepthwiseMlp` can have between its layers."""
+"""Activations of `DepthwiseMlp`, by name."""
 
 
 @jax.custom_vjp
 def depthwise_convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"]) -> Float[Array, "b h w c"]:
-    """Each channel of x `[B, h, w, C]`, with zeros around it, convolved with its own kernel `[3, 3, 1, C]`.
+    """Convolve each channel of x `[B, h, w, C]`, padded by zeros, with its own kernel `[3, 3, 1, C]`.
 
     It is written as a sum of nine shifted products, which XLA's CPU code computes 8 to 30 times as fast as its
     convolution with as many groups as channels, and elsewhere in one pass over memory. The derivative is written out:
@@ -30,7 +30,7 @@ def depthwise_convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 
 
 
 def _shifted(x: Float[Array, "b h w c"]):
-    """((row, column) in the kernel, the map that it is multiplied with) for its nine places."""
+    """Return ((row, column) in the kernel, the map that it is multiplied with) for the kernel's nine elements."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [((i, j), padded[:, i : i + height, j : j + width]) for i in range(3) for j in range(3)]
@@ -61,7 +61,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same shape in `dtype`."""
+        """Map `[B, h, w, C]` to the same shape in `dtype`."""
         channels = x.shape[-1]
         cut = roles.Cut(-1, UNITS)
         init = nn.initializers.normal(math.sqrt(2 / 9))
@@ -73,9 +73,12 @@ class DepthwiseConv(nn.Module):
 class DepthwiseMlp(nn.Module):
     """Dense, depth-wise convolution, activation, dropout, dense, dropout; the width comes back to the input's.
 
+    mlp_dim: hidden units.
     activation: a row of ACTIVATIONS.
-    depthwise: whether the convolution is there.
-    extra_relu: whether a ReLU comes before it, as in the linear variant.
+    depthwise: whether there is a convolution.
+    extra_relu: whether a ReLU precedes it, as in the linear variant.
+    dropout: rate after the activation and after the second dense layer; in [0, 1).
+    dtype: of products.
 
     Source: Wang et al. 2021 (PVT v2, arXiv:2106.13797), section 3.3, and `Mlp` in classification/pvt_v2.py; initial
     values of the dense layers as in `layers.mlp.Mlp`.
@@ -90,7 +93,7 @@ class DepthwiseMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ... dim"], *, train: bool) -> Float[Array, "b ... dim"]:
-        """Maps `[B, h, w, D]`, or without the convolution any `[B, ..., D]`, to the same shape in `dtype`."""
+        """Map `[B, h, w, D]`, or without the convolution any `[B, ..., D]`, to the same shape in `dtype`."""
         if self.activation not in ACTIVATIONS:
             raise InputError(f"activation {self.activation!r} is unknown; valid: {', '.join(ACTIVATIONS)}")
         dim = x.shape[-1]

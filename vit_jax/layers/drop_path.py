@@ -7,19 +7,19 @@ from jaxtyping import Array, Float
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for randomly chosen examples and scales it up for the others.
+    """Drops a residual branch for randomly chosen examples and scales it up for the others.
 
     Source: Huang et al. 2016 (arXiv:1603.09382); dividing by the survival rate while training, instead of
     multiplying in evaluation, is what timm and vision_transformer do.
 
-    rate: in [0, 1); traced where one loop computes blocks of different rates.
+    rate: of dropping, in [0, 1); a traced array where one loop computes blocks of different rates.
     """
 
     rate: float | Float[Array, ""]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], *, train: bool) -> Float[Array, "b ..."]:
-        """Keeps each example of x `[B, ...]` with probability 1 - rate; the identity in evaluation."""
+        """Keep each example of x `[B, ...]` with probability 1 - rate; the identity in evaluation."""
         if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
             return x
         keep = 1.0 - self.rate

@@ -16,6 +16,6 @@ class Head(nn.Dense):
     kernel_init: nn.initializers.Initializer = nn.initializers.zeros
 
     def __call__(self, inputs: Float[Array, "... dim"]) -> Float[Array, "... features"]:
-        """Maps `[..., D]` to `[..., features]`."""
+        """Map `[..., D]` to `[..., features]`."""
         roles.declare(self, "kernel", roles.kernel(1, kind="head"))
         return super().__call__(inputs)

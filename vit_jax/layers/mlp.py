@@ -13,9 +13,9 @@ from vit_jax.layers.projection import Projection
 
 
 def _exact_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """X times the normal distribution's share below it, by erf; `jax.nn.gelu`'s erfc takes XLA's CPU twice as long.
+    """Compute GELU by erf; `jax.nn.gelu` uses erfc, which takes XLA's CPU code twice as long.
 
-    In float32 whatever x is, since with negative x two numbers near 1/2 are taken from one another.
+    It computes in float32, since for negative x it subtracts two numbers near 1/2.
     """
     wide = x.astype(jnp.float32)
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
@@ -34,7 +34,12 @@ UNITS = "MLP hidden units"
 
 
 class Mlp(nn.Module):
-    """Dense, GELU, dropout, dense, dropout; the width comes back to the input's.
+    """Dense, GELU, dropout, dense, dropout; the output is as wide as the input.
+
+    mlp_dim: hidden units.
+    gelu: a row of GELU.
+    dropout: rate after each dense layer; in [0, 1).
+    dtype: of products.
 
     Source: Dosovitskiy et al. 2020 (arXiv:2010.11929), section 3.1; initial values as in
     vision_transformer's `MlpBlock` (kernels Xavier-uniform, biases normal with deviation 1e-6).
@@ -47,7 +52,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Maps `[B, N, D]` to `[B, N, D]` in `dtype`."""
+        """Map `[B, N, D]` to `[B, N, D]` in `dtype`."""
         if self.gelu not in GELU:
             raise InputError(f"gelu {self.gelu!r} is unknown; valid: {', '.join(GELU)}")
         dim = x.shape[-1]

@@ -11,11 +11,11 @@ from vit_jax.errors import InputError
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, in float32 whatever the input's type.
+    """Layer normalisation over the last axis, always in float32.
 
-    Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is taken in two passes, which
-    agrees with the other libraries to float32; the derivative is written out, since what is derived from the two passes
-    takes XLA's CPU code a sixth of a whole training step more (docs/speed.md).
+    Parameters: `scale` `[D]` and `bias` `[D]`, as those of `nn.LayerNorm`. The variance is computed in two passes, as
+    in the other libraries. The derivative is written out, since the automatic one makes a whole training step a sixth
+    slower on the CPU (docs/measurements.md).
 
     Source: Ba et al. 2016 (arXiv:1607.06450), equation 3.
     """
@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
-        """Maps `[..., D]` to `[..., D]` float32."""
+        """Map `[..., D]` to `[..., D]` float32."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -46,14 +46,14 @@ def _normalised_jvp(epsilon: float, primals: tuple, tangents: tuple):
 
 
 def _with_factor(x: Float[Array, "... dim"], epsilon: float):
-    """X with mean 0 and variance 1, and the factor that made it so, `[..., 1]`."""
+    """Return x with mean 0 and variance 1, and the factor `[..., 1]` that scaled it."""
     centred = x - x.mean(axis=-1, keepdims=True)
     factor = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
     return centred * factor, factor
 
 
 class GroupNorm(nn.Module):
-    """Normalisation over height, width and the channels of a group, in float32 whatever the input's type.
+    """Normalisation over height, width and the channels of a group, always in float32.
 
     Parameters: `scale` `[C]` and `bias` `[C]`. The groups are neighbouring channels.
 
@@ -67,7 +67,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Maps `[B, H, W, C]` to `[B, H, W, C]` float32.
+        """Map `[B, H, W, C]` to `[B, H, W, C]` float32.
 
         Raises:
             InputError: the groups do not divide the channels.

@@ -35,7 +35,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w dim"]:
-        """Maps images `[B, H, W, C]` to `[B, H / height, W / width, hidden_dim]`.
+        """Map images `[B, H, W, C]` to `[B, H / height, W / width, hidden_dim]`.
 
         Raises:
             InputError: the patch does not divide the image, or the image has other channels than the kernel.
@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
 
 
 def check_channels(channels: int, made_for: int) -> None:
-    """Raises InputError for images of other channels than those that a model has parameters for."""
+    """Raise InputError unless images have the channels that a model was made for."""
     if channels != made_for:
         raise InputError(f"the images have {channels} channels, but the model was made for {made_for}")
 
@@ -79,7 +79,7 @@ class PositionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w dim"], prefix: Float[Array, "b p dim"]) -> Float[Array, "b n dim"]:
-        """Maps patches `[B, h, w, D]` and prefix tokens `[B, P, D]` to tokens `[B, P + h * w, D]`.
+        """Map patches `[B, h, w, D]` and prefix tokens `[B, P, D]` to tokens `[B, P + h * w, D]`.
 
         Raises:
             InputError: an unknown kind, or a grid that differs from that of the parameter.
@@ -120,5 +120,5 @@ class PositionEmbedding(nn.Module):
 
 
 def _mae(key: Array, shape: tuple[int, ...]) -> Float[Array, "h w dim"]:
-    """Makes MAE's positions, as a Linen initialiser."""
+    """Make MAE's positions, as a Linen initialiser."""
     return jnp.asarray(posemb.sincos2d_mae((shape[0], shape[1]), shape[2]))

@@ -17,7 +17,7 @@ class Projection(nn.Module):
     and TPUs both are one product, with the transposition in its layout. On the CPU the tokens of all examples form one
     matrix too, since XLA would otherwise copy them, transposed, for the kernel's gradient; on TPUs that would add
     copies. On the CPU the gradient of a kernel that is taller than wide is computed as its transpose, which is faster
-    in XLA (docs/speed.md).
+    in XLA (docs/measurements.md).
 
     Parameters: `kernel`, Xavier-uniform, and `bias` `shape[num_inputs:]`, both float32.
 
@@ -41,7 +41,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*tokens inputs"]) -> Float[Array, "*tokens outputs"]:
-        """Maps `[..., I]` to `[..., O]` in `dtype`."""
+        """Map `[..., I]` to `[..., O]` in `dtype`."""
         axes = range(len(self.shape))
         init = nn.initializers.xavier_uniform(in_axis=axes[: self.num_inputs], out_axis=axes[self.num_inputs :])
         cut, bias_cut = self._cuts()
@@ -60,7 +60,7 @@ class Projection(nn.Module):
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
     def _cuts(self) -> tuple[roles.Cut | None, roles.Cut | None]:
-        """Gives the cuts of the kernel and of the bias."""
+        """Return the cuts of the kernel and of the bias."""
         if self.cut is None:
             return None, None
         if self.cut == "inputs":
@@ -71,7 +71,7 @@ class Projection(nn.Module):
 
 @jax.custom_jvp
 def _with_wide_gradient(kernel: Float[Array, "inputs outputs"]) -> Float[Array, "inputs outputs"]:
-    """Gives the kernel itself; its gradient is computed wide and then transposed."""
+    """Return the kernel itself; its gradient is computed wide and then transposed."""
     return kernel
 
 

@@ -14,11 +14,11 @@ from vit_jax.layers.norm import GroupNorm
 from vit_jax.layers.patch_embed import check_channels
 
 EXPANSION = 4
-"""How many times as wide a residual unit's output is as its 3x3 convolution."""
+"""Ratio of the width of a residual unit's output to that of its 3x3 convolution."""
 
 
 def stage_grids(image_size: tuple[int, int], num_stages: int) -> list[tuple[int, int]]:
-    """Height and width after the root's convolution, after its pooling, and after each stage.
+    """Return height and width after the root's convolution, after its pooling, and after each stage.
 
     Each halving rounds up, as its padding does.
     """
@@ -30,12 +30,12 @@ def stage_grids(image_size: tuple[int, int], num_stages: int) -> list[tuple[int,
 
 
 def total_stride(num_stages: int) -> int:
-    """Side in pixels of what becomes one cell of the output."""
+    """Return the side in pixels of one cell of the output."""
     return 4 * 2 ** max(num_stages - 1, 0)
 
 
 def halved(size: tuple[int, int]) -> tuple[int, int]:
-    """Half of each side, rounded up."""
+    """Halve each side, rounded up."""
     return -(-size[0] // 2), -(-size[1] // 2)
 
 
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
 
     Submodules: `conv_root`, `gn_root`, and `stage<i>_unit<j>`, counted from 1.
 
-    stages: residual units in each stage; none is the root alone.
+    stages: number of residual units in each stage; an empty tuple is the root alone.
     width: channels of the root and of the first stage's 3x3 convolutions; they double from stage to stage.
     """
 
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps images `[B, H, W, C]` to `[B, h, w, features]` in `dtype`; see `stage_grids` for h and w.
+        """Map images `[B, H, W, C]` to `[B, h, w, features]` in `dtype`; see `stage_grids` for h and w.
 
         Raises:
             InputError: images of other channels than those the model was made for.
@@ -83,7 +83,7 @@ class ResidualUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, 4 width]`, rounded up."""
+        """Map `[B, H, W, C]` to `[B, H / stride, W / stride, 4 width]`, rounded up."""
         features = self.width * EXPANSION
         residual = x
         if x.shape[-1] != features or self.stride > 1:
@@ -101,8 +101,14 @@ class ResidualUnit(nn.Module):
 class StdConv(nn.Module):
     """A convolution without bias whose kernel is standardised: mean 0 and deviation 1 for each output channel.
 
-    The kernel `[size, size, C, features]` is kept as it is learned; 1e-5 is added to the deviation. Padding is XLA's
-    `SAME`: where it is uneven, there is more of it at the lower right.
+    The parameter `kernel` `[size, size, C, features]` is not standardised; 1e-5 is added to the deviation. Padding is
+    XLA's `SAME`: where it is uneven, there is more of it at the lower right.
+
+    features: output channels.
+    size: side of the kernel.
+    stride: of the convolution.
+    dtype: of products.
+    is_stem: whether it sees the image itself.
 
     Source: Qiao et al. 2019 (arXiv:1903.10520), equation 3; `StdConv` in Google's models_resnet.py. timm's
     `StdConv2dSame` adds its epsilon to the variance instead.
@@ -116,7 +122,7 @@ class StdConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w features"]:
-        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, features]`, rounded up, in `dtype`."""
+        """Map `[B, H, W, C]` to `[B, H / stride, W / stride, features]`, rounded up, in `dtype`."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         role = roles.kernel(3, kind="stem" if self.is_stem else "kernel")
         kernel = roles.param(self, "kernel", nn.initializers.lecun_normal(), shape, role)

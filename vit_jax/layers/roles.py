@@ -62,7 +62,7 @@ OTHER = Role()
 
 
 def kernel(num_inputs: int | None, *, kind: Kind = "kernel", cut: Cut | None = None) -> Role:
-    """Makes the role of a kernel, which decays."""
+    """Make the role of a kernel, which decays."""
     return Role(kind, is_decayed=True, num_inputs=num_inputs, cut=cut)
 
 
@@ -86,7 +86,7 @@ _COLLECTOR = contextvars.ContextVar[_Collector | None]("collector", default=None
 
 
 def declare(module: nn.Module, name: str, role: Role) -> None:
-    """Declares the role of a parameter; called by the module that has it, or by one around it, on the way to it.
+    """Declare the role of a parameter; called by the module that has it, or by one around it, on the way to it.
 
     Args:
         module: the module, bound.
@@ -99,14 +99,14 @@ def declare(module: nn.Module, name: str, role: Role) -> None:
 
 
 def declare_block(module: nn.Module) -> None:
-    """Declares that a module is a block of a stack; called at the start of its `__call__`."""
+    """Declare that a module is a block of a stack; called at the start of its `__call__`."""
     collector = _COLLECTOR.get()
     if collector is not None and module.is_initializing():
         collector.blocks.add("/".join(module.path))
 
 
 def param(module: nn.Module, name: str, init: Callable, shape: Sequence[int], role: Role) -> jax.Array:
-    """Makes a float32 parameter of a module and declares its role; no gradient reaches a fixed one.
+    """Make a float32 parameter of a module and declares its role; no gradient reaches a fixed one.
 
     Args:
         module: the module, within its `setup` or compact method.
@@ -120,9 +120,21 @@ def param(module: nn.Module, name: str, init: Callable, shape: Sequence[int], ro
     return jax.lax.stop_gradient(value) if role.is_fixed else value
 
 
+def add(roles: Roles, *, prefix: str) -> None:
+    """Add the roles of another model to those that are being collected, such as a teacher's in a training state.
+
+    Args:
+        roles: path -> role.
+        prefix: put before the paths, `companions/teacher`.
+    """
+    collector = _COLLECTOR.get()
+    if collector is not None:
+        collector.roles |= {f"{prefix}/{path}": role for path, role in roles.items()}
+
+
 @contextlib.contextmanager
 def collecting() -> Iterator[dict[str, Role]]:
-    """Collects the roles that are declared in this context, where models are initialised, traced or not.
+    """Collect the roles that are declared in this context, where models are initialised, traced or not.
 
     Yields:
         A dict that fills: path from the root of the model that is initialised -> role. Parameters without a declared
@@ -137,7 +149,7 @@ def collecting() -> Iterator[dict[str, Role]]:
 
 
 def role_of(roles: Roles, path: str) -> Role:
-    """Looks up the role of an array that belongs to a parameter.
+    """Look up the role of an array that belongs to a parameter.
 
     Args:
         roles: of a model.
@@ -152,7 +164,7 @@ def role_of(roles: Roles, path: str) -> Role:
 
 
 def _endings(path: str) -> Iterator[str]:
-    """Yields a path and what is left of it without its first names, longest first."""
+    """Yield a path and what is left of it without its first names, longest first."""
     while path:
         yield path
         path = path.partition("/")[2]
@@ -172,7 +184,7 @@ class Traced:
 
 
 def trace(initialise: Callable[[], Params]) -> Traced:
-    """Traces a function that makes a model's parameters; nothing is computed.
+    """Trace a function that makes a model's parameters; nothing is computed.
 
     Args:
         initialise: gives the nested dict of parameters. It may put a prefix before the paths of the model.
@@ -183,12 +195,12 @@ def trace(initialise: Callable[[], Params]) -> Traced:
         shapes = jax.eval_shape(lambda: initialise())  # a new function, since JAX remembers what it traced
     finally:
         _COLLECTOR.reset(token)
-    flat = flax.traverse_util.flatten_dict(shapes, sep="/")
+    flat: Any = flax.traverse_util.flatten_dict(shapes, sep="/")
     return Traced(shapes, {path: _completed(collector, path, leaf.ndim) for path, leaf in flat.items()})
 
 
 def roles_of(model: nn.Module, images: Any) -> dict[str, Role]:
-    """Collects the roles of all parameters of a model.
+    """Collect the roles of all parameters of a model.
 
     Args:
         model: called with `(images, train=False)`.
@@ -205,7 +217,7 @@ def roles_of(model: nn.Module, images: Any) -> dict[str, Role]:
 
 
 def _completed(collector: _Collector, path: str, ndim: int) -> Role:
-    """Gives the declared role of a parameter, or one by its last name."""
+    """Return the declared role of a parameter, or one by its last name."""
     if any(ending in collector.roles for ending in _endings(path)):
         return role_of(collector.roles, path)
     role = kernel(ndim - 1) if path.rpartition("/")[2] == "kernel" else OTHER

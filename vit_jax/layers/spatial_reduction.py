@@ -1,4 +1,4 @@
-"""Convolutions with a stride, and the fewer keys and values that attention is made cheap with."""
+"""Convolutions with a stride, and the reduction of keys and values that makes attention cheaper."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,18 @@ from vit_jax.layers.norm import LayerNorm
 from vit_jax.layers.patch_embed import check_channels
 
 LINEAR_GRID = (7, 7)
-"""What linear attention pools keys and values to."""
+"""Rows and columns that linear attention pools keys and values to."""
 
 
 class Convolution(nn.Module):
     """A convolution with a bias: each window of `size` x `size`, `stride` apart, as one vector of `dim`.
 
+    dim: output channels.
+    size: side of a window.
+    stride: distance of neighbouring windows.
     padding: rows and columns of zeros on each side.
+    dtype: of products.
+    is_stem: whether it sees the image itself.
 
     Parameters: `kernel` `[size, size, C, D]`, `bias` `[D]`; kernel normal with variance 2 / (size^2 D), as in
     classification/pvt_v2.py.
@@ -34,10 +39,10 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w dim"]:
-        """Maps `[B, H, W, C]` to `[B, h, w, dim]` in `dtype`; what is left over at the end of a side is cut off.
+        """Map `[B, H, W, C]` to `[B, h, w, dim]` in `dtype`; pixels beyond the last whole window are cut off.
 
         Raises:
-            InputError: the map is smaller than a window, or another number of channels than at first.
+            InputError: the map is smaller than a window, or has other channels than the kernel.
         """
         channels = x.shape[-1]
         if self.has_variable("params", "kernel"):
@@ -62,13 +67,13 @@ class Convolution(nn.Module):
 
 
 def windows(size: tuple[int, ...], window: int, stride: int, padding: int = 0) -> tuple[int, int]:
-    """How many windows a convolution takes from a map of a height and width, along each."""
+    """Count the windows of a convolution along the height and the width of a map."""
     height, width = ((length + 2 * padding - window) // stride + 1 for length in size)
     return height, width
 
 
 def pooled_to(x: Float[Array, "b H W c"], grid: tuple[int, int]) -> Float[Array, "b h w c"]:
-    """Means over `grid` cells that cover the map `[B, H, W, C]`, and overlap where they do not divide it.
+    """Average the map `[B, H, W, C]` over the cells of a grid, which overlap where they do not divide the map.
 
     Cell i of n along a side of length L reaches from floor(i L / n) to before ceil((i + 1) L / n).
 
@@ -79,7 +84,7 @@ def pooled_to(x: Float[Array, "b H W c"], grid: tuple[int, int]) -> Float[Array,
 
 
 def _cells(length: int, n: int) -> np.ndarray:
-    """`[n, length]` float32: what each place weighs in each cell's mean."""
+    """Make the weights of each position in each cell's mean, `[n, length]` float32."""
     weights = np.zeros((n, length), np.float32)
     for i in range(n):
         start, end = i * length // n, -((i + 1) * length // -n)
@@ -88,10 +93,12 @@ def _cells(length: int, n: int) -> np.ndarray:
 
 
 class SpatialReduction(nn.Module):
-    """What a block's keys and values are made of: the map with fewer and larger places.
+    """Reduces the map that a block's keys and values are made of to fewer and larger cells.
 
-    ratio: the side of the places in those of the map: a convolution whose stride is its size. 1 is the map itself.
-    linear: average pooling to LINEAR_GRID instead, whatever the ratio, then a convolution of 1 x 1, the norm and GELU.
+    ratio: side of a new cell in cells of the map, by a convolution whose stride is its size. 1 is the map itself.
+    linear: whether the map is averaged to LINEAR_GRID instead, followed by a convolution of 1 x 1, the norm and GELU.
+    norm_eps: LayerNorm's epsilon.
+    dtype: of products.
 
     Source: Wang et al. 2021 (arXiv:2102.12122), equations 2 and 3; for linear, Wang et al. 2021 (arXiv:2106.13797),
     section 3.1, and `Attention` in classification/pvt_v2.py.
@@ -104,7 +111,7 @@ class SpatialReduction(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w dim"]) -> Float[Array, "b m dim"]:
-        """Maps `[B, h, w, D]` to `[B, M, D]` float32."""
+        """Map `[B, h, w, D]` to `[B, M, D]` float32."""
         size = 1 if self.linear else self.ratio
         x = pooled_to(x, LINEAR_GRID) if self.linear else x
         x = Convolution(x.shape[-1], size, size, dtype=self.dtype, name="conv")(x)

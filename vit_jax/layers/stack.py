@@ -44,7 +44,7 @@ def run_stack(
     outputs: int | None = None,
     intermediates: Collection[int] = (),
 ) -> Stacked:
-    """Passes x through the blocks in turn.
+    """Pass x through the blocks in turn.
 
     A scanned stack compiles one block instead of all. The parameters stay those of each block and are stacked for the
     loop in every step: that copy is a small part of a step (docs/memory.md), and checkpoints, freezing, rates by layer
@@ -86,7 +86,7 @@ def run_stack(
 
 
 def block_numbers(intermediates: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Turns the numbers of blocks, as a user gives them, into numbers from 1 to depth.
+    """Turn the numbers of blocks, as a user gives them, into numbers from 1 to depth.
 
     Args:
         intermediates: numbers from 1, or from -depth to -1 counted from the end; in any order.
@@ -133,7 +133,7 @@ def _scanned(
 
 
 def _differing_fields(blocks: Sequence[nn.Module]) -> dict[str, Array]:
-    """Stacks the values of those fields that are not the same for all blocks: field -> `[blocks]`."""
+    """Stack the values of those fields that are not the same for all blocks: field -> `[blocks]`."""
     names = [field.name for field in dataclasses.fields(blocks[0]) if field.name not in ("name", "parent")]
     values = {name: [getattr(block, name) for block in blocks] for name in names}
     return {name: jnp.asarray(each) for name, each in values.items() if any(value != each[0] for value in each)}

@@ -14,7 +14,7 @@ from vit_jax.layers.patch_embed import check_channels
 from vit_jax.ops.patches import unfold, unfold_grid
 
 TOKENS_TYPES = ("performer", "transformer")
-"""How the tokens of the module attend: with random features, in time linear in their number, or with softmax."""
+"""Attention of the module's tokens: with random features, in time linear in their number, or with softmax."""
 
 SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
 """Of each soft split: side of the patches, stride and padding, in pixels or tokens."""
@@ -23,7 +23,7 @@ _EPSILON = 1e-8  # in the denominator of the Performer's attention, as in the so
 
 
 def split_grids(image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Rows and columns of tokens after each soft split of an image of this height and width.
+    """Return the rows and columns of tokens after each soft split of an image of this height and width.
 
     Raises:
         InputError: the image is smaller than a patch.
@@ -36,13 +36,14 @@ def split_grids(image_size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 class TokensToToken(nn.Module):
-    """Images to tokens by three soft splits, with a `TokenTransformer` (`layer1`, `layer2`) between one and the next.
+    """Makes tokens of images by three soft splits, with a `TokenTransformer` (`layer1`, `layer2`) between them.
 
     hidden_dim: width D of the tokens that leave it.
     token_dim: width of those within.
     tokens_type: one of TOKENS_TYPES.
     dropout: within the layers; in [0, 1).
-    norm_eps, dtype: as elsewhere.
+    norm_eps: LayerNorm's epsilon.
+    dtype: of products.
 
     Source: Yuan et al. 2021 (arXiv:2101.11986), section 3.1; models/t2t_vit.py (`T2T_module`) of the authors' code.
     Tokens keep their two axes here, so that the image need not be square.
@@ -57,7 +58,7 @@ class TokensToToken(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b h w dim"]:
-        """Maps images `[B, H, W, C]` to `[B, h, w, D]` in `dtype`; see `split_grids` for h and w.
+        """Map images `[B, H, W, C]` to `[B, h, w, D]` in `dtype`; see `split_grids` for h and w.
 
         Raises:
             InputError: the image is smaller than a patch, or it has other channels than those the model was made for.
@@ -81,9 +82,7 @@ class TokenTransformer(nn.Module):
     """A transformer layer of one head that changes the tokens' width; its first residual is the attention's values.
 
     Parameters: LayerNorms `norm1` and `norm2`; `query`, `key`, `value` (with biases only in a performer), `out`; `mlp`,
-    as wide as the tokens; and of a performer `random_features` `[token_dim / 2, token_dim]`. They stay as they
-    are initialised: no gradient reaches them, so that no optimizer changes them, and weight decay, which takes kernels
-    alone, does not either.
+    as wide as the tokens; and of a performer `random_features` `[token_dim / 2, token_dim]`, which are never trained.
 
     token_dim: width of the tokens that leave it.
     tokens_type: one of TOKENS_TYPES.
@@ -102,7 +101,7 @@ class TokenTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b n token_dim"]:
-        """Maps tokens `[B, N, D]` to `[B, N, token_dim]` in `dtype`."""
+        """Map tokens `[B, N, D]` to `[B, N, token_dim]` in `dtype`."""
         performer = self.tokens_type == "performer"
         init = nn.initializers.xavier_uniform()
         options = {"dtype": self.dtype, "kernel_init": init}
@@ -136,7 +135,7 @@ def performer_attention(
     value: Float[Array, "b m d"],
     features: Float[Array, "r d"],
 ) -> Float[Array, "b n d"]:
-    """An estimate of softmax(query key^T) value that never has the N x M weights.
+    """Estimate softmax(query key^T) value without ever computing the N x M weights.
 
     With f(x) = exp(features x - |x|^2 / 2) / sqrt(R), the mean of f(q) f(k) over random features is exp(q k), and the
     sums over the keys are taken first.
@@ -148,8 +147,8 @@ def performer_attention(
         features: `[R, d]` float32, the random features.
 
     Returns:
-        `[B, N, d]` in the value's dtype; all is computed in float32, as a softmax is, its products with all
-        of float32's digits, which accelerators keep only if told: an exponent's rounding becomes a relative error.
+        `[B, N, d]` in the value's dtype. All is computed in float32, as a softmax is, and the products with all its
+        digits, which accelerators do not do by default: the rounding of an exponent becomes a relative error.
 
     Source: Choromanski et al. 2020 (arXiv:2009.14794), lemma 1, with positive orthogonal features; the scale of
     the products is 1 and 1e-8 is added to the denominator, as in the T2T authors' models/token_performer.py.

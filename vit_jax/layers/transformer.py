@@ -51,7 +51,7 @@ class EncoderBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b n dim"], *, train: bool, outputs: int | None = None, mask: Mask | None = None
     ) -> Float[Array, "b m dim"]:
-        """Maps tokens to tokens.
+        """Map tokens to tokens.
 
         Args:
             x: `[B, N, D]`.
@@ -130,7 +130,7 @@ class DecoderBlock(nn.Module):
         mask: Mask | None = None,
         memory_mask: Mask | None = None,
     ) -> Float[Array, "b n dim"]:
-        """Maps tokens to tokens that have seen the memory.
+        """Map tokens to tokens that have seen the memory.
 
         Args:
             x: `[B, N, D]`.
@@ -166,7 +166,7 @@ class DecoderBlock(nn.Module):
         )
 
     def _residual(self, branch, x: Array, norm_name: str, *, train: bool, dropout: float | None = None) -> Array:
-        """Adds a branch to x, with the norm before it or after the sum."""
+        """Add a branch to x, with the norm before it or after the sum."""
         norm = LayerNorm(self.norm_eps, name=norm_name)
         rate = self.dropout if dropout is None else dropout  # the MLP has its own
         y = branch(x if self.post_norm else norm(x).astype(x.dtype))
@@ -179,7 +179,7 @@ def _added(x: Float[Array, "b n dim"], positions: Float[Array, "#b n dim"] | Non
 
 
 def stack_macs(depth: int, tokens: int, dim: int, mlp_dim: int, outputs: int | None = None) -> int:
-    """Counts the multiply-adds of the matrix products of a stack of `EncoderBlock`s, for one sequence.
+    """Count the multiply-adds of the matrix products of a stack of `EncoderBlock`s, for one sequence.
 
     Args:
         depth: number of blocks.
@@ -196,7 +196,7 @@ def stack_macs(depth: int, tokens: int, dim: int, mlp_dim: int, outputs: int | N
 
 
 def stack_layer_number(path: str, depth: int, *, after: Collection[str]) -> int:
-    """Gives the `layer_number` of a parameter in an encoder with one stack of blocks.
+    """Return the `layer_number` of a parameter in an encoder with one stack of blocks.
 
     Args:
         path: within the encoder, `block_0/mlp/fc1/kernel`.

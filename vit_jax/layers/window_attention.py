@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,13 @@ _BIAS_HIDDEN = 512  # units of the MLP that gives V2's biases
 
 @dataclasses.dataclass(frozen=True)
 class Windowing:
-    """How a stage attends.
+    """The settings of a stage's attention.
 
-    num_heads: how many.
+    num_heads: number of heads.
     head_dim: channels of one; None is C / num_heads.
     window: rows and columns.
-    shift: by how much the map of every second block is rolled first.
-    fit: how windows meet a map's edges; see `windows.fit`.
+    shift: rows and columns by which the map of every second block is rolled first.
+    fit: how windows are fitted to a map; see `windows.fit`.
     fixed: whether window and shift hold for any map, which is then padded to at least one window.
     mask_value: added to the scores of tokens that only rolling brought together.
     pretrained_window: of V2, the window whose offsets the MLP knows; None is `window`.
@@ -69,11 +70,11 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], rolled: bool | Array, *, train: bool) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same.
+        """Map `[B, h, w, C]` to the same shape.
 
         Args:
             x: `[B, h, w, C]`.
-            rolled: whether windows are shifted at all; `[]` bool where one loop computes shifted and other blocks.
+            rolled: whether windows are shifted; `[]` bool where one loop computes shifted and other blocks.
             train: whether to drop out.
 
         Raises:
@@ -87,7 +88,7 @@ class WindowAttention(nn.Module):
         placed = windows.fit(size, self.how.window, shift, how=self.how.fit, fixed=self.how.fixed)
         x = _placed(x, placed, rolled)
         shape = (dim, self.how.num_heads, self.how.head_dim or dim // self.how.num_heads)
-        options = {"dtype": self.dtype, "units": UNITS}
+        options: Any = {"dtype": self.dtype, "units": UNITS}
         query, key, value = (
             windows.partition(
                 Projection(shape, 1, use_bias=self.how.qkv_bias and biased, cut="outputs", name=name, **options)(x),
@@ -173,7 +174,7 @@ class PatchMerging(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        """Maps `[B, h, w, C]` to `[B, ceil(h / 2), ceil(w / 2), 2 C]` in `dtype`."""
+        """Map `[B, h, w, C]` to `[B, ceil(h / 2), ceil(w / 2), 2 C]` in `dtype`."""
         batch, height, width, dim = x.shape
         x = pad(x, (height + height % 2, width + width % 2))
         x = x.reshape(batch, (height + 1) // 2, 2, (width + 1) // 2, 2, dim)
@@ -184,7 +185,7 @@ class PatchMerging(nn.Module):
 
 
 def _placed(x: Float[Array, "b h w c"], fit: windows.Fit, rolled: bool | Array) -> Float[Array, "b h2 w2 c"]:
-    """The map padded and rolled, in the fit's order."""
+    """Pad and rolls the map, in the fit's order."""
     if fit.pad_first:
         return _roll(pad(x, fit.size), fit.shift, rolled, -1)
     return pad(_roll(x, fit.shift, rolled, -1), fit.size)
@@ -193,7 +194,7 @@ def _placed(x: Float[Array, "b h w c"], fit: windows.Fit, rolled: bool | Array) 
 def _put_back(
     x: Float[Array, "b h2 w2 c"], fit: windows.Fit, rolled: bool | Array, size: Size
 ) -> Float[Array, "b h w c"]:
-    """Undoes `_placed` for a map of this size."""
+    """Undo `_placed` for a map of this size."""
     if fit.pad_first:
         return _roll(x, fit.shift, rolled, 1)[:, : size[0], : size[1]]
     return _roll(x[:, : size[0], : size[1]], fit.shift, rolled, 1)
@@ -207,7 +208,7 @@ def _roll(x: Float[Array, "b h w c"], shift: Size, rolled: bool | Array, sign: i
 
 
 def pad(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
-    """Zeros below and to the right."""
+    """Pad the map with zeros below and to the right."""
     if x.shape[1:3] == size:
         return x
     return jnp.pad(x, ((0, 0), (0, size[0] - x.shape[1]), (0, size[1] - x.shape[2]), (0, 0)))
@@ -219,11 +220,11 @@ def _looked_up(table: Float[Array, "rows columns heads"], window: Size, made_for
 
 
 def _unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Vectors of length 1 in float32; a zero vector, which keys of padding are, stays zero and has a gradient."""
+    """Scale vectors to length 1 in float32; a zero vector, such as a key of padding, stays zero and has a gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-24))
 
 
 def _exact(x: Float[ArrayLike, "... n"], y: Float[Array, "n m"]) -> Float[Array, "... m"]:
-    """Their product in full float32, which accelerators leave for less unless told."""
+    """Multiply in full float32; accelerators compute with fewer digits by default."""
     return jnp.matmul(x, y, precision="highest")

@@ -14,7 +14,7 @@ DEFAULTS = {"distillation_token": True, "gelu": "exact"}
 
 
 def create(variant: str, **overrides) -> ViT:
-    """Makes a DeiT by name.
+    """Make a DeiT by name.
 
     Args:
         variant: a row of VARIANTS, or one of these sizes with another patch, as in `vit.create`.

@@ -53,7 +53,7 @@ class Hybrid(vit.ViT):
     _patches_are_pixels = False
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         super().setup()
         self.resnet = ResNet(self.resnet_stages, self.resnet_width, self.dtype)
 
@@ -63,7 +63,7 @@ class Hybrid(vit.ViT):
         return total_stride(len(self.resnet_stages))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Gives the rows and columns of patches in an image of this height and width.
+        """Return the rows and columns of patches in an image of this height and width.
 
         Raises:
             InputError: the patch does not divide the ResNet's output.
@@ -78,7 +78,7 @@ class Hybrid(vit.ViT):
         return rows // patch_rows, columns // patch_columns
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
+        """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
         Only convolutions and matrix products count, a multiply-add as two.
 
@@ -98,13 +98,13 @@ class Hybrid(vit.ViT):
         return 2 * macs + super().flops(last, features, patch_tokens=patch_tokens)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Makes tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
+        """Make tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`."""
         self.grid_of((images.shape[1], images.shape[2]))  # it may raise InputError
         return super().embed(self.resnet(images), train=train)
 
 
 def create(variant: str, **overrides) -> Hybrid:
-    """Makes a hybrid by name.
+    """Make a hybrid by name.
 
     Args:
         variant: a row of VARIANTS, `"R50+B/16"`.

@@ -72,7 +72,7 @@ class PyramidBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ... dim"], *, train: bool) -> Float[Array, "b ... dim"]:
-        """Maps `[B, h, w, D]`, or `[B, N, D]` where there is neither reduction nor convolution, to the same shape."""
+        """Map `[B, h, w, D]`, or `[B, N, D]` where there is neither reduction nor convolution, to the same shape."""
         roles.declare_block(self)
         y = LayerNorm(self.norm_eps, name="norm1")(x).astype(self.dtype)
         memory = None
@@ -174,7 +174,7 @@ class PVT(nn.Module):
         return self.hidden_dims[-1]
 
     def layer_number(self, path: str) -> int:
-        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
+        """Return a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         What a later stage begins with counts to its first block, and a norm at a stage's end to its last.
 
@@ -192,14 +192,14 @@ class PVT(nn.Module):
         return sum(self.depths[:stage]) + 1 if stage else 0
 
     def grids(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Gives the height and width of each stage's map."""
+        """Return the height and width of each stage's map."""
         grids = [image_size]
         for size, stride in zip(self.patch_sizes, self.strides, strict=True):
             grids.append(windows(grids[-1], size, stride, self._padding(size)))
         return grids[1:]
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
+        """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
         Only matrix products and convolutions count, a multiply-add as two; the papers' figures are half of it.
 
@@ -246,7 +246,7 @@ class PVT(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Encodes images `[B, H, W, C]` float, normalised as in training.
+        """Encode images `[B, H, W, C]` float, normalised as in training.
 
         Args:
             images: `[B, H, W, C]`.
@@ -262,7 +262,7 @@ class PVT(nn.Module):
         x, maps, kept, tokens = images, [], [], None
         for stage in range(len(self.depths)):
             x = self._embed(x, stage)  # [b, h, w, dim]
-            grid = x.shape[1:3]
+            grid = (x.shape[1], x.shape[2])
             if self.version == 1:
                 x = self._with_positions(x, stage, train=train)
             before = sum(self.depths[:stage])
@@ -292,7 +292,7 @@ class PVT(nn.Module):
         return Features(tokens=tokens, pooled=pooled, grid=grid, maps=tuple(maps), intermediates=tuple(kept))
 
     def _as_map(self, x: Float[Array, "b ... dim"], stage: int, grid: tuple[int, int]) -> Float[Array, "b h w dim"]:
-        """Gives a block's output without the class token."""
+        """Return a block's output without the class token."""
         return x[:, 1:].reshape(x.shape[0], *grid, -1) if self._has_class_token(stage) else x
 
     def _embed(self, x: Float[Array, "b H W c"], stage: int) -> Float[Array, "b h w dim"]:
@@ -309,7 +309,7 @@ class PVT(nn.Module):
         return LayerNorm(self.embed_norm_eps, name=f"patch_norm_{stage}")(embed(x)).astype(self.dtype)
 
     def _with_positions(self, x: Float[Array, "b h w dim"], stage: int, *, train: bool) -> Float[Array, "b ... dim"]:
-        """Adds the positions to a map, and makes tokens of it in version 1's last stage: `[B, 1 + h * w, D]`."""
+        """Add the positions to a map, and makes tokens of it in version 1's last stage: `[B, 1 + h * w, D]`."""
         prefix = jnp.zeros((x.shape[0], 0, x.shape[-1]), x.dtype)
         if self._has_class_token(stage):
             token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, x.shape[-1]))
@@ -346,7 +346,7 @@ _BY_STAGE = ("hidden_dims", "num_heads", "mlp_ratios", "reductions", "patch_size
 
 
 def create(variant: str, **overrides) -> PVT:
-    """Makes a PVT by name.
+    """Make a PVT by name.
 
     Args:
         variant: a row of VARIANTS.
@@ -388,7 +388,7 @@ _RULES = (
 
 
 def _check(fields: dict[str, Any]) -> None:
-    """Raises InputError for options that do not fit the stages or one another."""
+    """Raise InputError for options that do not fit the stages or one another."""
     stages = len(fields["depths"])
     rules: dict[str, options.Rule] = dict.fromkeys(_BY_STAGE, options.counts(stages))
     rules["mlp_ratios"] = options.Rule(

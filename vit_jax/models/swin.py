@@ -84,7 +84,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        """Maps `[B, h, w, C]` to the same shape."""
+        """Map `[B, h, w, C]` to the same shape."""
         roles.declare_block(self)
         kind = WindowAttention if self.version == 1 else CosineWindowAttention
         attention = kind(self.attention, self.dtype, name="attention")
@@ -167,7 +167,7 @@ class Swin(nn.Module):
         return sum(self.depths)
 
     def layer_number(self, path: str) -> int:
-        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
+        """Return a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         A merging counts as part of the block before it, as in the authors' fine-tuning (SimMIM's optimizer.py).
 
@@ -182,7 +182,7 @@ class Swin(nn.Module):
         return self.depth + 1 if path.startswith("norm/") else 0
 
     def fits(self, image_size: Size) -> list[windows.Fit]:
-        """Fits the shifted windows of each stage to its map of an image of this height and width."""
+        """Fit the shifted windows of each stage to its map of an image of this height and width."""
         placed, size = [], _ceil(image_size, self.patch_size)
         for stage, window in enumerate(self.window_size):
             fixed = self.shift_size is not None
@@ -195,11 +195,11 @@ class Swin(nn.Module):
         return (rows // 2, columns // 2) if self.shift_size is None else self.shift_size[stage]
 
     def dims(self, stage: int) -> int:
-        """Gives the channels of a stage, counted from 0."""
+        """Return the channels of a stage, counted from 0."""
         return self.embed_dim * 2**stage
 
     def flops(self, image_size: Size, channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
+        """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
         Only matrix products count, a multiply-add as two; V2's MLP for the biases, which a batch needs once,
         is left out. "GFLOPs" in the papers are half of it.
@@ -223,7 +223,7 @@ class Swin(nn.Module):
         return 2 * total
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, self.dtype)
         self.embed_norm = LayerNorm(self.embed_norm_eps)
         self.pos_embedding = PositionEmbedding(self.posemb)
@@ -271,7 +271,7 @@ class Swin(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Encodes images `[B, H, W, C]` float of any size, normalised as in training.
+        """Encode images `[B, H, W, C]` float of any size, normalised as in training.
 
         Images that the patch does not divide are padded with zeros below and to the right, as in Hugging Face's code.
         The maps are the stages' outputs, at strides of 1, 2, 4, 8 .. patches; tokens are the last of them after
@@ -317,7 +317,7 @@ def _ceil(size: Sequence[int], by: Size) -> Size:
 
 
 def create(variant: str, **overrides) -> Swin:
-    """Makes a Swin Transformer by name.
+    """Make a Swin Transformer by name.
 
     Args:
         variant: a size of VARIANTS and a window, `"T/7"`, `"V2-B/16"`; any other window works too.
@@ -359,7 +359,7 @@ def create(variant: str, **overrides) -> Swin:
 
 
 def _by_stage(name: str, value: Any, stages: int) -> tuple | None:
-    """Gives one value for each stage of an option that may be given once for all."""
+    """Return one value for each stage of an option that may be given once for all."""
     is_window = name != "num_heads"
     ok = functools.partial(_is_window, least=name != "shift_size") if is_window else options.is_count
     if value is None and name in ("shift_size", "pretrained_window_size"):

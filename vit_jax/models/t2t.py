@@ -109,7 +109,7 @@ class T2TViT(nn.Module):
     pooling = "token"
 
     def layer_number(self, path: str) -> int:
-        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
+        """Return a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
@@ -117,7 +117,7 @@ class T2TViT(nn.Module):
         return stack_layer_number(path, self.depth, after=("norm",))
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
+        """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
         Only matrix products count, a multiply-add as two; the source's MACs are half of it.
 
@@ -137,14 +137,14 @@ class T2TViT(nn.Module):
         return 2 * (macs + stack_macs(self.depth, rows * columns + 1, self.hidden_dim, self.mlp_dim, outputs))
 
     def _mixing(self, tokens: int) -> int:
-        """Counts the multiply-adds of an attention of the tokens-to-token module, without its projections."""
+        """Count the multiply-adds of an attention of the tokens-to-token module, without its projections."""
         if self.tokens_type == "transformer":
             return 2 * tokens**2 * self.token_dim
         features = self.token_dim // 2
         return tokens * features * (4 * self.token_dim + 1)
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         self.tokens_to_token = TokensToToken(
             self.hidden_dim, self.token_dim, self.tokens_type, self.token_dropout, self.norm_eps, self.dtype
         )
@@ -181,7 +181,7 @@ class T2TViT(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Encodes images `[B, H, W, C]` float, normalised as in training.
+        """Encode images `[B, H, W, C]` float, normalised as in training.
 
         Args:
             images: `[B, H, W, C]`.
@@ -200,7 +200,7 @@ class T2TViT(nn.Module):
         return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens, intermediates=intermediates)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Makes tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
+        """Make tokens with their positions: `[B, H, W, C]` to `[B, 1 + h * w, D]`, the class token first."""
         x = self.tokens_to_token(images, train=train)  # [b, h, w, dim]
         batch, rows, columns, dim = x.shape
         prefix = jnp.broadcast_to(self.class_token, (batch, 1, dim)).astype(x.dtype)
@@ -220,7 +220,7 @@ class T2TViT(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Passes tokens through the blocks and the last norm.
+        """Pass tokens through the blocks and the last norm.
 
         Args:
             tokens: `[B, N, D]`, as `embed` gives them: the class token first, then any of the patches in any order.
@@ -247,7 +247,7 @@ class T2TViT(nn.Module):
 
 
 def sinusoid(made_for: tuple[int, int], grid: tuple[int, int], dim: int) -> Float[Array, "n dim"]:
-    """Computes the positions of the class token and a grid of patches for one grid and resizes them to another.
+    """Compute the positions of the class token and a grid of patches for one grid and resizes them to another.
 
     Args:
         made_for: rows and columns that they are computed for.
@@ -267,7 +267,7 @@ def sinusoid(made_for: tuple[int, int], grid: tuple[int, int], dim: int) -> Floa
 
 
 def create(variant: str, **overrides) -> T2TViT:
-    """Makes a T2T-ViT by name.
+    """Make a T2T-ViT by name.
 
     Args:
         variant: a row of VARIANTS, `"14"`, or `"t-14"` with a transformer in the tokens-to-token module.

@@ -132,7 +132,7 @@ class ViT(nn.Module):
         return int(self.has_class_token) + int(self.distillation_token) + self.register_tokens
 
     def layer_number(self, path: str) -> int:
-        """Gives a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
+        """Return a parameter's place between image and output: 0 before the blocks, i in the i-th, depth + 1 after.
 
         Args:
             path: within the encoder, `block_0/mlp/fc1/kernel`.
@@ -140,7 +140,7 @@ class ViT(nn.Module):
         return stack_layer_number(path, self.depth, after=("norm", "fc_norm", "pool", "pre_logits"))
 
     def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Gives the rows and columns of patches in an image of this height and width.
+        """Return the rows and columns of patches in an image of this height and width.
 
         Raises:
             InputError: the patch does not divide the image.
@@ -148,7 +148,7 @@ class ViT(nn.Module):
         return patch_grid(image_size, self.patch_size)
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
-        """Counts the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
+        """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
 
         Only matrix products count, a multiply-add as two; "GFLOPs" in papers are often half of it.
 
@@ -166,7 +166,7 @@ class ViT(nn.Module):
         return 2 * (stem + blocks + pool + dim * (self.representation_size or 0))
 
     def setup(self) -> None:
-        """Makes the layers."""
+        """Make the layers."""
         self.patch_embed = PatchEmbed(
             self.patch_size, self.hidden_dim, self.dtype, self.patch_bias, is_stem=self._patches_are_pixels
         )
@@ -203,7 +203,7 @@ class ViT(nn.Module):
             self.pre_logits = nn.Dense(self.representation_size, dtype=self.dtype)
 
     def _prefix_tokens(self) -> list[Float[Array, "1 p dim"]]:
-        """Makes the learned tokens before the patches, in their order."""
+        """Make the learned tokens before the patches, in their order."""
         normal, zeros = nn.initializers.normal(0.02), nn.initializers.zeros
         tokens = (
             ("class_token", zeros, int(self.has_class_token)),
@@ -220,7 +220,7 @@ class ViT(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Encodes images `[B, H, W, C]` float, normalised as in training.
+        """Encode images `[B, H, W, C]` float, normalised as in training.
 
         Args:
             images: `[B, H, W, C]`.
@@ -238,7 +238,7 @@ class ViT(nn.Module):
         return self.encode(tokens, grid=grid, train=train, patch_tokens=patch_tokens, intermediates=intermediates)
 
     def embed(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b n dim"]:
-        """Makes tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`, patches row by row."""
+        """Make tokens with their positions: `[B, H, W, C]` to `[B, prefix + h * w, D]`, patches row by row."""
         x = self.patch_embed(images)  # [b, h, w, dim]
         prefix = jnp.concatenate([jnp.zeros((1, 0, self.hidden_dim)), *self.prefix], axis=1)
         prefix = jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:])).astype(x.dtype)
@@ -254,7 +254,7 @@ class ViT(nn.Module):
         patch_tokens: bool = True,
         intermediates: Sequence[int] = (),
     ) -> Features:
-        """Passes tokens through the blocks, the last norm and the pooling.
+        """Pass tokens through the blocks, the last norm and the pooling.
 
         Args:
             tokens: `[B, N, D]`, as `embed` gives them: the prefix tokens first, then any of the patches in any order,
@@ -281,7 +281,7 @@ class ViT(nn.Module):
         return Features(tokens=x, pooled=self._pooled(x, train=train), grid=grid, intermediates=stacked.intermediates)
 
     def _num_outputs(self, *, patch_tokens: bool) -> int | None:
-        """Gives the number of tokens that the last block must compute; None is all."""
+        """Return the number of tokens that the last block must compute; None is all."""
         return None if patch_tokens or self.pooling != "token" else self.num_prefix_tokens
 
     def _pooled(self, x: Float[Array, "b n dim"], *, train: bool) -> Float[Array, "b dim"]:
@@ -299,7 +299,7 @@ class ViT(nn.Module):
 
 
 def create(variant: str, **overrides) -> ViT:
-    """Makes a ViT by name.
+    """Make a ViT by name.
 
     Args:
         variant: a size of VARIANTS and a patch size, `"B/16"`; any other patch works too, `"Ti/4"` or `"B/16x8"`
@@ -353,7 +353,7 @@ _RULES = (
 
 
 def _check(fields: dict) -> None:
-    """Raises InputError for options that do not fit one another."""
+    """Raise InputError for options that do not fit one another."""
     options.check_divisible(fields, "hidden_dim", "num_heads")
     if fields.get("pooling", "token") == "token" and fields.get("class_token") is False:
         raise InputError("model.options.pooling 'token' needs model.options.class_token; valid without one: gap, map")

@@ -7,36 +7,36 @@ the number of devices.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vit_jax.contracts import BatchTransform, Prepare
-from vit_jax.types import IGNORED, Batch, Fields, Kind
+from vit_jax.types import IGNORED, Batch, Field, Fields, Kind
 
 
 def map_placed(batch: Batch, fields: Fields, function: Callable[[Kind, Array], Array]) -> Batch:
-    """Applies a function to every array of a batch that has a place in the image.
+    """Apply a function to every array of a batch that has a place in the image.
 
     Args:
         batch: arrays by name.
         fields: of the batch.
         function: called with a field's kind and its array `[B, ...]`.
     """
-    placed = {name: field.kind for name, field in fields.items() if field.is_placed and name in batch}
+    placed: dict[str, Kind] = {name: field.kind for name, field in fields.items() if field.is_placed and name in batch}
     return batch | {name: function(kind, batch[name]) for name, kind in placed.items()}
 
 
 def size_of(batch: Batch, fields: Fields) -> tuple[int, int]:
-    """Gives height and width in pixels of the images of a batch."""
+    """Return height and width in pixels of the images of a batch."""
     name = "image" if "image" in batch else next(name for name, field in fields.items() if field.kind == "image")
     return batch[name].shape[-3], batch[name].shape[-2]
 
 
 def flip(flipped: Bool[Array, " b"], kind: Kind, x: Shaped[Array, "b ..."], width_px: int) -> Shaped[Array, "b ..."]:
-    """Mirrors left to right what `flipped` says; dtype and range stay.
+    """Mirror left to right what `flipped` says; dtype and range stay.
 
     Args:
         flipped: `[B]`.
@@ -57,7 +57,7 @@ def flip(flipped: Bool[Array, " b"], kind: Kind, x: Shaped[Array, "b ..."], widt
 def shift(
     corners: Int[Array, "b 2"], kind: Kind, x: Shaped[Array, "b ..."], padding_px: int, size_px: tuple[int, int]
 ) -> Shaped[Array, "b ..."]:
-    """Pads on all sides and crops back at given corners; dtype stays.
+    """Pad on all sides and crops back at given corners; dtype stays.
 
     Args:
         corners: `[B, 2]` in [0, 2 padding_px], top and left of the crop in what was padded.
@@ -89,17 +89,17 @@ def shift(
 
 
 def normalize(
-    images: Shaped[Array, "b H W c"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "b H W c"]:
-    """(images / 255 - mean) / std, one channel at a time.
+    images: Shaped[Array, "... H W c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "... H W c"]:
+    """Return (images / 255 - mean) / std for each channel.
 
     Args:
-        images: `[B, H, W, C]` uint8 in [0, 255].
-        mean: one number a channel (or one for all), on the scale [0, 1].
+        images: `[..., H, W, C]` uint8 in [0, 255].
+        mean: one number for each channel (or one for all), on the scale [0, 1].
         std: likewise, positive.
 
     Returns:
-        `[B, H, W, C]` float32.
+        `[..., H, W, C]` float32.
     """
     # One multiply-add: x * (1 / (255 std)) - mean / std.
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
@@ -114,7 +114,7 @@ def renormalize(
     new_mean: tuple[float, ...],
     new_std: tuple[float, ...],
 ) -> Float[Array, "b H W c"]:
-    """What `normalize` with new_mean and new_std had given, of what it gave with mean and std.
+    """Turn what `normalize` gives with mean and std into what it gives with new_mean and new_std.
 
     Args:
         images: `[B, H, W, C]` float, normalised with mean and std.
@@ -124,7 +124,7 @@ def renormalize(
         new_std: positive.
 
     Returns:
-        `[B, H, W, C]` float32; the very images if nothing differs.
+        `[B, H, W, C]` float32; the same array if nothing differs.
     """
     if (mean, std) == (new_mean, new_std):
         return images
@@ -133,22 +133,22 @@ def renormalize(
 
 
 def random_erase(
-    keys: Key[Array, " b"], images: Float[Array, "b H W c"], probability: float
-) -> Float[Array, "b H W c"]:
-    """Replaces a random rectangle of each image by normal noise, with a probability.
+    keys: Key[Array, " b"], images: Float[Array, "b ... H W c"], probability: float
+) -> Float[Array, "b ... H W c"]:
+    """Replace a random rectangle of each image by normal noise, with a probability.
 
     Args:
-        keys: `[B]`, one an example.
-        images: `[B, H, W, C]`, normalised.
+        keys: `[B]`, one for each example.
+        images: `[B, ..., H, W, C]`, normalised; a clip loses the same rectangle in all frames.
         probability: of each image to be erased.
 
     Returns:
-        `[B, H, W, C]` of the same dtype.
+        An array of the same shape and dtype.
 
     Source: Zhong et al. 2017 (arXiv:1708.04896), as in timm's random_erasing.py with `mode="pixel"`: 0.02 to 1/3 of the
     area, height over width between 0.3 and 1/0.3.
     """
-    height_px, width_px = images.shape[1:3]
+    height_px, width_px = images.shape[-3:-1]
     rows, columns = jnp.arange(height_px)[:, None], jnp.arange(width_px)[None]
 
     def erase(key, image):
@@ -162,7 +162,7 @@ def random_erase(
 
 
 def _erased_box(key: Key[Array, ""], height_px: int, width_px: int) -> tuple[Int[Array, ""], ...]:
-    """(top, left, height, width): the first of ten draws that is smaller than the image, or no rows at all."""
+    """Return (top, left, height, width) of the first of ten draws that is smaller than the image, or no rows at all."""
     area_key, aspect_key, top_key, left_key = jax.random.split(key, 4)
     area = height_px * width_px * jax.random.uniform(area_key, (10,), minval=0.02, maxval=1 / 3)
     aspect = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=math.log(0.3), maxval=-math.log(0.3)))
@@ -176,11 +176,14 @@ def _erased_box(key: Key[Array, ""], height_px: int, width_px: int) -> tuple[Int
     return top, left, height, width
 
 
+_IMAGE_ALONE: Fields = {"image": Field("image", (None, None, None), "uint8")}
+
+
 class StepAugmentation(BatchTransform, Protocol):
     """What `make_prepare` takes: a `BatchTransform` that says when it is applied."""
 
-    order: int
-    normalised: bool
+    order: ClassVar[int]
+    normalised: ClassVar[bool]
 
 
 def make_prepare(
@@ -190,7 +193,7 @@ def make_prepare(
     fields: Fields | None = None,
     augmentations: Sequence[StepAugmentation] = (),
 ) -> Prepare:
-    """Makes the function that turns a batch off the loader into one for the model, inside the compiled step.
+    """Make the function that turns a batch off the loader into one for the model, inside the compiled step.
 
     Args:
         mean: see `normalize`.
@@ -212,17 +215,17 @@ def make_prepare(
     ordered = sorted(augmentations, key=lambda each: each.order)
 
     def prepare(key: jax.Array | None, batch: Batch, axis_name: str | None = None) -> Batch:
-        known = fields or {}
+        known = _IMAGE_ALONE if fields is None else fields
 
         def augmented(batch: Batch, known: Fields, *, normalised: bool) -> tuple[Batch, Fields]:
-            for each in ordered if key is not None else ():
-                if each.normalised == normalised:
+            for each in ordered:
+                if key is not None and each.normalised == normalised:
                     batch = each(jax.random.fold_in(key, each.order), batch, known, axis_name)
                     known = each.fields(known)
             return batch, known
 
         batch, known = augmented(batch, known, normalised=False)
-        images = {name for name, field in known.items() if field.kind == "image"} or {"image"}
+        images = [name for name, field in known.items() if field.kind == "image"]
         batch = batch | {name: normalize(batch[name], mean, std) for name in images if name in batch}
         return augmented(batch, known, normalised=True)[0]
 

@@ -16,7 +16,7 @@ _AXIS = contextvars.ContextVar[str | None]("batch axis", default=None)
 
 @contextlib.contextmanager
 def sliced_over(axis_name: str | None) -> Iterator[None]:
-    """Says that what is traced in this context sees a device's slice of a batch, cut over an axis of `pmap`."""
+    """Say that what is traced in this context sees a device's slice of a batch, cut over an axis of `pmap`."""
     token = _AXIS.set(axis_name)
     try:
         yield
@@ -25,7 +25,7 @@ def sliced_over(axis_name: str | None) -> Iterator[None]:
 
 
 def mean_over_devices(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Averages an array over the devices that each hold a slice of the batch; the same on all of them.
+    """Average an array over the devices that each hold a slice of the batch; the same on all of them.
 
     Statistics of a whole batch (batch normalisation, a centre) are the mean of those of equal slices. Where one program
     sees the whole batch, as on one device or under `mesh`, the array is returned as it is.
@@ -35,7 +35,7 @@ def mean_over_devices(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def keep_cut(x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """The same array, its first axis cut over BATCH_AXES where a mesh with them is in scope.
+    """Return the same array, its first axis cut over BATCH_AXES where a mesh with them is in scope.
 
     Without it XLA, which sees parameters cut over `fsdp` and a batch cut over it too, may gather the batch instead of
     the parameters, and have each device keep activations of more than its slice (docs/parallel.md has what that takes).

@@ -8,7 +8,7 @@ EXAMPLE_STREAMS = ("mask", "noise")
 
 
 def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:
-    """Makes one key for each example: the base key with the example's index folded in.
+    """Make one key for each example: the base key with the example's index folded in.
 
     Args:
         key: `[]` typed key.
@@ -22,7 +22,7 @@ def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, 
 
 
 def example_streams(key: Key[Array, ""], index: Shaped[Array, " b"]) -> dict[str, Key[Array, " b"]]:
-    """Makes the keys of EXAMPLE_STREAMS, `[B]` each: functions of the base key and the example's index alone.
+    """Make the keys of EXAMPLE_STREAMS, `[B]` each: functions of the base key and the example's index alone.
 
     Args:
         key: `[]` typed key.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 
 def cut_box(key: Key[Array, ""], share: Float[Array, ""], height_px: int, width_px: int) -> Bool[Array, "H W"]:
-    """A box around a random pixel with the image's proportions and 1 - share of its area, cut off at the edges.
+    """Return a box around a random pixel with the image's proportions and 1 - share of its area, cut off at the edges.
 
     Source: Yun et al. 2019, section 3.1 and algorithm A1; sides are rounded down, as in timm.
     """
@@ -31,7 +31,7 @@ def blend(one: Shaped[Array, "..."], other: Shaped[Array, "..."], share: Float[A
 
 
 def mirrored(x: Shaped[Array, "b ..."], axis_name: str | None) -> Shaped[Array, "b ..."]:
-    """The batch in reverse order; of a slice, what lies in its place in the whole batch reversed.
+    """Return the batch in reverse order; of a slice, what lies in its place in the whole batch reversed.
 
     A process has every n-th example of a global batch, and its devices have consecutive parts of these. Reversing the
     devices and then each slice therefore reverses the global batch whatever their numbers.

@@ -28,7 +28,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tupl
 
 
 def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int]) -> Shaped[Array, "b h w values"]:
-    """Cuts images into non-overlapping patches, each flattened row by row with its channels last.
+    """Cut images into non-overlapping patches, each flattened row by row with its channels last.
 
     Args:
         images: `[B, H, W, C]`.
@@ -45,8 +45,33 @@ def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int
     return x.reshape(batch, rows, columns, ph * pw * channels)
 
 
+def join_patches(
+    patches: Shaped[Array, "b n values"], image_shape: tuple[int, int, int], patch_size: tuple[int, int]
+) -> Shaped[Array, "b H W c"]:
+    """Put patches together again; undoes `extract_patches`.
+
+    Args:
+        patches: `[B, N, height * width * C]`, row by row.
+        image_shape: height, width and channels of the images.
+        patch_size: height and width in pixels; they must divide the image's.
+
+    Returns:
+        `[B, H, W, C]`.
+
+    Example:
+        >>> images = jnp.arange(16).reshape(1, 4, 4, 1)
+        >>> patches = extract_patches(images, (2, 2)).reshape(1, 4, 4)
+        >>> bool((join_patches(patches, (4, 4, 1), (2, 2)) == images).all())
+        True
+    """
+    height, width, channels = image_shape
+    rows, columns = patch_grid((height, width), patch_size)
+    x = patches.reshape(len(patches), rows, columns, *patch_size, channels)
+    return jnp.swapaxes(x, 2, 3).reshape(len(patches), height, width, channels)
+
+
 def unfold(images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int) -> Shaped[Array, "b h w values"]:
-    """Cuts images into square patches that may overlap, each flattened channel by channel, row by row.
+    """Cut images into square patches that may overlap, each flattened channel by channel, row by row.
 
     The order of a patch's values is that of PyTorch's `Unfold`, so that what is learned on them needs no reordering.
 

@@ -16,7 +16,7 @@ def target() -> str:
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-    """What is traced in this context is for such devices, which need not be there."""
+    """Return what is traced in this context is for such devices, which need not be there."""
     token = _TARGET.set(platform)
     try:
         yield

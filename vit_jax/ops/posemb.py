@@ -8,7 +8,7 @@ from vit_jax.errors import InputError
 
 
 def sincos1d(length: int, dim: int, *, temperature: float = 10_000.0) -> Float[Array, "length dim"]:
-    """Computes sines and cosines of the position in the sequence, interleaved.
+    """Compute sines and cosines of the position in the sequence, interleaved.
 
     Channel 2i of position p is sin(p / temperature**(2i / dim)), channel 2i + 1 the cosine of the same.
 
@@ -27,7 +27,7 @@ def sincos1d(length: int, dim: int, *, temperature: float = 10_000.0) -> Float[A
 
 
 def sincos2d(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) -> Float[Array, "h w dim"]:
-    """Computes sines and cosines of the column, then of the row, a quarter of the channels each.
+    """Compute sines and cosines of the column, then of the row, a quarter of the channels each.
 
     The channels are sin(x w), cos(x w), sin(y w), cos(y w) with w_k = temperature**(-k / (dim / 4 - 1)).
 
@@ -52,7 +52,7 @@ def sincos2d(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) 
 
 
 def sincos2d_mae(grid: tuple[int, int], dim: int, *, temperature: float = 10_000.0) -> Float[np.ndarray, "h w dim"]:
-    """Computes the masked autoencoder's sines and cosines of the column and the row.
+    """Compute the masked autoencoder's sines and cosines of the column and the row.
 
     The channels are sin(x w), cos(x w), sin(y w), cos(y w) as in `sincos2d`, a quarter each, but with
     w_k = temperature**(-k / (dim / 4)).
@@ -88,7 +88,7 @@ def sincos2d_mae(grid: tuple[int, int], dim: int, *, temperature: float = 10_000
 def resize_grid(
     grid_embedding: Float[Array, "h w dim"], size: tuple[int, int], *, antialias: bool = True
 ) -> Float[Array, "h2 w2 dim"]:
-    """Resizes a learned position embedding from one grid of patches to another by cubic convolution.
+    """Resize a learned position embedding from one grid of patches to another by cubic convolution.
 
     The corners of the grids' outermost cells coincide (half-pixel centres), as in the two libraries below. The two
     choices differ a little even where the grid grows, so that a checkpoint is best resized as in its own library.
@@ -96,9 +96,9 @@ def resize_grid(
     Args:
         grid_embedding: `[h, w, D]`, prefix tokens not included.
         size: rows and columns `(h2, w2)`.
-        antialias: True uses a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border: timm's
-            `resample_abs_pos_embed`, and `jax.image.resize`. False uses a kernel with a = -0.75 over four cells, the
-            border's repeated: Hugging Face's `interpolate_pos_encoding`.
+        antialias: True uses a kernel with a = -0.5, widened where the grid shrinks and renormalised at the border, as
+            timm's `resample_abs_pos_embed` and `jax.image.resize` do. False uses a kernel with a = -0.75 over four
+            cells, those of the border repeated, as Hugging Face's `interpolate_pos_encoding` does.
 
     Returns:
         `[h2, w2, D]` float32; for the same size the argument itself.
@@ -115,7 +115,7 @@ def resize_grid(
 
 
 def _cubic(old: int, new: int, antialias: bool) -> np.ndarray:
-    """Computes each new cell's weights of the old ones, which sum to 1, `[new, old]` float64."""
+    """Compute each new cell's weights of the old ones, which sum to 1, `[new, old]` float64."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:
         distance = np.abs(centres[:, None] - np.arange(old)) / max(old / new, 1.0)
@@ -130,12 +130,12 @@ def _cubic(old: int, new: int, antialias: bool) -> np.ndarray:
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:
-    """Computes the cubic convolution kernel at distances x of at least 0."""
+    """Compute the cubic convolution kernel at distances x of at least 0."""
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def _angles(length: int, exponents: Array, temperature: float) -> Array:
-    """Computes position / temperature**exponent for positions 0 to length - 1, `[length, k]` float32."""
+    """Compute position / temperature**exponent for positions 0 to length - 1, `[length, k]` float32."""
     return jnp.arange(length, dtype=jnp.float32)[:, None] / temperature**exponents

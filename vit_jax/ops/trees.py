@@ -7,13 +7,13 @@ import jax
 
 
 def leaf_names(tree: Any) -> list[str]:
-    """Lists the paths of the leaves in tree order, `encoder/block_0/mlp/fc1/kernel`."""
+    """List the paths of the leaves in tree order, `encoder/block_0/mlp/fc1/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens nested dicts into one with dotted keys.
+    """Flatten nested dicts into one with dotted keys.
 
     Args:
         tree: dicts within dicts.

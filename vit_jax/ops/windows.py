@@ -32,7 +32,7 @@ class Fit:
 
 
 def fit(size: Size, window: Size, shift: Size, *, how: str, fixed: bool) -> Fit:
-    """Fits windows to a map.
+    """Fit windows to a map.
 
     Unless they are fixed, windows are no larger than the map, and where one spans it they are not shifted: along that
     side (`timm`), or along neither (`authors`).
@@ -58,7 +58,7 @@ def fit(size: Size, window: Size, shift: Size, *, how: str, fixed: bool) -> Fit:
 
 
 def relative_index(window: Size, table: Size) -> Int[np.ndarray, "n n"]:
-    """Where a table of all offsets keeps that of each query from each key.
+    """Return where a table of all offsets keeps that of each query from each key.
 
     Args:
         window: rows and columns.
@@ -77,7 +77,7 @@ def relative_index(window: Size, table: Size) -> Int[np.ndarray, "n n"]:
 
 
 def shift_mask(placed: Fit, value: float) -> Float[np.ndarray, "windows n n"] | None:
-    """What is added to the scores of a rolled map, so that its tokens attend only to those that were beside them.
+    """Make what is added to the scores of a rolled map, so that tokens attend to their former neighbours only.
 
     Args:
         placed: the windows.
@@ -102,7 +102,7 @@ def shift_mask(placed: Fit, value: float) -> Float[np.ndarray, "windows n n"] | 
 
 
 def log_offsets(window: Size, pretrained: Size | None = None) -> Float[np.ndarray, "rows columns 2"]:
-    """The offsets of a window on a logarithmic scale: sign(x) log2(1 + |x|) / log2(8), where x is 8 at the largest.
+    """Compute offsets in a window on a logarithmic scale: sign(x) log2(1 + |x|) / log2(8), x being 8 at most.
 
     Args:
         window: rows and columns.
@@ -123,7 +123,7 @@ def log_offsets(window: Size, pretrained: Size | None = None) -> Float[np.ndarra
 
 
 def resize_table(table: Float[Array, "rows columns heads"], size: Size) -> Float[Array, "rows2 columns2 heads"]:
-    """A table of relative position biases for another window, by cubic convolution.
+    """Return a table of relative position biases for another window, by cubic convolution.
 
     Args:
         table: `[2 rows - 1, 2 columns - 1, heads]` of a window of rows x columns.
@@ -136,7 +136,7 @@ def resize_table(table: Float[Array, "rows columns heads"], size: Size) -> Float
 
 
 def partition(x: Shaped[Array, "b H W c"], window: Size, groups: int) -> Shaped[Array, "b windows groups n d"]:
-    """Cuts a map into windows, and its channels into groups (heads), in one transposition.
+    """Cut a map into windows, and its channels into groups (heads), in one transposition.
 
     Args:
         x: `[B, H, W, C]`; the window divides H and W, the groups C.
@@ -154,7 +154,7 @@ def partition(x: Shaped[Array, "b H W c"], window: Size, groups: int) -> Shaped[
 
 
 def merge(windows: Shaped[Array, "b windows groups n d"], window: Size, size: Size) -> Shaped[Array, "b H W c"]:
-    """Undoes `partition` for a map of H x W = size."""
+    """Undo `partition` for a map of H x W = size."""
     batch, _, groups, _, dim = windows.shape
     rows, columns = window
     x = windows.reshape(batch, size[0] // rows, size[1] // columns, groups, rows, columns, dim)

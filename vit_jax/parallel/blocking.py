@@ -17,7 +17,7 @@ class _Blocking:
 
 
 def wrapper(device: Any, num_devices: int) -> Callable[[Any], Callable]:
-    """Returns what wraps a compiled step: on several CPU devices it waits for each call's results.
+    """Return what wraps a compiled step: on several CPU devices it waits for each call's results.
 
     XLA's CPU collectives can deadlock when many steps are in flight.
 

@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vit_jax.errors import InputError
+from vit_jax.layers import roles
 from vit_jax.ops import platform
 from vit_jax.ops.batch_axes import BATCH_AXES
 from vit_jax.parallel import blocking, sharding
@@ -31,7 +32,7 @@ class Mesh:
     def __init__(
         self, data: int = -1, fsdp: int = 1, tensor: int = 1, *, min_size: int = 2**14, devices: Sequence | None = None
     ) -> None:
-        """Lays the devices out.
+        """Lay the devices out.
 
         Args:
             data: number of groups of devices that each hold a copy of the state; -1 is what the other axes leave.
@@ -50,6 +51,7 @@ class Mesh:
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
         self._replicated = NamedSharding(self.mesh, PartitionSpec())
         self._min_size = min_size
+        self._roles: dict[str, roles.Role] = {}  # of the parameters, collected while a state is traced
         self._platform = devices[0].platform
         self._finish = blocking.wrapper(devices[0], self.num_devices)
 
@@ -59,7 +61,7 @@ class Mesh:
         return " x ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
 
     def notes(self, params: Params) -> list[str]:
-        """Says so if `fsdp` cuts nothing."""
+        """Say so if `fsdp` cuts nothing."""
         size = self.mesh.shape["fsdp"]
         specs = [sharding.spec for sharding in jax.tree.leaves(self.state_sharding(params))]
         if size == 1 or any("fsdp" in spec for spec in specs):
@@ -70,22 +72,29 @@ class Mesh:
         ]
 
     def state_sharding(self, state: Any) -> Any:
-        """Returns a tree of shardings for a state or parameters, real or abstract."""
-        return sharding.shardings(state, self.mesh, min_size=self._min_size)
+        """Return a tree of shardings for a state or parameters, real or abstract."""
+        return sharding.shardings(state, self.mesh, roles=self._roles, min_size=self._min_size)
+
+    def _shapes(self, make_state: Callable[[], TrainState]) -> TrainState:
+        """Trace make_state, which initialises the model, and keeps the roles of its parameters."""
+        with roles.collecting() as found:
+            shapes = jax.eval_shape(lambda: make_state())  # a new function, since JAX remembers what it traced
+        self._roles |= found
+        return shapes
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Returns shapes and types with shardings: every process reads its own shards of a checkpoint."""
-        state = jax.eval_shape(make_state)
+        """Return shapes and types with shardings: every process reads its own shards of a checkpoint."""
+        state = self._shapes(make_state)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.state_sharding(state)
         )
 
     def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Makes the state in shards: no device ever holds the whole of it."""
-        return jax.jit(make_state, out_shardings=self.state_sharding(jax.eval_shape(make_state)))()
+        """Make the state in shards: no device ever holds the whole of it."""
+        return jax.jit(make_state, out_shardings=self.state_sharding(self._shapes(make_state)))()
 
     def place_state(self, state: Any) -> Any:
-        """Cuts each leaf into its shards; a leaf that is cut that way already stays where it is."""
+        """Cut each leaf into its shards; a leaf that is cut that way already stays where it is."""
 
         def place(x, sharding):
             if isinstance(x, jax.Array):
@@ -96,11 +105,11 @@ class Mesh:
         return jax.tree.map(place, state, self.state_sharding(state))
 
     def place_batch(self, batch: Batch) -> Batch:
-        """Makes the global `[B, ...]` of this process's `[b, ...]`."""
+        """Make the global `[B, ...]` of this process's `[b, ...]`."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.batch_sharding, x), batch)
 
     def compile_train_step(self, train_step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
-        """Compiles by `jax.jit`, with the state donated."""
+        """Compile by `jax.jit`, with the state donated."""
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
             with self._in_scope():
@@ -111,7 +120,7 @@ class Mesh:
         return self._finish(jax.jit(step, donate_argnums=0, out_shardings=(None, self._replicated)))
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
-        """Compiles by `jax.jit`, nothing donated; every device gets all sums and rows."""
+        """Compile by `jax.jit`, nothing donated; every device gets all sums and rows."""
 
         def step(params: Params, batch: Batch) -> tuple[dict, dict]:
             with self._in_scope():
@@ -120,31 +129,31 @@ class Mesh:
         return self._finish(jax.jit(step, out_shardings=self._replicated))
 
     def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
-        """Returns the state as it is, and the batch cut into slices."""
+        """Return the state as it is, and the batch cut into slices."""
         return state, jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.batch_sharding), batch
         )
 
     def fetch(self, tree: Any) -> Any:
-        """Copies whole arrays; with several processes, only of leaves that every device has all of."""
+        """Copy whole arrays; with several processes, only of leaves that every device has all of."""
         # Copied, since on the CPU it may be the very memory that the next step, to which the state is donated, writes.
         return jax.tree.map(np.array, jax.device_get(tree))
 
     def snapshot(self, state: TrainState) -> TrainState:
-        """Returns the sharded arrays themselves, of which every process saves its own shards."""
+        """Return the sharded arrays themselves, of which every process saves its own shards."""
         # Orbax brings them to the host before it returns, except on the CPU, where it saves from the very memory that
         # the next step, to which the state is donated, writes.
         return jax.tree.map(jnp.copy, state) if self._platform == "cpu" else state
 
     @contextlib.contextmanager
     def _in_scope(self) -> Iterator[None]:
-        """Tells `batch_axes.keep_cut` of the mesh, and the ops which platform they are compiled for."""
+        """Tell `batch_axes.keep_cut` of the mesh, and the ops which platform they are compiled for."""
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh), platform.compiling_for(self._platform):
             yield
 
 
 def _sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
-    """Returns the axes' sizes with -1 filled in."""
+    """Return the axes' sizes with -1 filled in."""
     for name, size in sizes.items():
         if size < 1 and size != -1:
             raise InputError(f"parallel.{name} is {size}; valid: 1 or more, or -1 for the devices left")
@@ -162,7 +171,7 @@ def _sizes(sizes: dict[str, int], num_devices: int) -> dict[str, int]:
 
 
 def _grid(sizes: dict[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """Arranges the devices along the axes, `[data, fsdp, tensor]`, each group of `tensor` within one process.
+    """Arrange the devices along the axes, `[data, fsdp, tensor]`, each group of `tensor` within one process.
 
     JAX's own arrangement follows the network, and is used if it keeps the groups within processes. On TPUs it may not:
     in a `v5e:4x4` it makes rows of 4 chips, while a host has 2x2 of them.

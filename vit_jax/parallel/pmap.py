@@ -18,7 +18,7 @@ class Pmap:
     axis_name = "batch"
 
     def __init__(self, devices: Sequence[Any] | None = None) -> None:
-        """Uses the given devices of this process, or all devices of all processes."""
+        """Use the given devices of this process, or all devices of all processes."""
         self._devices = devices
         self.num_devices = self.num_slices = jax.device_count() if devices is None else len(devices)
         local = jax.local_devices() if devices is None else devices
@@ -31,19 +31,19 @@ class Pmap:
     layout = ""
 
     def notes(self, params: Params) -> list[str]:
-        """Returns nothing: every device has all parameters."""
+        """Return nothing: every device has all parameters."""
         return []
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Returns shapes and types without shardings: a checkpoint is read into NumPy arrays."""
+        """Return shapes and types without shardings: a checkpoint is read into NumPy arrays."""
         return jax.eval_shape(make_state)
 
     def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Makes the state on the first device and fetches it."""
+        """Make the state on the first device and fetches it."""
         return jax.device_get(jax.jit(make_state)())
 
     def place_state(self, state: Any) -> Any:
-        """Copies each leaf `[...]` to every local device: `[local devices, ...]`."""
+        """Copy each leaf `[...]` to every local device: `[local devices, ...]`."""
 
         def place(x):
             x = np.asarray(x)
@@ -52,7 +52,7 @@ class Pmap:
         return jax.tree.map(place, state)
 
     def place_batch(self, batch: Batch) -> Batch:
-        """Splits each `[b, ...]` into `[local devices, b / local devices, ...]`."""
+        """Split each `[b, ...]` into `[local devices, b / local devices, ...]`."""
 
         def place(x):
             return jax.device_put(x.reshape(self._num_local, -1, *x.shape[1:]), self._sharding)
@@ -60,15 +60,15 @@ class Pmap:
         return jax.tree.map(place, batch)
 
     def compile_train_step(self, train_step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
-        """Compiles by `jax.pmap`, with the state donated."""
+        """Compile by `jax.pmap`, with the state donated."""
         return self._finish(jax.pmap(train_step, self.axis_name, donate_argnums=0, devices=self._devices))
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
-        """Compiles by `jax.pmap`, nothing donated."""
+        """Compile by `jax.pmap`, nothing donated."""
         return self._finish(jax.pmap(eval_step, self.axis_name, devices=self._devices))
 
     def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
-        """Adds the device axis that `place_state` and `place_batch` add, over this process's devices."""
+        """Add the device axis that `place_state` and `place_batch` add, over this process's devices."""
         share = self._num_local / self.num_devices
 
         def stacked(x):
@@ -81,14 +81,14 @@ class Pmap:
         return jax.tree.map(stacked, state), jax.tree.map(split, batch)
 
     def fetch(self, tree: Any) -> Any:
-        """Copies what the first local device has, without the device axis."""
+        """Copy what the first local device has, without the device axis."""
         first = jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
         # Sliced on the host, since the device would do it after the steps under way; copied, since on the CPU it may
         # be the very memory that the next step, to which the state is donated, writes to.
         return jax.tree.map(lambda x: np.array(x[0]), first)
 
     def snapshot(self, state: TrainState) -> TrainState:
-        """Fetches the state as NumPy arrays."""
+        """Fetch the state as NumPy arrays."""
         return self.fetch(state)
 
 
@@ -106,23 +106,23 @@ class PmapAhead:
         self.mesh = jax.sharding.Mesh(np.array(devices), (self.axis_name,), axis_types=(AxisType.Auto,))
 
     def notes(self, params: Params) -> list[str]:
-        """Returns nothing: every device has all parameters."""
+        """Return nothing: every device has all parameters."""
         return []
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Returns shapes and types; every device has the whole state."""
+        """Return shapes and types; every device has the whole state."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), jax.eval_shape(make_state)
         )
 
     def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
-        """Returns the state as it is, and the batch cut into slices."""
+        """Return the state as it is, and the batch cut into slices."""
         sliced = NamedSharding(self.mesh, PartitionSpec(self.axis_name))
         return state, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sliced), batch)
 
     def compile_train_step(self, train_step: Callable) -> Any:
-        """Compiles by `jax.jit` of `jax.shard_map`, with the state donated."""
+        """Compile by `jax.jit` of `jax.shard_map`, with the state donated."""
         whole, sliced = PartitionSpec(), PartitionSpec(self.axis_name)
 
         def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:

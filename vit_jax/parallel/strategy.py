@@ -39,11 +39,11 @@ class Strategy(Protocol):
         ...
 
     def notes(self, params: Params) -> list[str]:
-        """Lists what may surprise the user about how these parameters, real or abstract, are spread."""
+        """List what may surprise the user about how these parameters, real or abstract, are spread."""
         ...
 
     def abstract_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Returns the shapes and types of the state, and its shardings where a checkpoint is read in shards.
+        """Return the shapes and types of the state, and its shardings where a checkpoint is read in shards.
 
         Args:
             make_state: makes the whole state, whatever trees it holds.
@@ -54,11 +54,11 @@ class Strategy(Protocol):
         ...
 
     def new_state(self, make_state: Callable[[], TrainState]) -> TrainState:
-        """Compiles and runs `make_state`; returns what `place_state` takes."""
+        """Compile and runs `make_state`; returns what `place_state` takes."""
         ...
 
     def place_state(self, state: Any) -> Any:
-        """Puts a tree of arrays on the devices.
+        """Put a tree of arrays on the devices.
 
         Args:
             state: a state, or any part of one, from `new_state`, a checkpoint or NumPy.
@@ -66,19 +66,19 @@ class Strategy(Protocol):
         ...
 
     def place_batch(self, batch: Batch) -> Batch:
-        """Puts this process's share of a batch, NumPy arrays `[b, ...]`, on its devices."""
+        """Put this process's share of a batch, NumPy arrays `[b, ...]`, on its devices."""
         ...
 
     def compile_train_step(self, train_step: Callable) -> Callable:
-        """Compiles `(state, batch) -> (state, metrics)`; the step may reuse the memory of the state it is given."""
+        """Compile `(state, batch) -> (state, metrics)`; the step may reuse the memory of the state it is given."""
         ...
 
     def compile_eval_step(self, eval_step: Callable) -> Callable:
-        """Compiles `(params, batch) -> (sums, rows)`; `params` is any tree that `place_state` placed."""
+        """Compile `(params, batch) -> (sums, rows)`; `params` is any tree that `place_state` placed."""
         ...
 
     def abstract_arguments(self, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
-        """Returns the shapes, types and shardings of a compiled train step's arguments; nothing is placed.
+        """Return the shapes, types and shardings of a compiled train step's arguments; nothing is placed.
 
         Args:
             state: as `abstract_state` gives it.
@@ -87,11 +87,11 @@ class Strategy(Protocol):
         ...
 
     def fetch(self, tree: Any) -> Any:
-        """Copies a placed tree back into NumPy arrays."""
+        """Copy a placed tree back into NumPy arrays."""
         ...
 
     def snapshot(self, state: TrainState) -> TrainState:
-        """Returns what `Checkpoints.save` takes: a form of a placed state that later steps do not change."""
+        """Return what `Checkpoints.save` takes: a form of a placed state that later steps do not change."""
         ...
 
 
@@ -104,7 +104,7 @@ def create(
     fsdp_min_size: int = 2**14,
     absent: Sequence[Any] | None = None,
 ) -> Strategy:
-    """Makes a strategy by its name, over all devices.
+    """Make a strategy by its name, over all devices.
 
     Args:
         strategy: one of STRATEGIES.
@@ -130,7 +130,7 @@ def create(
 
 
 def check_batch_size(batch_size: int, strategy: Strategy) -> None:
-    """Raises InputError unless the batch can be cut into the strategy's slices."""
+    """Raise InputError unless the batch can be cut into the strategy's slices."""
     slices = strategy.num_slices
     if batch_size < 1 or batch_size % slices:
         what = "devices" if slices == strategy.num_devices else "slices (parallel.data x fsdp)"

@@ -1,1 +1,1 @@
-"""What a step needs of devices that are not there."""
+"""What a train step needs of its devices, which need not be there."""

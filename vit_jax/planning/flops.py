@@ -8,7 +8,7 @@ import jax
 
 
 def matrix_flops(function: Callable, *args: Any) -> int:
-    """Counts the FLOPs of the matrix products and convolutions that a function asks for, a multiply-add as two.
+    """Count the FLOPs of the matrix products and convolutions that a function asks for, a multiply-add as two.
 
     The function is traced, not run: what the compiler makes of it is not looked at. The body of a `scan` counts as
     often as it runs, that of a loop of unknown length once, and of several branches the one with the most.
@@ -46,7 +46,7 @@ def _count(jaxpr: Any) -> int:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The functions that an operation runs."""
+    """Return the functions that an operation runs."""
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
             inner = getattr(each, "jaxpr", each)

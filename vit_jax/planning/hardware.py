@@ -1,4 +1,4 @@
-"""What accelerators can compute at most, from their makers' data sheets."""
+"""Peak rates of accelerators, from their makers' data sheets."""
 
 import dataclasses
 import re
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 class Chip:
     """One row of CHIPS.
 
-    pattern: regular expression that JAX's `device_kind` starts with.
-    bfloat16_flops: published dense peak of matrix products, FLOPs a second (a multiply-add is two).
-    source: of all of them.
-    hbm_bytes: published size of the device's memory; None where one kind comes with several.
-    hbm_bandwidth: published, bytes a second.
-    interconnect_bandwidth: published, bytes a second that a chip sends over all its links to others together, which is
-        half of what makers print as bidirectional.
+    pattern: regular expression for the start of JAX's `device_kind`.
+    bfloat16_flops: published dense peak of matrix products, FLOPs per second (a multiply-add is two).
+    source: of all figures in the row.
+    hbm_bytes: published size of the device's memory; None where one kind comes with several sizes.
+    hbm_bandwidth: published, bytes per second.
+    interconnect_bandwidth: published, bytes per second that a chip sends over all its links together, which is half of
+        what makers print as bidirectional.
     """
 
     pattern: str
@@ -33,8 +33,8 @@ class Chip:
 
 _TPU = "https://cloud.google.com/tpu/docs/"
 _GIB = 2**30
-# Google prints some memories in GB, by which it means GiB: libtpu's compiler leaves programs 15.75 of v5e's 16 and
-# 31.25 of v6e's 32. Links: v4 has six of 50 GB/s each way; v5e, v5p, v6e 400, 1200, 800 GB/s bidirectional.
+# Google prints some memories in GB and means GiB: libtpu's compiler leaves programs 15.75 of v5e's 16 and 31.25 of
+# v6e's 32. Links: v4 has six of 50 GB/s each way; v5e, v5p and v6e have 400, 1200 and 800 GB/s bidirectional.
 CHIPS = {
     "v4": Chip(
         "TPU v4",
@@ -54,12 +54,11 @@ CHIPS = {
         "NVIDIA H200$", 989.4e12, "https://www.nvidia.com/en-us/data-center/h200/: SXM, half of with sparsity"
     ),
 }
-"""Accelerators by name; where two patterns fit, the first counts. A TPU chip is one device of JAX, its two cores, if it
-has them, together."""
+"""Accelerators by name. Where two patterns match, the first counts. A TPU chip is one device, with one core or two."""
 
 
 def chip_of(device_kind: str) -> tuple[str, Chip] | None:
-    """Name and row of what JAX calls a device's kind; None if the table lacks it."""
+    """Find the name and the row of what JAX calls a device's kind; None if the table lacks it."""
     for name, chip in CHIPS.items():
         if re.match(chip.pattern, device_kind):
             return name, chip
@@ -68,14 +67,18 @@ def chip_of(device_kind: str) -> tuple[str, Chip] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """FLOPs a second of all devices together, and where the figure is from."""
+    """Peak rate of several devices together.
+
+    flops: FLOPs per second.
+    origin: source of the figure, in words.
+    """
 
     flops: float
     origin: str
 
 
 def peak_of(devices: list[Any]) -> Peak | None:
-    """The peak of devices of one kind: published for accelerators in CHIPS, measured for CPUs, None for others."""
+    """Find the peak of devices of one kind: published for those in CHIPS, measured for CPUs, None for others."""
     device = devices[0]
     if device.platform == "cpu":  # virtual devices share its cores
         return Peak(_measured_matmul_flops(), "measured just now: float32 matrix product, 2048 x 2048 x 2048")
@@ -90,12 +93,12 @@ def peak_of(devices: list[Any]) -> Peak | None:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What one device can do a second at most; None where that is not known.
+    """Peak rates of one device, per second; None where a rate is not known.
 
     flops: FLOPs.
-    memory: bytes that it reads and writes.
-    network: bytes that it sends to others.
-    origin: where they are from.
+    memory: bytes read and written.
+    network: bytes sent to other devices.
+    origin: source of the figures, in words.
     """
 
     flops: float | None
@@ -105,7 +108,7 @@ class Rates:
 
 
 def rates_of(devices: list[Any]) -> Rates:
-    """The rates of one of these devices of one kind, which need not be there: published, or measured on CPUs."""
+    """Find the rates of one of several devices of one kind, which need not be there; measured on CPUs."""
     if devices[0].platform == "cpu":
         peak = peak_of(devices)
         assert peak is not None
@@ -119,7 +122,7 @@ def rates_of(devices: list[Any]) -> Rates:
 
 
 def _measured_matmul_flops(size: int = 2048, repeats: int = 5) -> float:
-    """FLOPs a second of the median product of two float32 matrices `[size, size]` on the first device."""
+    """Measure FLOPs per second of a product of two float32 matrices `[size, size]` on the first device; the median."""
     x = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()

@@ -1,7 +1,7 @@
-"""What devices tell each other, read out of a compiled program's text.
+"""Reads out of a compiled program's text what devices exchange.
 
-A compiled program is a list of computations, each a list of instructions; `while` and `fusion` instructions name others
-that they run. https://openxla.org/xla/operation_semantics tells what each instruction does.
+A compiled program is a list of computations, each a list of instructions; `while` and `fusion` instructions name the
+computations that they run. https://openxla.org/xla/operation_semantics describes the instructions.
 """
 
 import collections
@@ -25,11 +25,11 @@ class Collective:
     """One collective instruction, as each device sees it.
 
     kind: one of KINDS.
-    bytes: of the largest array that it leaves or takes on a device: all-reduce's array, what all-gather gives, what
-        reduce-scatter takes.
-    group_size: how many devices take part together.
+    bytes: of the largest array on a device: that of an all-reduce, the result of an all-gather, the operand of a
+        reduce-scatter.
+    group_size: number of devices that take part together.
     times: how often a step runs it.
-    times_known: False where it is in a loop whose length cannot be read, counted as one.
+    times_known: False where it is in a loop whose length cannot be read and which counts as one round.
     """
 
     kind: str
@@ -40,10 +40,10 @@ class Collective:
 
     @property
     def sent_bytes(self) -> float:
-        """What each device sends in all `times` in the schemes that send least, those of a ring.
+        """Bytes that each device sends, all `times` together, in the schemes that send least, those of a ring.
 
         Source: Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations",
-        section 3: 2 (n - 1) / n of the array for all-reduce, of which either half is a reduce-scatter or an all-gather.
+        section 3: 2 (n - 1) / n of the array for an all-reduce, which is a reduce-scatter and an all-gather.
         """
         others = self.group_size - 1
         if self.kind in ("collective-permute", "collective-broadcast"):
@@ -57,8 +57,10 @@ class Collective:
 class Instruction:
     """One line of a computation: `%name = result opcode(operands), attributes`.
 
-    result: its shape, as text.
-    rest: from the opcode on.
+    name: without the `%`.
+    result: shape of the result, as text.
+    opcode: the operation.
+    rest: the line from the opcode on.
     """
 
     name: str
@@ -68,11 +70,11 @@ class Instruction:
 
 
 def collectives(text: str, num_devices: int) -> list[Collective]:
-    """All collectives of a compiled program between two or more devices, those in loops with their number of rounds.
+    """List the collectives of a compiled program between two or more devices, with how often loops run them.
 
     Args:
-        text: of `jax.stages.Compiled.as_text()`, HLO after optimisation and partitioning.
-        num_devices: that the program runs on.
+        text: from `jax.stages.Compiled.as_text()`: HLO after optimisation and partitioning.
+        num_devices: number of devices that the program runs on.
     """
     computations, entry = parse(text)
     found, chains = [], set()
@@ -109,17 +111,17 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
 
 
 def chain_of(each: Instruction) -> tuple[str, ...] | None:
-    """What a collective is told by that goes on while others run; None for any other instruction.
+    """Identify a collective that runs while other instructions run; None for any other instruction.
 
-    The compiler for TPUs writes such a collective into the fusion that starts it, each that it goes on beside, and the
-    one that ends it, always with the same numbers.
+    The compiler for TPUs writes such a collective into the fusion that starts it, into each fusion that runs beside it,
+    and into the fusion that ends it, always with the same numbers.
     """
     chain = re.search(r'chain_id="(\d+)"', each.rest)
     return (chain[1], *re.findall(r"channel_id=(\d+)", each.rest)) if chain else None
 
 
 def summary(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """Kind -> `count`, `bytes` and `sent_bytes` of a step, in the order of KINDS."""
+    """Sum up a step's collectives: kind -> `count`, `bytes` and `sent_bytes`, in the order of KINDS."""
     table: dict[str, dict[str, float]] = collections.defaultdict(lambda: {"count": 0, "bytes": 0, "sent_bytes": 0.0})
     for kind in KINDS:
         for each in found:
@@ -131,7 +133,12 @@ def summary(found: list[Collective]) -> dict[str, dict[str, float]]:
 
 
 def shape_bytes(shape: str) -> int:
-    """Bytes of a shape's text, `f32[8,128]{1,0:T(8,128)}` or a tuple of such, without padding."""
+    """Count the bytes of a shape's text, `f32[8,128]{1,0:T(8,128)}` or a tuple of them, without padding.
+
+    Example:
+        >>> shape_bytes("(f32[8,128]{1,0:T(8,128)}, bf16[2])")
+        4100
+    """
     return sum(_one_shape_bytes(dtype, sizes) for dtype, sizes in _SHAPE.findall(re.sub(r"\{[^{}]*\}", "", shape)))
 
 
@@ -142,7 +149,7 @@ def _one_shape_bytes(dtype: str, sizes: str) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Name -> instructions of each computation, and the name of the one that is run."""
+    """Split a program into computations: name -> instructions, and the name of the computation that is run."""
     computations: dict[str, list[Instruction]] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -159,7 +166,7 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def callees(each: Instruction) -> list[str]:
-    """The names of the computations that an instruction runs; of a loop its body."""
+    """List the computations that an instruction runs; for a loop its body."""
     found = _CALLS.findall(each.rest)
     for branches in _BRANCHES.findall(each.rest):
         found += [branch.strip().lstrip("%") for branch in branches.split(",")]
@@ -176,9 +183,9 @@ def _bytes(each: Instruction, kind: str, num_devices: int) -> int:
     group_size = _group_size(each, num_devices)
     if kind == "reduce-scatter":
         return size * group_size
-    if each.opcode == "all-gather-start":  # its result holds what is taken too, a share of what is given
+    if each.opcode == "all-gather-start":  # its result also holds the operand, a share of the array
         return round(size * group_size / (group_size + 1))
-    if each.opcode == "collective-permute-start":  # what is taken, what is given, and perhaps two numbers
+    if each.opcode == "collective-permute-start":  # the operand, the result, and perhaps two numbers
         sizes = [_one_shape_bytes(*shape) for shape in _SHAPE.findall(re.sub(r"\{[^{}]*\}", "", each.result))]
         return max(sizes)
     return size
@@ -192,7 +199,7 @@ def _group_size(each: Instruction, num_devices: int) -> int:
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", each.rest):
         return int(found[2])
     if found := re.search(r"replica_groups=@?\w*\[([^\]]*)\][^{,]*\{([^}]*)\}", each.rest):
-        # Axes of a mesh by name, mesh['a'=4,'b'=2] {'a','b':(1)2}: of an axis with a colon only the part that follows.
+        # Axes of a mesh by name, mesh['a'=4,'b'=2] {'a','b':(1)2}: after a colon is the part of an axis that counts.
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
@@ -200,7 +207,7 @@ def _group_size(each: Instruction, num_devices: int) -> int:
 
 
 def trip_count(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
-    """How many rounds a loop has: what XLA says, or else what its condition compares a counter with; or None."""
+    """Find the number of rounds of a loop: XLA's own, or else the limit in its condition; None if it has neither."""
     if found := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.rest):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)

@@ -94,7 +94,7 @@ def compile_step(
     available: int | None,
     asks_for_memory: bool,
 ) -> Compiled:
-    """Compiles a train step; nothing is run.
+    """Compile a train step; nothing is run.
 
     Args:
         train_step: as `step.make_train_step` makes it.
@@ -142,7 +142,7 @@ def compile_step(
 
 
 def _memory(sizes: dict[str, int], stats: Any, *, tells_peak: bool) -> Memory:
-    """Joins the arguments' sizes and what `memory_analysis` says, whose peak leaves temporary memory out on CPUs."""
+    """Join the arguments' sizes and what `memory_analysis` says, whose peak leaves temporary memory out on CPUs."""
     arguments = sum(sizes.values())
     padding = max(stats.argument_size_in_bytes - arguments, 0)
     temporary = stats.temp_size_in_bytes + max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
@@ -155,7 +155,7 @@ def _memory(sizes: dict[str, int], stats: Any, *, tells_peak: bool) -> Memory:
 
 
 def device_bytes(tree: Any, strategy: Strategy) -> int:
-    """Counts the bytes of one device's share of abstract arrays; those without a sharding have a device axis."""
+    """Count the bytes of one device's share of abstract arrays; those without a sharding have a device axis."""
 
     def size(x) -> int:
         shape = x.shape[1:] if x.sharding is None else x.sharding.shard_shape(x.shape)
@@ -165,7 +165,7 @@ def device_bytes(tree: Any, strategy: Strategy) -> int:
 
 
 def needed_memory(message: str) -> tuple[int, int] | None:
-    """Reads out of the compiler's message how many bytes a program needs and how many there are; None for others."""
+    """Read out of the compiler's message how many bytes a program needs and how many there are; None for others."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     amount = r"([\d.]+)([KMGT]?)i?B?"
@@ -180,7 +180,7 @@ def needed_memory(message: str) -> tuple[int, int] | None:
 
 
 def available_memory(device: Any) -> int | None:
-    """Finds how many bytes of a device's memory programs may use; None if neither compiler nor device tells."""
+    """Find how many bytes of a device's memory programs may use; None if neither compiler nor device tells."""
     if device.platform == "cpu":  # virtual devices share it
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
     if device.platform == "tpu":  # the compiler tells when it is asked for what no chip has
@@ -195,7 +195,7 @@ def available_memory(device: Any) -> int | None:
 
 
 def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
-    """Gives the FLOPs of a classifier's products in one image's forward pass by the model's formula.
+    """Return the FLOPs of a classifier's products in one image's forward pass by the model's formula.
 
     A training step takes three times as many. The patches' tokens are not asked for; the head counts with the products
     of its kernels. None if the model has no formula.
@@ -213,7 +213,7 @@ def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int 
 
 
 def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:
-    """Gives the times that a device's arithmetic, memory traffic and messages take at the given rates.
+    """Return the times that a device's arithmetic, memory traffic and messages take at the given rates.
 
     Args:
         flops: of a step on one device.
@@ -238,7 +238,7 @@ def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates
 
 
 def unit(value: float, symbol: str) -> str:
-    """Writes a value in four digits with a prefix.
+    """Write a value in four digits with a prefix.
 
     Example:
         >>> unit(5.9e12, "FLOP")

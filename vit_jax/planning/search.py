@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 def largest(tried: dict[int, tuple[bool, int]], fits: Callable[[int], tuple[bool, int]], *, limit: int) -> int:
-    """Searches for the largest number that fits, by trying.
+    """Search for the largest number that fits, by trying.
 
     Memory is nearly a straight line over the batch size: a guess is where the line through two tries crosses what there
     is, or half or double the last number where there is no line yet. The search ends when the largest number that fits
@@ -30,7 +30,7 @@ def largest(tried: dict[int, tuple[bool, int]], fits: Callable[[int], tuple[bool
 
 
 def _guess(tried: dict[int, tuple[bool, int]], low: int, high: int | None) -> int:
-    """Chooses the next number to try, above low and below high."""
+    """Choose the next number to try, above low and below high."""
     step = max(1, low // 16)
     ends = [low, high] if low and high else sorted(tried)[-2:] if low else sorted(tried)[:2]
     known = [(n, tried[n][1]) for n in ends]

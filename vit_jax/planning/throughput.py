@@ -57,7 +57,7 @@ def measure(
     windows: int,
     say: Callable[[str], None],
 ) -> Throughput:
-    """Compiles a step and times windows of it on one batch that stays on the devices.
+    """Compile a step and times windows of it on one batch that stays on the devices.
 
     Args:
         model: what the task wrapped.
@@ -124,7 +124,7 @@ def _batch(size: int, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
         "image": rng.integers(0, 256, (size, *image_size, 3), np.uint8),
         "label": rng.integers(0, 10, size, np.int32),
         "index": np.arange(size, dtype=np.uint32),
-        "mask": np.ones(size, np.float32),
+        "is_example": np.ones(size, np.float32),
     }
 
 

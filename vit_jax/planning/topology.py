@@ -1,4 +1,4 @@
-"""TPUs that are not there: descriptions of their devices, good enough to compile for."""
+"""Describes TPUs that are not there well enough to compile for them."""
 
 import contextlib
 import importlib.util
@@ -14,8 +14,8 @@ from vit_jax.errors import InputError
 from vit_jax.planning.hardware import CHIPS, chip_of
 
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
-"""What libtpu is told of a kind. It describes each core of a v4 chip as a device of its own, unless told otherwise; on
-Cloud TPUs JAX sees the two as one, as libtpu does by itself for v5p."""
+"""Options of libtpu for a kind. Without them it describes each core of a v4 chip as a device; JAX on Cloud TPUs sees
+one device, as libtpu does for v5p without an option."""
 
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once, since none takes a TPU
@@ -29,20 +29,20 @@ _ENVIRONMENT = {
 
 
 def kinds() -> list[str]:
-    """The names of TPUs in CHIPS."""
+    """List the names of the TPUs in CHIPS."""
     return [name for name, chip in CHIPS.items() if chip.pattern.startswith("TPU")]
 
 
 def tpu_devices(name: str) -> list[Any]:
-    """Devices to build a mesh on and to compile for, one a chip.
+    """Make devices, one for each chip, on which a mesh can be built and for which JAX compiles.
 
-    JAX is kept from looking for real accelerators; nothing can be run on the devices.
+    JAX is kept from looking for real accelerators. Nothing can be run on the devices.
 
     Args:
         name: kind and chips along each side, `v5e:16x16` or `v5p:4x4x4`.
 
     Raises:
-        InputError: an unknown name, or libtpu is not installed.
+        InputError: the name is unknown, or libtpu is not installed.
     """
     kind, _, shape = name.partition(":")
     sides = {"v4": 3, "v5p": 3, "v5e": 2, "v6e": 2}
@@ -69,7 +69,7 @@ def tpu_devices(name: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Swallows what libraries in C++ write to standard error."""
+    """Discard what libraries in C++ write to standard error."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

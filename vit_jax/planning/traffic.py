@@ -1,7 +1,7 @@
-"""How much a compiled program reads from and writes to a device's main memory, read out of its text.
+"""Reads out of a compiled program's text how much it reads from and writes to a device's main memory.
 
-`cost_analysis` counts what kernels take and give wherever it lies, and loops once. Here what lies in a TPU's on-chip
-memory, which the text marks with `S(1)`, is left out, and a loop counts as often as it runs.
+`cost_analysis` counts operands and results of kernels in any memory, and loops once. Here arrays in a TPU's on-chip
+memory, which the text marks with `S(1)`, are left out, and a loop counts as often as it runs.
 """
 
 import re
@@ -16,13 +16,13 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 
 def memory_bytes(text: str) -> int:
-    """Bytes that one device reads and writes in main memory in a run of a compiled program.
+    """Count the bytes that one device reads and writes in main memory when it runs a compiled program.
 
-    Each kernel reads its operands and writes its result once. Of an operand that it only takes slices of, as loops do
-    of what they go through, the slices count. Padding does not.
+    Each kernel reads its operands and writes its result once. Where it only takes slices of an operand, as a loop does
+    of the arrays that it goes through, the slices count. Padding does not count.
 
     Args:
-        text: of `jax.stages.Compiled.as_text()`, HLO after optimisation and partitioning.
+        text: from `jax.stages.Compiled.as_text()`: HLO after optimisation and partitioning.
     """
     computations, entry = hlo.parse(text)
 
@@ -37,13 +37,13 @@ def memory_bytes(text: str) -> int:
                 rounds = hlo.trip_count(each, computations) if each.opcode == "while" else 1
                 total += (rounds or 1) * sum(visit(callee) for callee in hlo.callees(each))
             elif each.opcode in ("all-gather-start", "collective-permute-start"):
-                total += _size(each.result)  # it holds what is read too
-            elif each.opcode == "copy-start":  # its result is what is written, what is read, and a number
+                total += _size(each.result)  # it also holds what is read
+            elif each.opcode == "copy-start":  # its result holds what is written, what is read, and a number
                 total += sum(_sizes(each.result)[:2])
-            elif each.opcode == "slice-start":  # what is read of, the slice, and a number
+            elif each.opcode == "slice-start":  # the whole array, the slice, and a number
                 total += hlo.shape_bytes(_ARRAY.findall(each.result)[1][0]) + _sizes(each.result)[1]
             elif each.opcode == "custom-call" and not operands(each):
-                continue  # memory set aside
+                continue  # it only reserves memory
             elif each.opcode == "fusion":
                 callee = (hlo.callees(each) or [""])[0]
                 total += _written(each, computations.get(callee, []))
@@ -62,7 +62,7 @@ def memory_bytes(text: str) -> int:
 
 
 def operands(each: Instruction) -> list[str]:
-    """The names of an instruction's operands, in their order."""
+    """List the names of an instruction's operands in order."""
     depth, start = 0, each.rest.index("(")
     for at in range(start, len(each.rest)):
         depth += {"(": 1, ")": -1}.get(each.rest[at], 0)
@@ -72,7 +72,7 @@ def operands(each: Instruction) -> list[str]:
 
 
 def _sizes(shape: str) -> list[int]:
-    """Bytes in main memory of each array of a shape, 0 for what is elsewhere."""
+    """Bytes of each array of a shape, 0 for an array that is not in main memory."""
     return [0 if "S(" in layout else hlo.shape_bytes(array) for array, layout in _ARRAY.findall(shape)]
 
 
@@ -81,7 +81,7 @@ def _size(shape: str) -> int:
 
 
 def _read(computations: dict[str, list[Instruction]], name: str, number: int, whole: int) -> int:
-    """Bytes that a fused computation reads of an operand of so many."""
+    """Bytes that a fused computation reads of operand `number`, which has `whole` bytes."""
     body = computations.get(name, [])
     parameters = [each.name for each in body if each.rest.startswith(f"parameter({number})")]
     if not parameters:
@@ -105,7 +105,7 @@ def _read(computations: dict[str, list[Instruction]], name: str, number: int, wh
 
 
 def _written(each: Instruction, body: list[Instruction]) -> int:
-    """Bytes that a fusion writes: its results, or what it changes of them in place."""
+    """Bytes that a fusion writes: its results, or the parts that it changes in place."""
     if not body:
         return _size(each.result)
     named, chained = {one.name: one for one in body}, _is_chained(body)
@@ -123,8 +123,8 @@ def _written(each: Instruction, body: list[Instruction]) -> int:
 
 
 def _is_chained(body: list[Instruction]) -> bool:
-    """Whether a collective goes on beside a fused computation, whose arrays then pass through it.
+    """Return whether a collective runs beside a fused computation; its arrays then pass through the computation.
 
-    What it takes counts where it starts, and what it gives where it ends.
+    The collective's operands count where it starts, and its results where it ends.
     """
     return any(hlo.chain_of(each) for each in body)

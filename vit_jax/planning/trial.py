@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from vit_jax.build.experiment import Step
+from vit_jax.ops.keys import example_streams
 from vit_jax.parallel.pmap import PmapAhead
 from vit_jax.parallel.strategy import Strategy
 from vit_jax.planning import flops, hlo, plan, search
 from vit_jax.planning.hardware import Rates
 from vit_jax.planning.plan import Compiled
-from vit_jax.training.problem import Problem, example_streams, forward, without_masked_rows
+from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, TrainState, encoder_of
 
 
@@ -36,7 +37,7 @@ class Trial:
         asks_for_memory: bool,
         say: Callable[[str], None],
     ) -> None:
-        """Compiles nothing yet.
+        """Compile nothing yet.
 
         Args:
             step: what a config describes.
@@ -55,7 +56,7 @@ class Trial:
         self._make_state = functools.partial(step.init, seed, step.example)
 
     def compile(self, batch_size: int) -> Compiled:
-        """Compiles the step for a batch size, with lines of progress."""
+        """Compile the step for a batch size, with lines of progress."""
         self._say(f"compiling for batch size {batch_size}")
         start = time.perf_counter()
         one = plan.compile_step(
@@ -74,7 +75,7 @@ class Trial:
         return one
 
     def largest(self, max_compilations: int) -> int | None:
-        """Searches for the largest batch size that fits.
+        """Search for the largest batch size that fits.
 
         Args:
             max_compilations: how often to compile at most, what was compiled before included.
@@ -93,7 +94,7 @@ class Trial:
         return unit * search.largest(tried, lambda n: room(self.compile(n * unit)), limit=max_compilations)
 
     def work(self, one: Compiled, rates: Rates) -> dict[str, Any]:
-        """Says what a device does in a step, and the least time that it takes.
+        """Say what a device does in a step, and the least time that it takes.
 
         Args:
             one: a step that fits.
@@ -125,7 +126,7 @@ class Trial:
         }
 
     def notes(self, asked: Compiled, shown: Compiled | None, *, knows_network: bool) -> list[str]:
-        """Lists what a reader of the figures has to know.
+        """List what a reader of the figures has to know.
 
         Args:
             asked: the step of the config's batch size.
@@ -191,13 +192,13 @@ class Trial:
         return training_flops(self._step.problem, self._state, self._step.example)
 
     def _formula_flops(self, batch_size: int) -> float | None:
-        """A device's share of the formula."""
+        """Return a device's share of the formula."""
         each = self._formula_flops_of_one
         return None if each is None else each * batch_size / self._strategy.num_devices
 
 
 def training_flops(problem: Problem, state: TrainState, example: Batch) -> int | None:
-    """Counts the matrix products of three forward passes for one example, and of one of each companion.
+    """Count the matrix products of three forward passes for one example, and of one of each companion.
 
     The backward pass has about two for each product of the forward pass: by its left and by its right operand.
 

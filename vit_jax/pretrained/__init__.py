@@ -1,1 +1,1 @@
-"""Foreign checkpoints: Hugging Face, timm and Google's, by their own names of the weights."""
+"""Checkpoints of other libraries: read, checked, written, each by its own names of the weights."""

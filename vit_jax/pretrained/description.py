@@ -1,8 +1,8 @@
-"""What a foreign checkpoint says of itself, in this library's terms."""
+"""What another library's checkpoint says of its model, in this library's terms."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vit_jax.data.images.transforms import Preprocessing
@@ -10,35 +10,57 @@ from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
+from vit_jax.types import Field, Fields, class_fields
 
 SIZES = ("hidden_dim", "depth", "mlp_dim", "num_heads")
+
+
+IMAGE_ONLY: Fields = {"image": Field("image", (None, None, None), "uint8")}
+"""Fields of images without labels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
     """How to rebuild a checkpoint's model.
 
-    model: family, variant and options, as a checkpoint of ours has them: `name`, `variant`, `options`.
-    task: fields of `Classification` besides the number of classes; None if there is no head.
-    class_names: in the order of the logits; empty if there is no head.
+    model: `name` (a file of `vit_jax/models`), `variant` and `options` of the encoder.
     preprocessing: as the checkpoint's own.
-    names: the expanded table.
+    names: the expanded table, a row for each parameter.
+    task: `name` (a file of `vit_jax/tasks`) and `options`; None for a bare encoder.
+    fields: of the data, with the names of the classes; see `classification`.
     antialias: how its library resizes position embeddings; see `resize_grid`.
-    buffers: names of tensors that hold no weights, since the library works them out anew; as regular expressions for
-        whole names.
+    buffers: regular expressions for whole names of tensors that hold no weights, since the library computes them.
     """
 
     model: dict[str, Any]
-    task: dict[str, Any] | None
-    class_names: tuple[str, ...]
     preprocessing: Preprocessing
     names: list[Name]
+    task: dict[str, Any] | None = None
+    fields: Fields = dataclasses.field(default_factory=lambda: IMAGE_ONLY)
     antialias: bool = True
     buffers: tuple[str, ...] = ()
 
 
+def classification(class_names: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Return `task` and `fields` of the `Description` of a model with a classification head.
+
+    Args:
+        class_names: in the order of the logits.
+        **options: of `tasks.classification`.
+
+    Example:
+        >>> classification(["cat", "dog"], loss_type="sigmoid")["fields"]["label"].kind
+        'labels'
+    """
+    several = options.get("loss_type") == "sigmoid"
+    return {
+        "task": {"name": "classification", "options": options},
+        "fields": class_fields(list(class_names), several=several),
+    }
+
+
 def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
-    """A `Description.model` of the plain ViT; a published size goes by its name.
+    """Make `Description.model` of a plain ViT; a published size goes by its name.
 
     Args:
         options: fields of `ViT`, its sizes and patch size among them.
@@ -55,7 +77,7 @@ def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
-    """Names of classes that a checkpoint only numbers: ImageNet-1k's if there are 1,000, and otherwise the numbers.
+    """Name classes that a checkpoint only numbers: as ImageNet-1k does if there are 1,000, and else by their numbers.
 
     Source: ImageNet's classes in the order of their WordNet numbers, with WordNet 3.0's words for them.
     """
@@ -66,38 +88,50 @@ def numbered_classes(count: int) -> tuple[str, ...]:
 
 
 def pair(value: Any, key: str) -> tuple[int, int]:
-    """One number for both sides, or height and width.
+    """Read one number for both sides, or height and width; NumPy's whole numbers too.
+
+    Example:
+        >>> pair(224, "image_size"), pair([8, 16], "image_size")
+        ((224, 224), (8, 16))
 
     Raises:
         InputError: something else.
     """
-    sides = tuple(value) if isinstance(value, list | tuple) else (value,)
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+    sides: tuple[Any, ...] = tuple(value) if several else (value,)
     sides = sides * 2 if len(sides) == 1 else sides
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
         raise InputError(f"{key} is {value!r}; valid: one number, or height and width")
-    return sides
+    return int(sides[0]), int(sides[1])
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether a value is a whole number of Python, NumPy or JAX; true and false are not."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def in_proportion(before: tuple[int, int], old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    """The size before a cut to `new` that is to it as `before` was to `old`; at least `new` itself."""
+    """Scale the size before a cut from `old` to `new`, so that it keeps its ratio; it is at least `new`."""
     height, width = (max(round(b * n / o), n) for b, o, n in zip(before, old, new, strict=True))
     return height, width
 
 
 def mlp_ratio(mlp_dim: int, dim: int) -> float:
-    """The quotient, or a little more where its product with `dim`, rounded down, would be one less than `mlp_dim`."""
+    """Divide, and adds a little where the product with `dim`, rounded down, would be one less than `mlp_dim`."""
     ratio = mlp_dim / dim
     return ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim
 
 
 def block_count(tensors: Iterable[str], start: str) -> int:
-    """How many blocks there are among tensors called `{start}<number>` and then a dot or slash."""
+    """Count the blocks whose tensors are called `{start}<number>` and then a dot or slash."""
     numbers = {name[len(start) :].replace("/", ".").partition(".")[0] for name in tensors if name.startswith(start)}
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def shape_of(files: Files, tensor: str, ndim: int) -> tuple[int, ...]:
-    """A tensor's shape.
+    """Return a tensor's shape.
 
     Raises:
         InputError: there is no such tensor, or it has another number of axes.

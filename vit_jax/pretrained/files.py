@@ -1,12 +1,10 @@
-"""The files of a checkpoint, wherever they are: a folder, an `.npz`, a URL, or the Hugging Face hub."""
+"""The files of a checkpoint: a folder, a `.safetensors` or `.npz` file, or what `hub` fetches."""
 
 import dataclasses
 import difflib
 import json
-import os
 import pathlib
 import re
-import time
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
+from vit_jax.pretrained import hub
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -46,7 +45,7 @@ class Files:
 
 
 def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> Files:
-    """Finds and reads a checkpoint.
+    """Find and reads a checkpoint.
 
     Args:
         source: a folder, a `.npz` or `.safetensors` file (with config.json beside it), a URL of an `.npz`, or a hub id.
@@ -65,7 +64,7 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     if _URL.fullmatch(name):
         if not name.lower().endswith(".npz"):
             raise InputError(f"{name} is not read; valid as a URL: a Google .npz file")
-        return Files(name.rsplit("/", 1)[-1], _npz(_download(name)))
+        return Files(name.rsplit("/", 1)[-1], _npz(hub.download(name)))
     if path.is_file() and path.suffix == ".npz":
         return Files(path.name, _npz(path))
     if path.is_file() and path.suffix == ".safetensors":
@@ -78,17 +77,17 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
         raise InputError(f"{name} does not exist; nearest: {near[0]}")
     is_id = isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in (".npz", ".safetensors")
     in_folder = len(path.parts) > 1 and path.parent.is_dir()
-    if is_id and (not in_folder or _is_cached(name, revision)):
-        return _hub(name, revision)
+    if is_id and (not in_folder or hub.is_cached(name, revision)):
+        return _read(name, hub.finder(name, revision, valid=VALID))
     if in_folder:
-        hub = f"; the model of the Hugging Face hub, if that is meant: `hf download {name} --local-dir {name}`"
+        from_hub = f"; the model of the Hugging Face hub, if that is meant: `hf download {name} --local-dir {name}`"
         contents = _contents(path.parent, siblings)
-        raise InputError(f"{name} does not exist; {contents}; valid: {VALID}{hub if is_id else ''}")
+        raise InputError(f"{name} does not exist; {contents}; valid: {VALID}{from_hub if is_id else ''}")
     raise InputError(f"{name} is no work directory, folder or file that exists; valid: {VALID}")
 
 
 def _contents(folder: pathlib.Path, paths: list[str], show: int = 5) -> str:
-    """The first names that could have been meant, in words."""
+    """Return the first names that could have been meant, in words."""
     names = [name for name in (pathlib.Path(path).name for path in paths) if not name.startswith(".")]
     if not names:
         return f"{folder} is an empty folder"
@@ -96,12 +95,12 @@ def _contents(folder: pathlib.Path, paths: list[str], show: int = 5) -> str:
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object."""
+    """Write a JSON object."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
+    """Write tensors in one file, marked as PyTorch's layouts, which transformers wants to see."""
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
 
@@ -128,7 +127,7 @@ def _folder(folder: pathlib.Path) -> Files:
 
 
 def _pickle(file: str) -> str:
-    """What is said of a file that only unpickling could read, which could run any code."""
+    """Return what is said of a file that only unpickling could read, which could run any code."""
     return (
         "a pickle is not read, since it can run any code; convert it once, where PyTorch is installed: "
         'python -c "import torch, safetensors.torch as s; '
@@ -138,7 +137,7 @@ def _pickle(file: str) -> str:
 
 
 def _read(name: str, find: Callable[[str], pathlib.Path | None]) -> Files:
-    """Reads config, weights and preprocessing; `find` gives a file's path, or None if there is none."""
+    """Read config, weights and preprocessing; `find` gives a file's path, or None if there is none."""
     path = find("config.json")
     if path is None:
         raise InputError(f"{name} has no config.json, which says what model its weights are of")
@@ -191,7 +190,7 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    """Halves and doubles as float32; whole numbers (a counter that some files hold) as they are."""
+    """Turn halves and doubles into float32; whole numbers (a counter that some files hold) stay."""
     return array if array.dtype.kind in "iub" else array.astype(np.float32, copy=False)
 
 
@@ -203,90 +202,3 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not a JSON object")
     return content
-
-
-def _download(url: str) -> pathlib.Path:
-    """A local copy of a URL's file, kept in ~/.cache/vit_jax (or $XDG_CACHE_HOME/vit_jax)."""
-    import fsspec
-
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax"
-    try:
-        return pathlib.Path(str(fsspec.open_local(f"simplecache::{url}", simplecache={"cache_storage": str(cache)})))
-    except ImportError as error:
-        raise InputError(f"{url} needs a package that is not installed: {error}") from None
-    except Exception as error:  # each file system has its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{url} cannot be read ({reason[0]}); download it elsewhere and give its path") from None
-
-
-def _is_cached(repo: str, revision: str | None) -> bool:
-    import huggingface_hub
-
-    return isinstance(huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision), str)
-
-
-def _hub(repo: str, revision: str | None) -> Files:
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(repo, revision)
-
-    def find(file: str) -> pathlib.Path | None:
-        try:
-            there = huggingface_hub.hf_hub_download(
-                repo, file, revision=revision, local_files_only=unreachable is not None
-            )
-            return pathlib.Path(there)
-        except errors.LocalEntryNotFoundError as error:  # first, since it is an EntryNotFoundError too
-            cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
-            if cached is huggingface_hub._CACHED_NO_EXIST:  # the cache knows that the repository lacks it
-                return None
-            reason = unreachable or _brief(error.__cause__ or error)
-        except errors.EntryNotFoundError:
-            return None
-        except errors.GatedRepoError:
-            reason = "access to it must be asked for on its page, and a token set (`hf auth login`)"
-        except errors.RepositoryNotFoundError:
-            reason = "there is no such repository, or it is private and no valid token is set (`hf auth login`)"
-        except errors.RevisionNotFoundError:
-            reason = f"it has no revision {revision!r}"
-        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-            reason = _brief(error)
-        where = f"{repo}{f' at {revision}' if revision else ''}"
-        raise InputError(
-            f"{where} is no folder here, its {file} is not in the cache ({constants.HF_HUB_CACHE}), and it cannot be "
-            f"fetched from {constants.ENDPOINT}: {reason}; valid: {VALID}; on a machine with access run `hf download "
-            f"{repo} --local-dir {repo.split('/')[1]}`, copy that folder, and give its path"
-        ) from None
-
-    return _read(repo, find)
-
-
-def _unreachable(repo: str, revision: str | None) -> str | None:
-    """Why the hub does not answer, after a second try; None if it does, whatever it says of the repository.
-
-    The client itself would try again for half a minute a file, or for several if nothing comes back at all.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        url = huggingface_hub.hf_hub_url(repo, "config.json", revision=revision)
-    except errors.HFValidationError:
-        return None  # the download says what is wrong with the name
-    reason = None
-    for attempt in range(2):
-        time.sleep(attempt)
-        try:
-            huggingface_hub.get_hf_file_metadata(url, timeout=10.0)
-            return None
-        except errors.HfHubHTTPError:
-            return None
-        except Exception as error:  # each version of the client has its own for a network that is not there
-            reason = _brief(error)
-    return reason
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

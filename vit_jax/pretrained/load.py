@@ -1,4 +1,4 @@
-"""From the files of a foreign checkpoint to a model's parameters."""
+"""From another library's checkpoint to a model's parameters."""
 
 import dataclasses
 import pathlib
@@ -12,14 +12,13 @@ import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained import families
+from vit_jax.info import Info, fields_of, new_info
+from vit_jax.layers.roles import trace
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import mapping as names
-from vit_jax.pretrained.description import in_proportion, pair
+from vit_jax.pretrained import libraries, mapping
+from vit_jax.pretrained.description import in_proportion, is_whole, pair
 from vit_jax.pretrained.report import Found, Report, fit
-from vit_jax.tasks.classification import Classification
 from vit_jax.types import Params
-from vit_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +26,13 @@ class Opened:
     """A checkpoint's arrays under our names, not yet fitted to a model.
 
     source: for messages.
-    info: what a checkpoint of ours says of itself: model, task (None if there is no head), class names,
-        preprocessing, version.
+    info: what a checkpoint of ours says of itself; see `vit_jax.info`.
     found: all that the checkpoint's own model has; the encoder's names start with `encoder/`.
     antialias: how its library resizes position embeddings.
     """
 
     source: str
-    info: dict[str, Any]
+    info: Info
     found: Found
     antialias: bool = True
 
@@ -44,11 +42,11 @@ class Pretrained:
     """A checkpoint, ready for a model.
 
     info: as in `Opened`.
-    params: nested float32 NumPy arrays, of the whole model or, without a head, of the encoder.
+    params: nested float32 NumPy arrays, of the whole model or, without a task, of the encoder.
     report: what became of every leaf.
     """
 
-    info: dict[str, Any]
+    info: Info
     params: Params
     report: Report
 
@@ -62,7 +60,7 @@ def load(
     num_heads: int | None = None,
     allow: Sequence[str] = (),
 ) -> Pretrained:
-    """Loads a checkpoint of Hugging Face transformers, timm or Google.
+    """Load a checkpoint of Hugging Face transformers, timm or Google.
 
     Args:
         source: a folder with config.json and *.safetensors, a Google `.npz` (path or URL), or a hub id.
@@ -70,7 +68,7 @@ def load(
         image_size: height and width in pixels to use the model at; its position embedding is resized. None is the
             checkpoint's own.
         in_channels: of the images; the stem is adapted. None is the checkpoint's own.
-        num_heads: for an `.npz` that does not tell.
+        num_heads: of an `.npz` that does not tell.
         allow: tensors that may be unused and parameters that may be missing; see `report.fit`.
 
     Raises:
@@ -80,8 +78,11 @@ def load(
         source, revision=revision, image_size=image_size, in_channels=in_channels, num_heads=num_heads
     )
     initialise = _initialiser(opened.info)
-    template = flax.traverse_util.flatten_dict(jax.eval_shape(initialise), sep="/")
-    params, report = fit(opened.found, template, source=opened.source, antialias=opened.antialias, allow=allow)
+    traced = trace(initialise)
+    template = flax.traverse_util.flatten_dict(traced.shapes, sep="/")
+    params, report = fit(
+        opened.found, template, roles=traced.roles, source=opened.source, antialias=opened.antialias, allow=allow
+    )
     if report.initialised:
         new = flax.traverse_util.flatten_dict(initialise(), sep="/")
         params |= {path: np.asarray(new[path]) for path in report.initialised}
@@ -97,21 +98,21 @@ def open_checkpoint(
     in_channels: int | None = None,
     num_heads: int | None = None,
 ) -> Opened:
-    """Reads a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
-    files = files_.open_source(source, revision=revision)
+    """Read a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
     size = None if image_size is None else pair(image_size, "image_size")
-    description = families.describe(files, num_heads=num_heads, image_size=size)
-    info = {
-        "model": description.model,
-        "task": None if description.task is None else {"name": "classification", "options": description.task},
-        "class_names": list(description.class_names),
-        "preprocessing": dataclasses.asdict(adapted(description.preprocessing, size, in_channels)),
-        "version": __version__,
-    }
+    channels, num_heads = _count(in_channels, "in_channels"), _count(num_heads, "num_heads")
+    files = files_.open_source(source, revision=revision)
+    description = libraries.describe(files, num_heads=num_heads, image_size=size)
+    info = new_info(
+        model=description.model,
+        task=description.task,
+        fields=description.fields,
+        preprocessing=dataclasses.asdict(adapted(description.preprocessing, size, channels)),
+    )
     template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
     buffers = tuple(name for name in files.tensors if any(re.fullmatch(each, name) for each in description.buffers))
     found = Found(
-        arrays=names.read(description.names, files.tensors, template),
+        arrays=mapping.read(description.names, files.tensors, template),
         tensors={row.param: row.tensor for row in description.names},
         names=[name for name in files.tensors if name not in buffers],
         buffers=buffers,
@@ -119,23 +120,32 @@ def open_checkpoint(
     return Opened(files.name, info, found, description.antialias)
 
 
-def _initialiser(info: dict[str, Any]) -> Callable[[], Params]:
-    """A function that makes new parameters of the model; a bare encoder's come under `encoder`."""
-    model = families.create_encoder(**info["model"])
-    if info["task"] is not None:
-        model = Classification(len(info["class_names"]), **info["task"]["options"]).wrap(model)
-    preprocessing = info["preprocessing"]
+def _count(value: Any, name: str) -> int | None:
+    """Return a whole number of Python, NumPy or JAX as Python's; None stays.
+
+    Raises:
+        InputError: something else, or a number below 1.
+    """
+    if value is None:
+        return None
+    if not is_whole(value) or value < 1:
+        raise InputError(f"{name} is {value}; valid: 1 or more")
+    return int(value)
+
+
+def _initialiser(info: Info) -> Callable[[], Params]:
+    """Make a function that gives new parameters of the model; a bare encoder's come under `encoder`."""
+    encoder, preprocessing = libraries.create_encoder(**info["model"]), info["preprocessing"]
     images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
-
-    def initialise() -> Params:
-        params = model.init(jax.random.key(0), images, train=False)["params"]
-        return {"encoder": params} if info["task"] is None else params
-
-    return initialise
+    key = jax.random.key(0)
+    if info["task"] is None:
+        return lambda: {"encoder": encoder.init(key, images, train=False)["params"]}
+    task = libraries.create_task(info["task"]["name"], fields_of(info), info["task"]["options"])
+    return lambda: task.initialise(task.wrap(encoder), key, {"image": images})["params"]
 
 
 def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None) -> Preprocessing:
-    """The same for another size or number of channels where one is given."""
+    """Change the size or the number of channels of a preprocessing, where one is given."""
     changes: dict[str, Any] = {}
     if image_size is not None:
         changes["image_size"] = image_size

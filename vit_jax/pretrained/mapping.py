@@ -1,4 +1,4 @@
-"""Tables of weights' names, and the arrays' layouts, in both directions.
+"""Tables of parameters' names and layouts in other libraries' files, for reading and writing.
 
 A format is one table: for each parameter of ours the tensor that holds it, and how its axes are arranged there.
 Reading and writing follow the same rows, so that what is written is what was read, bit for bit.
@@ -21,7 +21,7 @@ class Name:
     """One parameter's place in a checkpoint; `{i}` in both names is a block's number.
 
     param: our path, `encoder/block_{i}/mlp/fc1/kernel`.
-    tensor: the foreign name. Where several rows name one tensor, it holds them one after the other in the table's
+    tensor: its name there. Where several rows name one tensor, it holds them one after the other in the table's
         order: along the second axis for a position embedding, otherwise along the first in equal parts.
     layout: a row of LAYOUTS.
     grid: rows and columns of a table by position, in the checkpoint; None for other parameters.
@@ -73,7 +73,12 @@ LAYOUTS = {
 
 
 def expand(table: Iterable[Name], depth: int, prefix: str = "", grid: Grid | None = None) -> list[Name]:
-    """The table with a row for each block, and its tensors' `{prefix}` and position embedding's grid filled in."""
+    """Return the table a row for each block, and fills in its tensors' `{prefix}` and the position embedding's grid.
+
+    Example:
+        >>> [row.tensor for row in expand([Name("block_{i}/scale", "{prefix}layer.{i}.weight")], 2, "vit.")]
+        ['vit.layer.0.weight', 'vit.layer.1.weight']
+    """
     rows = []
     for row in table:
         for i in range(depth) if "{i}" in row.param else [0]:
@@ -83,11 +88,11 @@ def expand(table: Iterable[Name], depth: int, prefix: str = "", grid: Grid | Non
 
 
 def read(names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Foreign tensors to our parameters.
+    """Turn tensors of another library into our parameters.
 
     Args:
         names: the expanded table; rows of other parameters than `params` are passed over.
-        tensors: by foreign name.
+        tensors: name there -> array.
         params: path -> anything with the `shape` that the model's parameter has.
 
     Returns:
@@ -116,7 +121,7 @@ def read(names: Iterable[Name], tensors: Mapping[str, np.ndarray], params: Mappi
 
 
 def write(names: Iterable[Name], params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our parameters to foreign tensors, the inverse of `read`.
+    """Turn our parameters into tensors of another library, the inverse of `read`.
 
     Args:
         names: the expanded table; rows of parameters that the model lacks are passed over.
@@ -136,7 +141,7 @@ def write(names: Iterable[Name], params: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def grouped(names: Iterable[Name], params: Iterable[str]) -> dict[str, list[Name]]:
-    """Tensor -> the rows of those of the given parameters that it holds, in the table's order."""
+    """Group the rows of the given parameters by tensor, in the table's order."""
     wanted, groups = set(params), {}
     for row in names:
         if row.param in wanted:

@@ -1,39 +1,29 @@
-"""What became of every leaf when a checkpoint was loaded."""
+"""Fitting a checkpoint's arrays to a model, and the account of what became of each of them."""
 
 import dataclasses
 import fnmatch
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.layers.roles import Roles, role_of
 from vit_jax.ops import posemb, windows
-from vit_jax.types import Params
-
-GRID = re.compile(r"pos_embedding(_\d+)?/grid$")
-"""How the path of a position embedding by row and column ends; a pyramid has one a stage."""
-BIAS_TABLE = re.compile(r"attention/bias_table$")
-"""How that of biases by relative position does."""
-STEMS = ("encoder/patch_embed/kernel", "encoder/resnet/conv_root/kernel")
-"""The convolutions that see the image, `[h, w, C, D]`."""
-HEADS = ("head/kernel", "head_distillation/kernel")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """An account of a checkpoint's tensors and a model's parameters; every one of them is in it.
+    """An account of all tensors of a checkpoint and all parameters of a model.
 
     source: what was loaded.
-    loaded: parameter -> the tensor it was read from, as it is.
-    resized: parameter -> (the grid it had, the grid it has), both (rows, columns); read and resized.
-    adapted: parameter -> (the image channels it had, those it has); read, and summed or repeated.
+    loaded: parameter -> the tensor that it was read from unchanged.
+    resized: parameter -> (old grid, new grid), each (rows, columns); it was read and resized.
+    adapted: parameter -> (old number of image channels, new one); it was read, and summed or repeated.
     initialised: parameters that the checkpoint lacks; they have new random values.
     unused: tensors that the model has no place for.
-    buffers: tensors that hold no weights but what follows from the geometry, which is worked out anew.
+    buffers: tensors that are no weights but follow from the geometry; the model computes them itself.
     """
 
     source: str
@@ -45,7 +35,7 @@ class Report:
     buffers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line of counts, and one for each leaf that is not simply loaded."""
+        """Return one line of counts, and one for each leaf that was not loaded unchanged."""
         counts = {
             "loaded": self.loaded,
             "resized": self.resized,
@@ -67,8 +57,8 @@ class Found:
     """A checkpoint's arrays under our names.
 
     arrays: parameter -> float32 array, position embeddings on the checkpoint's own grid.
-    tensors: parameter -> the tensor that holds it, or would.
-    names: all tensors that the checkpoint has, but for its buffers.
+    tensors: parameter -> name of the tensor that holds it in this format, whether it is there or not.
+    names: all tensors that the checkpoint has, without its buffers.
     buffers: see `Report`.
     """
 
@@ -82,40 +72,41 @@ def fit(
     found: Found,
     template: Mapping[str, Any],
     *,
+    roles: Roles,
     source: str,
     antialias: bool,
     allow: Sequence[str] = (),
     key: str = "allow",
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Makes a model's parameters of a checkpoint's arrays.
+    """Make a model's parameters of a checkpoint's arrays.
+
+    Position grids and bias tables are resized, and stems adapted to the image's channels, as their roles say.
 
     Args:
         found: the checkpoint.
         template: path -> anything with the `shape` that the model's parameter has.
-        source: for the messages.
+        roles: path -> role of the model's parameters; `layers.roles.trace` gives template and roles at once.
+        source: for messages.
         antialias: how the position embedding is resized; see `resize_grid`.
-        allow: what may be unused or missing: names of tensors or parameters, with `*` and `?`, or what such a name
+        allow: tensors that may be unused and parameters that may be missing: names, with `*` and `?`, or what a name
             starts with up to a `.` or `/`.
-        key: what the user calls `allow`.
+        key: name of `allow` in messages.
 
     Returns:
         Path -> float32 array of every parameter that is not missing, and the report.
 
     Raises:
-        InputError: a missing or unused leaf that `allow` does not name, or one whose shape does not fit.
+        InputError: a leaf is missing or unused and not in `allow`, or its shape does not fit.
     """
     resized, adapted, params = {}, {}, {}
     for path in template:
         if path not in found.arrays:
             continue
-        array, shape = found.arrays[path], tuple(template[path].shape)
-        if GRID.search(path) and array.shape[:2] != shape[:2]:
+        array, shape, kind = found.arrays[path], tuple(template[path].shape), role_of(roles, path).kind
+        if kind in _RESIZE and array.shape[:2] != shape[:2]:
             resized[path] = (array.shape[:2], shape[:2])
-            array = np.asarray(posemb.resize_grid(jnp.asarray(array), shape[:2], antialias=antialias))
-        if BIAS_TABLE.search(path) and array.shape[:2] != shape[:2]:
-            resized[path] = (array.shape[:2], shape[:2])
-            array = np.asarray(windows.resize_table(jnp.asarray(array), shape[:2]))
-        if path in STEMS and array.shape[2] != shape[2]:
+            array = np.asarray(_RESIZE[kind](jnp.asarray(array), shape[:2], antialias))
+        if kind == "stem" and array.shape[2] != shape[2]:
             adapted[path] = (array.shape[2], shape[2])
             array = adapt_channels(array, shape[2])
         if array.shape != shape:
@@ -138,11 +129,25 @@ def fit(
     return params, report
 
 
-def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A stem's kernel `[h, w, C, D]` for another number of image channels, `[h, w, channels, D]`.
+_RESIZE = {
+    "position_grid": lambda array, size, antialias: posemb.resize_grid(array, size, antialias=antialias),
+    "bias_table": lambda array, size, antialias: windows.resize_table(array, size),
+}
+"""Kind of parameter -> how it is resized to other rows and columns."""
 
-    One channel has the sum of all, so that a grey image gives what its RGB copy gave; more have the old ones in
-    turn, scaled so that the response to a constant image of equal channels is kept on the whole.
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Adapt a stem's kernel `[h, w, C, D]` to another number of image channels.
+
+    A single channel gets the sum of all, so that a grey image gives what its RGB copy gave. Several channels get the
+    old ones in turn, scaled so that the response to a constant image with equal channels is about the same.
+
+    Args:
+        kernel: `[h, w, C, D]`.
+        channels: of the images.
+
+    Returns:
+        `[h, w, channels, D]`.
 
     Source: timm's `adapt_input_conv` (models/_manipulate.py).
     """
@@ -154,20 +159,14 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def matches(name: str, allow: Sequence[str]) -> bool:
-    """Whether one of the patterns of `fit` names this tensor or parameter."""
+    """Tell whether `allow`, as `fit` takes it, names a tensor or parameter."""
     return any(fnmatch.fnmatchcase(name, p) or name.startswith((f"{p}.", f"{p}/")) for p in allow)
-
-
-def zero_heads(params: Params) -> list[str]:
-    """The classification heads whose kernel is zero throughout: they tell no class from another."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return [name for name in HEADS if name in flat and not np.any(np.asarray(flat[name]))]
 
 
 def _refuse_unexpected(
     source: str, missing: list[tuple[str, str]], unused: list[str], allow: Sequence[str], key: str
 ) -> None:
-    """Raises InputError for what `allow` does not name; missing holds (tensor, parameter)."""
+    """Raise InputError for missing (tensor, parameter) and unused tensors that `allow` does not name."""
     problems = []
     bad = [tensor for tensor, path in missing if not (matches(tensor, allow) or matches(path, allow))]
     if bad:

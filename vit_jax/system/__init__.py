@@ -1,1 +1,1 @@
-"""What has nothing to do with learning: whole-file writes, memory, signals, hosts, compiled programs, progress."""
+"""The process and its machine: whole-file writes, memory, signals, hosts, compiled programs, progress."""

@@ -1,4 +1,4 @@
-"""Writing in one piece: a file or folder has its name only once it is complete."""
+"""Writes files and folders that have their names only once they are complete."""
 
 import contextlib
 import errno
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def named(path: pathlib.Path) -> Iterator[None]:
-    """Lets errors of the system name what is being written, if they name no file.
+    """Add the path that is being written to an OSError that names no file.
 
     Raises:
-        OSError: also for a full disk that a library (safetensors, array_record) reports in an error of its own.
+        OSError: with the path; also where a library (safetensors, array_record) reports a full disk by another error.
     """
     try:
         yield
@@ -30,13 +30,21 @@ def named(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path beside `path` to write to, which takes its place at the end.
+    """Return a path beside `path` to write to, which is renamed to `path` at the end.
 
     Args:
         path: of a file, or of a folder that does not exist or is empty.
 
     Yields:
-        A hidden path in the same folder. A failure removes what is there, and leaves `path` as it was.
+        A hidden path in the same folder. A failure removes what is there and leaves `path` as it was.
+
+    Example:
+        >>> import tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> with writing(file) as part:
+        ...     _ = part.write_text("done")
+        >>> file.read_text()
+        'done'
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,15 +1,15 @@
-"""Compiled programs on disk, so that the same run starts sooner the next time."""
+"""Keeps compiled programs on disk, so that the same run starts sooner the next time."""
 
 import os
 import pathlib
 
 
 def keep_in(folder: pathlib.Path) -> None:
-    """Makes JAX keep what it compiles in a folder, and look there first; $JAX_COMPILATION_CACHE_DIR goes before it.
+    """Make JAX keep what it compiles in a folder and look there first, unless $JAX_COMPILATION_CACHE_DIR is set.
 
-    Nothing is kept on CPUs, unless that is set: XLA's CPU loader compares the features that a program was compiled for
-    with the machine's, finds tuning hints among them that no machine has, and logs for each program that it may
-    crash (https://github.com/jax-ml/jax/issues/38445).
+    Does nothing on CPUs: XLA's CPU loader compares the features that a program was compiled for with the machine's,
+    finds tuning hints among them that no machine has, and logs for each program that it may crash
+    (https://github.com/jax-ml/jax/issues/38445).
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find one another, and what one says when it has lost another."""
+"""Joins several processes into one run, and says in one line when one of them is lost."""
 
 import argparse
 import ctypes
@@ -13,9 +13,9 @@ from typing import Any
 from vit_jax.errors import InputError
 
 START_SECONDS = 300
-"""How long a process waits for the others at the start."""
+"""Time that a process waits for the others at the start."""
 LOST_SECONDS = 100
-"""After how long without a sign of life a process counts as lost; where a connection breaks, it does at once."""
+"""Time without a heartbeat after which a process counts as lost; a broken connection counts at once."""
 
 LOST = "another process was lost; the same command on all hosts continues from the last checkpoint"
 # What collectives (Gloo, NCCL) and the coordination service say when the other end is gone.
@@ -25,19 +25,19 @@ _LOST_TEXT = re.compile(
 
 
 def join(program: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes of the run, if there are any; must come before anything asks JAX for its devices.
+    """Join the other processes of the run, if there are any; call it before anything asks JAX for its devices.
 
-    Without arguments JAX looks whether a launcher that it knows (a TPU pod, SLURM, Open MPI, Kubernetes) started
-    several processes; if none did, nothing is initialised.
+    Without arguments JAX looks for a launcher that it knows (a TPU pod, SLURM, Open MPI, Kubernetes) and that started
+    several processes; if there is none, nothing is initialised.
 
     Args:
-        program: whose error lines begin with it.
-        coordinator: where process 0 listens, `HOST:PORT`.
-        num_processes: how many there are.
-        process_id: which one this is, 0 to num_processes - 1.
+        program: name that error lines begin with.
+        coordinator: address where process 0 listens, `HOST:PORT`.
+        num_processes: number of processes.
+        process_id: number of this process, 0 to num_processes - 1.
 
     Raises:
-        InputError: not all or none of the three, a value out of its range, or a coordinator that does not answer.
+        InputError: one or two of the three are missing, a value is out of range, or the coordinator does not answer.
     """
     import jax
 
@@ -79,27 +79,27 @@ def join(program: str, coordinator: str | None, num_processes: int | None, proce
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the flags of `join` for a subcommand."""
+    """Declare the flags of `join` for a subcommand."""
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
     parser.add_argument("--num_processes", type=int, metavar="N", help="of several processes: how many there are")
     parser.add_argument("--process_id", type=int, metavar="I", help="of several processes: which one this is, from 0")
 
 
 def joined() -> bool:
-    """Whether this process is one of several."""
+    """Say whether this process is one of several."""
     jax = sys.modules.get("jax")  # not imported for the sake of an error line
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error is what a process sees that has lost another."""
+    """Say whether an error comes from the loss of another process."""
     return joined() and _LOST_TEXT.search(str(error)) is not None
 
 
 def _alone() -> bool:
-    """Whether a launcher says that it started this process alone, of which JAX would make a run of its own."""
+    """Say whether a launcher started this process alone, for which JAX would initialise a run of one process."""
     environment = os.environ
-    if "KUBERNETES_SERVICE_HOST" in environment:  # set in every pod, of whatever kind
+    if "KUBERNETES_SERVICE_HOST" in environment:  # set in every kind of pod
         return not {"JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES"} & environment.keys()
     return "1" in (environment.get("SLURM_NTASKS"), environment.get("OMPI_COMM_WORLD_SIZE"))
 
@@ -112,7 +112,7 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 
 def _wait_for(host: str, port: int) -> None:
-    """Returns once the coordinator takes connections; JAX itself would abort if it did not."""
+    """Wait until the coordinator takes connections; JAX itself would abort the process if it did not."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -128,11 +128,11 @@ def _wait_for(host: str, port: int) -> None:
 
 
 def _if_aborted(program: str, reason: str) -> None:
-    """Lets this process end with one line and status 1 where JAX's runtime aborts it.
+    """Make this process end with one line and status 1 where JAX's runtime aborts it.
 
-    The runtime's threads do so, after a report of their own, if the others do not come or one is lost; the callback
-    that it has for this cannot be one in Python (jaxlib 0.10 to 0.12: std::bad_cast). A handler of Python's signal
-    module would never run, since it waits for the main thread, which waits for the devices.
+    The runtime's threads abort the process, after a report of their own, if the others do not come or one is lost. The
+    callback that the runtime has for this cannot be a Python function (jaxlib 0.10 to 0.12: std::bad_cast). A handler
+    of Python's signal module would never run, since it waits for the main thread, which waits for the devices.
     """
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)

@@ -1,8 +1,8 @@
-"""Memory that XLA's CPU programs free stays with the process.
+"""Keeps the memory that XLA's CPU programs free in the process.
 
-XLA allocates the temporary arrays of a program, often a gigabyte, anew for each execution. By default glibc gives
-blocks of that size back to the kernel at once, which then hands them out page by page, each zeroed and each a page
-fault: 30 % of the time of a training step on two cores (docs/speed.md).
+XLA allocates the temporary arrays of a program, often a gigabyte, at each execution. By default glibc returns blocks of
+that size to the kernel at once, which then gives them out page by page, each zeroed and each with a page fault: 30 % of
+the time of a training step on two cores (docs/measurements.md).
 """
 
 import ctypes
@@ -10,17 +10,21 @@ import importlib.util
 import os
 import platform
 
-# glibc's malloc.h. Large blocks come from the heap instead of maps of their own; the heap never shrinks; and there is
-# one heap, since those that glibc makes for further threads hold 64 MB at most. Each alone changes nothing.
+# From glibc's malloc.h. Large blocks come from the heap instead of from maps of their own, the heap never shrinks, and
+# all threads share one heap, since the heaps that glibc makes for further threads hold 64 MB at most. None of the three
+# settings has an effect without the others.
 _SETTINGS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1), "M_ARENA_MAX": (-8, 1)}
 
 
 def keep_freed_memory() -> bool:
-    """Makes malloc keep what is freed, for all of this process; gives whether it did.
+    """Make malloc keep what this process frees.
 
-    To be called before JAX is used: threads that have allocated already keep their own heaps. The command-line programs
-    do it; importing the library does not. Nothing happens without glibc, or where JAX has an accelerator, whose
-    memory is not malloc's and whose many decoding threads are better off with a heap each.
+    Call it before JAX is used: threads that have allocated already keep their own heaps. The command-line programs
+    call it; importing the library does not. It does nothing without glibc, or where JAX has an accelerator: its memory
+    is not malloc's, and many decoding threads are faster with a heap each.
+
+    Returns:
+        Whether malloc was set.
     """
     if platform.libc_ver()[0] != "glibc" or not _runs_on_cpu():
         return False
@@ -29,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def _runs_on_cpu() -> bool:
-    """Whether JAX will compute on the CPU, without starting it."""
+    """Find out whether JAX will compute on the CPU, without starting JAX."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"

@@ -11,7 +11,7 @@ _SECONDS_BETWEEN = {True: 0.2, False: 10.0}
 
 
 def progress_bar(what: str, total: int, unit: str) -> tqdm:
-    """Makes a bar that shows after a second; a log that is no terminal gets a line each minute.
+    """Make a bar that shows after a second; a log that is no terminal gets a line each minute.
 
     Args:
         what: is being done, the bar's first words.
@@ -26,12 +26,12 @@ class ProgressLine:
     """One line that a terminal shows in place of the last; a plain line every ten seconds elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Takes the stream, which stays open."""
+        """Take the stream, which stays open."""
         self._stream, self._is_terminal = stream, stream.isatty()
         self._shown_at, self._line = float("-inf"), ""
 
     def show(self, line: str, *, last: bool) -> None:
-        """Shows a state of the work, unless the one before was shown just now.
+        """Show a state of the work, unless the one before was shown just now.
 
         Args:
             line: without its newline.
@@ -49,12 +49,12 @@ class ProgressLine:
         self._stream.flush()
 
     def print(self, line: str) -> None:
-        """Prints a line that stays, above the state."""
+        """Print a line that stays, above the state."""
         self._stream.write(f"\r\x1b[2K{line}\n{self._line}" if self._is_terminal and self._line else f"{line}\n")
         self._stream.flush()
 
     def close(self) -> None:
-        """Ends the line that a terminal shows."""
+        """End the line that a terminal shows."""
         if self._line:
             self._stream.write("\n")
             self._line = ""

@@ -1,4 +1,4 @@
-"""Stopping a run in good order."""
+"""Stops a run between two steps when a signal comes."""
 
 import os
 import signal
@@ -10,32 +10,32 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-STOPPING = "stopping once the step or evaluation under way is done and saved; Ctrl-C (again) ends at once, unsaved"
+STOPPING = "stopping when the current step or evaluation is done and saved; Ctrl-C (again) ends at once, unsaved"
 ENDED = "ended at once; the same command continues from the last checkpoint"
 _SAME_SECONDS = 0.5
-"""Programs that start others pass on a Ctrl-C that the terminal has sent to all of them: two that are one."""
+"""Two Ctrl-Cs within this time are one: a program that starts others passes on what the terminal has sent to all."""
 
 
 class StopSignals:
-    """While active, SIGTERM and Ctrl-C set `received` and print a line; a Ctrl-C after that ends the process at once.
+    """Catches SIGTERM and Ctrl-C inside `with`: sets `received` and prints a line; a second Ctrl-C ends the process.
 
-    Further SIGTERMs change nothing: schedulers send several. What is on disk when the process ends at once is whole, as
-    after SIGKILL: checkpoints have their names only once they are complete.
+    Further SIGTERMs change nothing, since schedulers send several. When the process ends at once, the files on disk are
+    whole, as after SIGKILL: checkpoints have their names only once they are complete.
 
-    Python runs handlers in the main thread, which may compile for minutes. So another thread prints the line and ends
-    the process, told by the byte that Python writes for each signal as it comes (`signal.set_wakeup_fd`).
+    Python runs handlers in the main thread, which may compile for minutes. Another thread therefore prints the line and
+    ends the process; it reads the byte that Python writes for each signal (`signal.set_wakeup_fd`).
 
-    With several processes SIGTERM stays with JAX, which tells the others of it; Ctrl-C is passed on as one.
+    With several processes JAX handles SIGTERM and tells the others of it; Ctrl-C is passed on as a SIGTERM.
     """
 
     def __init__(self) -> None:
-        """Changes nothing yet."""
+        """Change nothing yet."""
         self.received: int | None = None
-        """The number of the first signal, or None."""
+        """Number of the first signal, or None."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        """Takes over both signals."""
+        """Take the signals over."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
@@ -46,7 +46,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives them back."""
+        """Restore the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         signal.set_wakeup_fd(self._wakeup_before)
@@ -55,12 +55,12 @@ class StopSignals:
         os.close(self._read)
 
     def agreed(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer in all processes.
+        """Say whether to stop after this step, with the same answer in all processes.
 
-        Several processes agree, by way of their hosts alone, on the first step that none of them is past.
+        Several processes agree on the first step that none of them has passed; their devices take no part in it.
 
         Args:
-            step: done so far; to be asked after each one.
+            step: done so far; has to be asked after each step.
         """
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.received = self.received or signal.SIGTERM
@@ -68,14 +68,14 @@ class StopSignals:
         return jax.process_count() == 1 and self.received is not None
 
     def exit_status(self) -> int:
-        """143 after SIGTERM, 130 after Ctrl-C, 0 if neither came."""
+        """Return 143 after SIGTERM, 130 after Ctrl-C, and 0 if neither came."""
         return 0 if self.received is None else 128 + self.received
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or number  # at the latest when the step that it came in is done
 
     def _watch(self) -> None:
-        """Deals with each signal as it comes, in a thread."""
+        """Handle each signal when it comes, in a thread."""
         first = None
         while numbers := os.read(self._read, 1):
             number = numbers[0]

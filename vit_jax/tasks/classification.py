@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
+from vit_jax.layers.head import Head
 from vit_jax.types import Batch, Params, Placement, mask_of
 
 LOSSES = ("softmax", "sigmoid")
@@ -36,28 +37,26 @@ class ClassificationModel(nn.Module):
     distillation_head: bool = False
 
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> Float[Array, "b classes"]:
-        """Maps images `[B, H, W, C]`, normalised, to logits `[B, num_classes]` float32."""
+        """Map images `[B, H, W, C]`, normalised, to logits `[B, num_classes]` float32."""
         return mean_logits(self.each_heads_logits(images, train=train))
 
     @nn.compact
     def each_heads_logits(self, images: Float[Array, "b H W c"], *, train: bool) -> list[Float[Array, "b classes"]]:
-        """Gives the logits of the head and, where there is one, of the distillation head."""
+        """Return the logits of the head and, where there is one, of the distillation head."""
         # Whoever collects intermediates gets all of the last block's.
         patch_tokens = self.is_mutable_collection("intermediates")
         features = self.encoder(images, train=train, patch_tokens=patch_tokens)
-        options = {
-            "kernel_init": nn.initializers.zeros,
-            "bias_init": nn.initializers.constant(self.head_bias),
-        }
-        logits = nn.Dense(self.num_classes, **options, name="head")(features.pooled.astype(jnp.float32))
+        bias_init = nn.initializers.constant(self.head_bias)
+        head = Head(self.num_classes, bias_init=bias_init, name="head")
+        logits = head(features.pooled.astype(jnp.float32))
         if not self.distillation_head:
             return [logits]
-        head = nn.Dense(self.num_classes, **options, name="head_distillation")
+        head = Head(self.num_classes, bias_init=bias_init, name="head_distillation")
         return [logits, head(features.tokens[:, 1].astype(jnp.float32))]
 
 
 def mean_logits(logits: list[Float[Array, "b classes"]]) -> Float[Array, "b classes"]:
-    """Averages the logits of one or two heads."""
+    """Average the logits of one or two heads."""
     return logits[0] if len(logits) == 1 else (logits[0] + logits[1]) / 2
 
 
@@ -79,11 +78,11 @@ class Classes(tuple[Prediction, ...], Result):
     """The most probable classes of an image, best first."""
 
     def line(self) -> str:
-        """Gives names and probabilities, `cat 91.2%  dog 5.0%`."""
+        """Return names and probabilities, `cat 91.2%  dog 5.0%`."""
         return "  ".join(f"{each.class_name} {each.probability:.1%}" for each in self)
 
     def json(self) -> dict[str, Any]:
-        """Gives `{"predictions": [{"label": 3, "class_name": "cat", "probability": 0.91}, ...]}`."""
+        """Return `{"predictions": [{"label": 3, "class_name": "cat", "probability": 0.91}, ...]}`."""
         return {"predictions": [dataclasses.asdict(each) for each in self]}
 
 
@@ -109,7 +108,7 @@ class Classification(Task):
     model_options: ClassVar = ("distillation_head",)
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: data without classes, or a value out of its range.
@@ -151,13 +150,13 @@ class Classification(Task):
         return len(self.class_names)
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head: images to logits `[B, num_classes]`."""
+        """Add the head: images to logits `[B, num_classes]`."""
         if self.distillation_head and not getattr(encoder, "distillation_token", False):
             raise InputError("task.options.distillation_head needs model.options.distillation_token")
         return ClassificationModel(encoder, self.num_classes, self.head_bias, self.distillation_head)
 
     def loss(self, outputs: Float[Array, "b classes"], batch: Batch) -> Float[Array, " b"]:
-        """Computes the cross-entropy of each example, `[B]` float32 in nats.
+        """Compute the cross-entropy of each example, `[B]` float32 in nats.
 
         Args:
             outputs: logits `[B, num_classes]`.
@@ -172,7 +171,7 @@ class Classification(Task):
     def metrics(
         self, outputs: Float[Array, "b classes"], batch: Batch, *, train: bool = False
     ) -> dict[str, tuple[Array, Array]]:
-        """Sums over the unmasked examples, and counts them: name -> (sum, count).
+        """Sum over the unmasked examples, and counts them: name -> (sum, count).
 
         `accuracy`: whether the highest logit (the first of equals) is a label's. `accuracy_top5`: likewise for the five
         highest, where there are more than five classes.
@@ -205,7 +204,7 @@ class Classification(Task):
         }
 
     def results(self, outputs: Any, placements: Sequence[Placement], *, top_k: int = 5) -> list[Classes]:
-        """Names the most probable classes of each image.
+        """Name the most probable classes of each image.
 
         Args:
             outputs: logits `[B, num_classes]`.
@@ -225,7 +224,7 @@ class Classification(Task):
         ]
 
     def probabilities(self, outputs: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
-        """Turns logits into each class's probability, `[B, num_classes]` float32 in [0, 1]."""
+        """Turn logits into each class's probability, `[B, num_classes]` float32 in [0, 1]."""
         return jax.nn.softmax(outputs) if self.loss_type == "softmax" else jax.nn.sigmoid(outputs)
 
     def _targets(self, batch: Batch) -> Float[Array, "b classes"]:
@@ -241,12 +240,12 @@ create = Classification
 
 
 def same_names(old: Sequence[str], new: Sequence[str]) -> bool:
-    """Tells whether two lists name the same classes, in any order, without repetition."""
+    """Tell whether two lists name the same classes, in any order, without repetition."""
     return len(set(new)) == len(new) and sorted(old) == sorted(new)
 
 
 def reordered_heads(arrays: Mapping[str, np.ndarray], old: Sequence[str], new: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reorders the classes of the heads.
+    """Reorder the classes of the heads.
 
     Args:
         arrays: path -> array. Those outside the encoder have the classes as their last axis.
@@ -258,13 +257,13 @@ def reordered_heads(arrays: Mapping[str, np.ndarray], old: Sequence[str], new: S
 
 
 def zero_heads(params: Params) -> list[str]:
-    """Names the heads whose kernel is zero throughout: they tell no class from another."""
+    """Name the heads whose kernel is zero throughout: they tell no class from another."""
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     return [name for name in HEADS if name in flat and not np.any(np.asarray(flat[name]))]
 
 
 def _hit(logits: Float[Array, "b classes"], is_label: Array, k: int) -> Float[Array, " b"]:
-    """Gives 1 where a label is among the k highest logits, else 0; a NaN logit is no hit."""
+    """Return 1 where a label is among the k highest logits, else 0; a NaN logit is no hit."""
     _, top = jax.lax.top_k(logits, k)  # [b, k]
     hit = jnp.take_along_axis(is_label, top, axis=-1).any(axis=-1)
     return (hit & ~jnp.isnan(logits).any(axis=-1)).astype(jnp.float32)

@@ -49,7 +49,7 @@ class DistillationModel(ClassificationModel):
     """A `ClassificationModel`, the same in its parameters and in evaluation, that keeps its heads apart in training."""
 
     def __call__(self, images: Float[Array, "b H W c"], *, train: bool) -> HeadLogits | Float[Array, "b classes"]:
-        """Maps images `[B, H, W, C]`, normalised, to each head's logits or, in evaluation, to their mean."""
+        """Map images `[B, H, W, C]`, normalised, to each head's logits or, in evaluation, to their mean."""
         logits = self.each_heads_logits(images, train=train)
         return HeadLogits(label=logits[0], distilled=logits[-1]) if train else mean_logits(logits)
 
@@ -90,7 +90,7 @@ class Distillation(Classification):
     teacher_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -110,7 +110,7 @@ class Distillation(Classification):
             raise InputError(f"task.options.teacher_weight is {self.teacher_weight}; valid: 0 to 1")
 
     def companions(self) -> Mapping[str, dict[str, Any]]:
-        """Gives the teacher.
+        """Return the teacher.
 
         Raises:
             InputError: there is none.
@@ -123,7 +123,7 @@ class Distillation(Classification):
         return {"teacher": {"source": self.teacher, "step": self.teacher_step, "revision": self.teacher_revision}}
 
     def accept_companion(self, name: str, info: Info, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Checks that the teacher is a classifier of the data's classes, and puts its heads in their order.
+        """Check that the teacher is a classifier of the data's classes, and puts its heads in their order.
 
         Raises:
             InputError: it is none, or one of other classes, or its head is zero throughout.
@@ -151,12 +151,12 @@ class Distillation(Classification):
         return params
 
     def inference(self) -> Classification:
-        """Gives the task of the trained model, which knows no teacher."""
+        """Return the task of the trained model, which knows no teacher."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Classification)}
         return Classification(**options)
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
-        """Adds the head or heads: images to `HeadLogits` in training, else to logits."""
+        """Add the head or heads: images to `HeadLogits` in training, else to logits."""
         if getattr(encoder, "distillation_token", False) and not self.distillation_head:
             raise InputError(
                 "model.options.distillation_token is True, but nothing would learn from it; valid: "
@@ -168,14 +168,14 @@ class Distillation(Classification):
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
     ) -> tuple[Any, Variables]:
-        """Applies the model, and in training the teacher to the same augmented images."""
+        """Apply the model, and in training the teacher to the same augmented images."""
         outputs, variables = given.apply(batch["image"], train=train, rngs=rngs)
         if train:
             outputs = outputs.replace(teacher=given.companions["teacher"](batch["image"]))
         return outputs, variables
 
     def loss(self, outputs: HeadLogits | Float[Array, "b classes"], batch: Batch) -> Float[Array, " b"]:
-        """Computes each example's loss, `[B]` float32 in nats; for outputs of an evaluation that of the labels."""
+        """Compute each example's loss, `[B]` float32 in nats; for outputs of an evaluation that of the labels."""
         if not isinstance(outputs, HeadLogits):
             return super().loss(outputs, batch)
         labels = super().loss(outputs.label, batch)
@@ -184,7 +184,7 @@ class Distillation(Classification):
     def metrics(
         self, outputs: HeadLogits | Float[Array, "b classes"], batch: Batch, *, train: bool = False
     ) -> dict[str, tuple[Array, Array]]:
-        """Gives those of `Classification`, of the heads' mean."""
+        """Return those of `Classification`, of the heads' mean."""
         if isinstance(outputs, HeadLogits):
             outputs = mean_logits([outputs.label, outputs.distilled])
         return super().metrics(outputs, batch, train=train)

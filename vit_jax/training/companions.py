@@ -35,18 +35,20 @@ class Companion:
     about: str
 
     def shapes(self) -> Params:
-        """Gives the parameters' shapes and types."""
+        """Return the parameters' shapes and types."""
+        return jax.eval_shape(self.initial_params)
+
+    def initial_params(self) -> Params:
+        """Make new parameters, for their shapes and roles."""
         size = (1, *self.preprocessing.image_size, self.preprocessing.channels)
-        images = jax.ShapeDtypeStruct(size, jnp.float32)
-        variables: Any = jax.eval_shape(lambda x: self.initialise(jax.random.key(0), x), images)
-        return variables["params"]
+        return self.initialise(jax.random.key(0), jnp.zeros(size, jnp.float32))["params"]
 
     def zeros(self) -> Params:
-        """Makes what keeps the parameters' place in a new state."""
+        """Make what keeps the parameters' place in a new state."""
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.shapes())
 
     def apply(self, params: Params, images: Float[Array, "b H W c"]) -> Any:
-        """Applies the companion to the run's images, without dropout and without a gradient.
+        """Apply the companion to the run's images, without dropout and without a gradient.
 
         Args:
             params: of the companion.
@@ -64,7 +66,7 @@ class Companion:
         return jax.lax.stop_gradient(outputs)
 
     def __str__(self) -> str:
-        """Gives one line for the log."""
+        """Return one line for the log."""
         count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes()))
         height, width = self.preprocessing.image_size
         return f"learning from {self.about}: {count:,} parameters, images of {height}x{width} px"

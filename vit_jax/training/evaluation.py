@@ -52,13 +52,13 @@ class Evaluators:
 
 
 def learned(state: TrainState) -> dict[str, Any]:
-    """Gives what is evaluated of a state: `params`, the moving average where there is one, and `variables`."""
+    """Return what is evaluated of a state: `params`, the moving average where there is one, and `variables`."""
     params = state.params if state.ema_params is None else state.ema_params
     return {"params": params, "variables": state.variables}
 
 
 def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name: str | None = None):
-    """Makes `eval_step(learned, batch) -> (sums, rows)`.
+    """Make `eval_step(learned, batch) -> (sums, rows)`.
 
     Args:
         problem: what is learned.
@@ -69,8 +69,8 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
     Returns:
         A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
         the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
-        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and the `mask`.
-        Without `row_names` there are none.
+        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and `is_example`,
+        the batch's mask. Without `row_names` there are none.
     """
     task = problem.task
 
@@ -83,15 +83,15 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
         outputs, _ = forward(
             problem, batch, params=params, variables=variables, rngs=rngs, train=False, axis_name=axis_name
         )
-        mask = batch["mask"]
+        mask = batch["is_example"]
         examples = mask.sum()
         loss, weight = (jnp.where(mask > 0, x, 0.0).sum() for x in (task.loss(outputs, batch), task.weight(batch)))
         sums = {"loss": (loss, weight), **task.metrics(outputs, batch, train=False), "examples": (examples, examples)}
         rows = {}
         if row_names:
             known = {**task.rows, "features": lambda outputs, batch: _features(problem, params, variables, batch)}
-            rows = {name: known[name](outputs, batch) for name in row_names if name not in ("index", "mask")}
-            rows |= {name: batch[name] for name in ("index", "mask")}
+            rows = {name: known[name](outputs, batch) for name in row_names if name != "index"}
+            rows |= {"index": batch["index"], "is_example": mask}
         return sum_over_devices(sums, axis_name), _all_of_devices(rows, axis_name)
 
     return eval_step
@@ -107,7 +107,7 @@ def evaluate_all(
     evaluators: Evaluators = Evaluators(),
     out: pathlib.Path | None = None,
 ) -> dict[str, float]:
-    """Evaluates several datasets.
+    """Evaluate several datasets.
 
     Args:
         eval_step: as for `evaluate`, with the evaluators' rows.
@@ -159,7 +159,7 @@ def evaluate(
     row_names: Sequence[str] = (),
     add: Callable[[Rows], None] = lambda rows: None,
 ) -> dict[str, float]:
-    """Runs a whole dataset through the evaluation step.
+    """Run a whole dataset through the evaluation step.
 
     Args:
         eval_step: compiled by `strategy`; (learned, batch) -> (sums, rows).
@@ -181,12 +181,12 @@ def evaluate(
     totals: dict[str, np.ndarray] = {}
 
     def take(sums: dict, rows: dict) -> None:
-        """Waits for a batch."""
+        """Wait for a batch."""
         for name, pair in strategy.fetch(sums).items():
             totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
         if row_names:
-            wanted = strategy.fetch({name: rows[name] for name in {*row_names, "index", "mask"}})
-            there = wanted.pop("mask") > 0
+            wanted = strategy.fetch({name: rows[name] for name in {*row_names, "index", "is_example"}})
+            there = wanted.pop("is_example") > 0
             if there.any():
                 add({name: x[there] for name, x in wanted.items()})
 
@@ -205,7 +205,7 @@ def evaluate(
 
 
 def _features(problem: Problem, params: Params, variables: Variables, batch: Batch) -> jax.Array:
-    """Gives the encoder's pooled vectors `[B, D]` float32.
+    """Return the encoder's pooled vectors `[B, D]` float32.
 
     The encoder is applied once more; the compiler finds that it is the same computation as within the model.
     """
@@ -221,7 +221,7 @@ def _all_of_devices(tree: Any, axis_name: str | None) -> Any:
 
 
 def _write(folder: pathlib.Path, files: dict[str, Any]) -> None:
-    """Writes tables and figures, each in one piece."""
+    """Write tables and figures, each in one piece."""
     for name, content in files.items():
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / name) as part:

@@ -10,7 +10,7 @@ from vit_jax.system.atomic import writing
 
 
 def append(file: pathlib.Path, step: int, values: dict[str, float]) -> None:
-    """Appends the line of a step, which is on disk when this returns; numbers that are not finite become null."""
+    """Append the line of a step, which is on disk when this returns; numbers that are not finite become null."""
     clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
     with file.open("a") as stream:
         stream.write(json.dumps({"step": step} | clean, allow_nan=False) + "\n")
@@ -19,7 +19,7 @@ def append(file: pathlib.Path, step: int, values: dict[str, float]) -> None:
 
 
 def cut_after(file: pathlib.Path, step: int) -> None:
-    """Removes the lines of later steps, and a last line that is incomplete; the file need not exist."""
+    """Remove the lines of later steps, and a last line that is incomplete; the file need not exist."""
     if not file.exists():
         return
     kept = []
@@ -34,7 +34,7 @@ def cut_after(file: pathlib.Path, step: int) -> None:
 
 
 def last_values(file: pathlib.Path) -> dict[str, Any]:
-    """Reads the newest value of each metric; empty if the file does not exist."""
+    """Read the newest value of each metric; empty if the file does not exist."""
     values: dict[str, Any] = {}
     if file.exists():
         for line in file.read_text().splitlines():

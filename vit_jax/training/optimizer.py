@@ -1,9 +1,9 @@
-"""Optax transformations by name, what they leave alone, and the moving average of the parameters."""
+"""Optimizers by name, which parameters they change and how fast, and the moving average of the parameters."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,12 +11,13 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from vit_jax.errors import InputError
+from vit_jax.layers.roles import Role, Roles, role_of
 from vit_jax.ops.trees import leaf_names
 from vit_jax.types import Params
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "muon")
 MOMENT_DTYPES = ("float32", "bfloat16")
-_MUON_RMS = 0.2  # of its updates' elements, about what AdamW's have, so that rate and decay mean the same in both
+_MUON_RMS = 0.2  # root mean square of an update's elements, about AdamW's, so that rates and decay fit both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Layers:
     """The order of a model's parameters from the image to the outputs.
 
     depth: number of blocks.
-    number: a parameter's path -> 0 for what comes before the blocks, i for the i-th block, depth + 1 for what comes
-        after them.
+    number: parameter's path -> 0 before the blocks, i in the i-th block, depth + 1 after them.
     """
 
     depth: int
@@ -39,9 +39,10 @@ class Optimizer:
     transform: Optax transformation at a learning rate of 1; its updates are subtracted times the rate.
     schedule: steps done -> learning rate. It follows the run's step, also past steps that were skipped.
     freeze: regular expressions; a leaf is frozen if one of them matches somewhere in its path.
-    freeze_blocks: the stem and so many blocks are frozen too; 0 is none.
-    layer_decay: the factor between the learning rates of neighbouring layers.
-    layers: what the model's layers are; needed for the two above.
+    freeze_blocks: number of the first blocks that are frozen, with all before them; 0 freezes nothing.
+    layer_decay: ratio of a layer's learning rate to that of the next layer.
+    layers: of the model; needed for the two above.
+    roles: of the parameters. A fixed one has a learning rate of 0.
     """
 
     transform: optax.GradientTransformation
@@ -50,12 +51,13 @@ class Optimizer:
     freeze_blocks: int = 0
     layer_decay: float = 1.0
     layers: Layers | None = None
+    roles: Roles = dataclasses.field(default_factory=dict)
 
     def split(self, params: Params) -> tuple[Params, Params]:
-        """Splits params into (trainable, frozen), two trees of the same form with None for the other's leaves.
+        """Split params into (trainable, frozen), two trees of the same form with None for the other's leaves.
 
         Raises:
-            InputError: an expression that is invalid or matches no leaf, or nothing is left to train.
+            InputError: an expression is invalid or matches no leaf, or nothing is left to train.
         """
         frozen = self._frozen(params)
         trainable_part = jax.tree.map(lambda p, is_frozen: None if is_frozen else p, params, frozen)
@@ -65,17 +67,23 @@ class Optimizer:
         return trainable_part, frozen_part
 
     def rate_factors(self, params: Params) -> Params:
-        """What each leaf's learning rate is multiplied by: layer_decay ** (depth + 1 - the leaf's layer).
+        """Return what each leaf's learning rate is multiplied by.
+
+        It is layer_decay ** (depth + 1 - the leaf's layer), and 0 for a fixed parameter, which no gradient reaches.
 
         Source: Clark et al. 2020 (arXiv:2003.10555) for language models, Bao et al. 2021 (arXiv:2106.08254) for ViT,
         both in their fine-tuning details.
         """
-        if self.layer_decay == 1.0:
-            return jax.tree.map(lambda _: 1.0, params)
-        assert self.layers is not None
-        last = self.layers.depth + 1
-        number = self.layers.number
-        return _map_leaves(lambda path, _: self.layer_decay ** (last - number(path)), params)
+
+        def factor(path: str, leaf: Any) -> float:
+            if role_of(self.roles, path).is_fixed:
+                return 0.0
+            if self.layer_decay == 1.0:
+                return 1.0
+            assert self.layers is not None
+            return self.layer_decay ** (self.layers.depth + 1 - self.layers.number(path))
+
+        return _map_leaves(factor, params)
 
     def _frozen(self, params: Params):
         paths = leaf_names(params)
@@ -115,29 +123,32 @@ def create(
     freeze_blocks: int = 0,
     layer_decay: float = 1.0,
     layers: Layers | None = None,
+    roles: Roles | None = None,
 ) -> Optimizer:
-    """Makes an optimizer by name.
+    """Make an optimizer by name.
 
     Args:
         name: `adamw` (decay decoupled from the moments and multiplied by the learning rate), `adam`, `sgd`
-            (decay added to the gradient, before the momentum), or `muon` (the kernels of the blocks, but for those of
-            depth-wise convolutions, change by orthogonalised momentum, all else as with adamw).
+            (decay added to the gradient, before the momentum), or `muon` (the matrices of the blocks change by
+            orthogonalised momentum, all else as with adamw).
         schedule: steps done -> learning rate.
         weight_decay: applied to kernels alone; biases, norms, tokens and position embeddings have none.
         b1: Adam's decay of the mean of the gradients.
         b2: Adam's decay of the mean of their squares.
-        eps: Adam's.
-        momentum: SGD's.
-        nesterov: SGD's.
+        eps: Adam's epsilon.
+        momentum: of SGD.
+        nesterov: whether SGD's momentum is Nesterov's.
         moment_dtype: in which Adam's mean of the gradients, and SGD's and Muon's momentum, are kept between steps:
             `float32`, or `bfloat16` for half the memory (Zhai et al. 2021, arXiv:2106.04560, section 3.4). They are
             computed in float32, and Adam's mean of the squares is always kept in it.
-        clip_norm: greatest global norm of the gradients of the trainable leaves; 0 is no clipping.
+        clip_norm: greatest global norm of the gradients of the trainable leaves; 0 turns clipping off.
         freeze: regular expressions over paths such as `encoder/block_0/mlp/fc1/kernel`.
-        freeze_blocks: how many of the first blocks stay as they are, with all that comes before them; 0 is none.
-        layer_decay: by how much a layer's learning rate is less than that of the next, in (0, 1]; see
+        freeze_blocks: number of the first blocks that stay as they are, with all before them; 0 freezes nothing.
+        layer_decay: ratio of a layer's learning rate to that of the next layer, in (0, 1]; see
             `Optimizer.rate_factors`.
-        layers: of the model; None for one that tells no layers apart.
+        layers: of the model; None for a model without an order of layers.
+        roles: path -> role, of all parameters (`layers.roles.roles_of`). Without them a parameter's name decides: a
+            `kernel` decays, and `muon` is refused.
 
     Raises:
         InputError: an unknown name, or a value out of its range.
@@ -165,36 +176,46 @@ def create(
     depth = 0 if layers is None else layers.depth
     if not 0 <= freeze_blocks <= depth:
         raise InputError(f"optimizer.freeze_blocks is {freeze_blocks}; valid: 0 to the model's {depth} blocks")
-    if name == "muon" and layers is None:
+    roles = {} if roles is None else roles
+    if name == "muon" and (layers is None or not any(role.in_block for role in roles.values())):
         raise InputError("optimizer.name is 'muon', but the model tells no blocks apart; valid: adamw, adam, sgd")
     if layer_decay != 1.0 and layers is None:
         raise InputError(f"optimizer.layer_decay is {layer_decay}, but the model tells no layers apart; valid: 1")
-    # What is off leaves its place empty, so that turning it on does not change where a checkpoint keeps the rest.
+    # A part that is off is an identity, so that turning it on does not move the others within a checkpoint.
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    decay = optax.add_decayed_weights(weight_decay, mask=decayed) if weight_decay else optax.identity()
+    decay = optax.identity()
+    if weight_decay:
+        decay = optax.add_decayed_weights(weight_decay, mask=lambda params: decayed(params, roles))
     if name == "sgd":
         chain = (clip, decay, optax.trace(momentum, nesterov, moment_dtype) if momentum else optax.identity())
     else:
         adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
-        chain = (clip, adam if name != "muon" else _muon(layers, adam, moment_dtype), decay)
-    return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers)
+        chain = (clip, adam if name != "muon" else _muon(layers, roles, adam, moment_dtype), decay)
+    return Optimizer(optax.chain(*chain), schedule, tuple(freeze), freeze_blocks, layer_decay, layers, roles)
 
 
-def _muon(layers: Layers | None, adam: optax.GradientTransformation, moment_dtype: str) -> optax.GradientTransformation:
-    """Orthogonalised momentum for the matrices of the blocks, adam for all other leaves."""
+def _muon(
+    layers: Layers | None, roles: Mapping[str, Role], adam: optax.GradientTransformation, moment_dtype: str
+) -> optax.GradientTransformation:
+    """Make orthogonalised momentum for the matrices of the blocks and `adam` for all other leaves."""
     assert layers is not None
     number = layers.number
 
     def label(path: str, leaf: jax.Array) -> str:
-        in_layers = 1 <= number(path) <= layers.depth
-        return "muon" if in_layers and _in_block(path) and not _is_depthwise(leaf) else "adam"
+        role = role_of(roles, path)
+        in_layers = role.in_block and 1 <= number(path) <= layers.depth
+        return "muon" if in_layers and role.kind == "kernel" and role.num_inputs is not None else "adam"
+
+    def num_inputs(path: str, leaf: jax.Array) -> int:
+        given = role_of(roles, path).num_inputs
+        return leaf.ndim - 1 if given is None else given  # of leaves that are left to adam too
 
     def axes(path: str, leaf: jax.Array) -> MuonDimensionNumbers:
-        inputs = _num_input_axes(path, leaf.ndim)
+        inputs = num_inputs(path, leaf)
         return MuonDimensionNumbers(tuple(range(inputs)), tuple(range(inputs, leaf.ndim)))
 
     def scaled(path: str, update: jax.Array) -> jax.Array:
-        inputs = _num_input_axes(path, update.ndim)
+        inputs = num_inputs(path, update)
         return _MUON_RMS * math.sqrt(max(math.prod(update.shape[:inputs]), math.prod(update.shape[inputs:]))) * update
 
     muon = optax.chain(
@@ -204,37 +225,27 @@ def _muon(layers: Layers | None, adam: optax.GradientTransformation, moment_dtyp
     return optax.partition({"muon": muon, "adam": adam}, lambda params: _map_leaves(label, params))
 
 
-def _in_block(path: str) -> bool:
-    """Whether it is a kernel of a block; what lies between a pyramid's stages is none, whatever its layer's number."""
-    return re.search(r"(^|/)block_\d+/(.*/)?kernel$", path) is not None
-
-
-def _is_depthwise(leaf: jax.Array) -> bool:
-    """Whether it is a kernel `[h, w, 1, C]`: many small filters that have nothing to do with each other."""
-    return leaf.ndim == 4 and leaf.shape[2] == 1
-
-
-def _num_input_axes(path: str, ndim: int) -> int:
-    """How many of a kernel's axes are inputs: the first of `[D, heads, d]`, or else all but the last."""
-    return 1 if ndim == 3 and not path.endswith("/out/kernel") else ndim - 1
-
-
 def _map_leaves(function: Callable[[str, Any], Any], params: Params):
-    """The tree of function(path, leaf)."""
+    """Make the tree of function(path, leaf)."""
     leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(structure, list(map(function, leaf_names(params), leaves)))
 
 
-def decayed(params: Params):
-    """A tree of bools: True for the leaves that weight decay applies to, which are those named `kernel`."""
-    return _map_leaves(lambda path, _: path.rpartition("/")[2] == "kernel", params)
+def decayed(params: Params, roles: Roles) -> Params:
+    """Make a tree of bools: True for the leaves that weight decay applies to.
+
+    Args:
+        params: any tree of parameters.
+        roles: path -> role; see `layers.roles.role_of` for parameters that it lacks.
+    """
+    return _map_leaves(lambda path, _: role_of(roles, path).is_decayed, params)
 
 
 def merge(trainable: Params, frozen: Params) -> Params:
-    """Undoes `Optimizer.split`."""
+    """Join what `Optimizer.split` gave."""
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
 def moving_average(average: Params, params: Params, decay: float) -> Params:
-    """Decay * average + (1 - decay) * params, written so that equal leaves stay bitwise equal."""
+    """Compute decay * average + (1 - decay) * params, leaving equal leaves bitwise equal."""
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)

@@ -18,14 +18,14 @@ class Pace:
     """
 
     def __init__(self, batches: Iterator[Batch], *, steps_ahead: int = 2) -> None:
-        """Takes placed batches, and how many steps may be under way besides the oldest."""
+        """Take placed batches, and how many steps may be under way besides the oldest."""
         self._batches, self._steps_ahead = batches, steps_ahead
         self._under_way: collections.deque = collections.deque()
         self.wait_seconds = 0.0
         """How long the devices may have had nothing to do because the next batch was not there."""
 
     def next_batch(self) -> Batch:
-        """The next batch, as soon as it is there."""
+        """Return the next batch, as soon as it is there."""
         start = time.perf_counter()
         with jax.profiler.TraceAnnotation("wait for the batch"):
             batch = next(self._batches)
@@ -35,7 +35,7 @@ class Pace:
         return batch
 
     def submitted(self, result: Any) -> None:
-        """Takes what the newest step returns, and waits for the oldest if too many are under way."""
+        """Take what the newest step returns, and waits for the oldest if too many are under way."""
         self._under_way.append(result)
         if len(self._under_way) > self._steps_ahead:
             with jax.profiler.TraceAnnotation("wait for an earlier step"):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.contracts import Forward, Prepare, Task
+from vit_jax.errors import InputError
 from vit_jax.ops.batch_axes import sliced_over
 from vit_jax.training.companions import Companion
 from vit_jax.types import Batch, Params, Variables, mask_of
@@ -30,9 +31,22 @@ class Problem:
     prepare: Prepare
     companions: Mapping[str, Companion] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check that no field of the data is called as a batch calls something else.
+
+        Raises:
+            InputError: one is.
+        """
+        for name in ("is_example", "index"):
+            if name in self.task.fields:
+                raise InputError(
+                    f"the data has a field called {name!r}, which in a batch says which rows are examples, or which "
+                    "example a row is; valid: another name"
+                )
+
 
 def without_masked_rows(batch: Batch) -> Batch:
-    """Replaces the numbers of masked rows by zeros, and adds the mask where there is none.
+    """Replace the numbers of masked rows by zeros, and adds the mask where there is none.
 
     So that a row that fills the batch up changes neither a value nor a gradient, even if it holds NaN: the gradient of
     a `where` after the loss is NaN if the loss's is.
@@ -44,7 +58,7 @@ def without_masked_rows(batch: Batch) -> Batch:
             return x
         return jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
 
-    return {**jax.tree.map(cleared, batch), "mask": mask}
+    return {**jax.tree.map(cleared, batch), "is_example": mask}
 
 
 def forward(
@@ -60,7 +74,7 @@ def forward(
     step: Any = 0,
     axis_name: str | None = None,
 ) -> tuple[Any, Variables]:
-    """Runs a task's forward pass.
+    """Run a task's forward pass.
 
     Args:
         problem: what is learned.

@@ -16,7 +16,7 @@ class Profile:
     """
 
     def __init__(self, directory: pathlib.Path, *, start_step: int, num_steps: int, total_steps: int) -> None:
-        """Takes where the trace goes, after which step of the run it starts, for how many, and the run's length.
+        """Take where the trace goes, after which step of the run it starts, for how many, and the run's length.
 
         Raises:
             InputError: a start before the first step, which compiles, or after the last, or a negative number of steps;
@@ -35,7 +35,7 @@ class Profile:
         self._is_on = False
 
     def after(self, step: int, result: Any) -> bool:
-        """Starts or ends the trace if it is time, once the devices have computed the step's result; True at its end."""
+        """Start or ends the trace if it is time, once the devices have computed the step's result; True at its end."""
         if step == self._start < self._end:
             jax.block_until_ready(result)
             options = jax.profiler.ProfileOptions()
@@ -54,7 +54,7 @@ class Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends a trace that the end of the run cut short."""
+        """End a trace that the end of the run cut short."""
         if self._is_on:
             self._stop()
 

@@ -28,7 +28,7 @@ _STEP_FIGURES = (
 
 
 def first_task_metric(values: Mapping[str, Any]) -> str | None:
-    """Finds the first metric of the task among a step's values, `train/accuracy`; None if it has none.
+    """Find the first metric of the task among a step's values, `train/accuracy`; None if it has none.
 
     Example:
         >>> first_task_metric({"train/gradient_norm": 1.0, "train/psnr": 23.1, "test/psnr": 22.0})
@@ -72,7 +72,7 @@ class RunLog:
         max_skipped_steps: int,
         stream: TextIO | None = None,
     ) -> None:
-        """Opens the files, and cuts off lines of steps after start_step, which a run wrote that got further.
+        """Open the files, and cuts off lines of steps after start_step, which a run wrote that got further.
 
         Args:
             workdir: where metrics.jsonl, timing.jsonl and the event files are.
@@ -101,13 +101,13 @@ class RunLog:
         self._first = self._last = Point(start_step, 0.0, 0.0)  # where the clock starts, and the last log
 
     def started(self, step: int, wait_seconds: float, *, seconds_to_first_step: float) -> None:
-        """Starts the clock once the first step, which compiles, is done."""
+        """Start the clock once the first step, which compiles, is done."""
         self._progress.print(f"first step after {seconds_to_first_step:.1f} s, compilation included")
         self._clock.restart()
         self._first = self._last = Point(step, 0.0, wait_seconds)
 
     def train(self, step: int, metrics: Any, wait_seconds: float) -> None:
-        """Takes the metrics of a step, still on the devices, and writes those of the one before.
+        """Take the metrics of a step, still on the devices, and writes those of the one before.
 
         Args:
             step: done so far.
@@ -118,7 +118,7 @@ class RunLog:
         self._pending = _Pending(step, metrics, wait_seconds, self._clock.seconds())
 
     def evaluation(self, step: int, results: dict[str, float]) -> None:
-        """Takes the results of the evaluations after a step, `test/accuracy`."""
+        """Take the results of the evaluations after a step, `test/accuracy`."""
         if self._pending is None or self._pending.step != step:
             self.flush()
             self._pending = _Pending(step)
@@ -127,7 +127,7 @@ class RunLog:
         self._progress.print(f"step {step}: {figures}")
 
     def flush(self) -> None:
-        """Writes what is pending; waits for the devices if need be.
+        """Write what is pending; waits for the devices if need be.
 
         Raises:
             TrainingDiverged: too many steps in a row were skipped.
@@ -143,7 +143,7 @@ class RunLog:
         self.raise_if_diverged(pending.step, pending.skipped_in_row, pending.nonfinite_leaf)
 
     def raise_if_diverged(self, step: int, skipped_in_row: int, nonfinite_leaf: int) -> None:
-        """Raises TrainingDiverged, which names the first leaf concerned, if too many steps were skipped in a row."""
+        """Raise TrainingDiverged, which names the first leaf concerned, if too many steps were skipped in a row."""
         if skipped_in_row < self._max_skipped_steps:
             return
         culprit = "the loss"
@@ -157,33 +157,33 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self, busy: Any) -> Iterator[None]:
-        """Stops the training clock, for an evaluation, once the devices are done with `busy`."""
+        """Stop the training clock, for an evaluation, once the devices are done with `busy`."""
         self._fetch_pending()
         jax.block_until_ready(busy)
         with self._clock:
             yield
 
     def summary(self) -> dict[str, float]:
-        """Gives seconds, images/s and share of waiting since the first step; empty if nothing was timed."""
+        """Return seconds, images/s and share of waiting since the first step; empty if nothing was timed."""
         speed = speed_between(self._first, self._last, batch_size=self._batch_size)
         return {"train_seconds": self._last.seconds, **speed} if speed else {}
 
     def print(self, line: str) -> None:
-        """Prints a line above the progress line."""
+        """Print a line above the progress line."""
         self._progress.print(line)
 
     def __enter__(self) -> "RunLog":
-        """Gives the log itself."""
+        """Return the log itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the files; what is pending is not written."""
+        """Close the files; what is pending is not written."""
         self._progress.close()
         with _named(self._workdir):
             self._tensorboard.close()
 
     def _fetch_pending(self) -> None:
-        """Copies what is pending off the devices, waiting for them if need be, and shows it."""
+        """Copy what is pending off the devices, waiting for them if need be, and shows it."""
         pending = self._pending
         if pending is None or pending.device is None:
             return
@@ -234,7 +234,7 @@ class RunLog:
 
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
-    """Adds the path to an OSError of a write, which does not say where."""
+    """Add the path to an OSError of a write, which does not say where."""
     try:
         yield
     except OSError as error:

@@ -20,7 +20,7 @@ def learning_rate(
     end: float = 0.0,
     timescale_steps: int = 10_000,
 ) -> optax.Schedule:
-    """Makes a schedule: step (int, steps done so far) -> learning rate (float32 scalar).
+    """Make a schedule: step (int, steps done so far) -> learning rate (float32 scalar).
 
     The rate rises linearly from 0 at step 0 to `peak` at `warmup_steps`; then, with u from 0 to 1 between
     there and `total_steps`,
@@ -80,7 +80,7 @@ class Every:
     total_steps: int
 
     def is_due(self, step: int) -> bool:
-        """Whether something is due once `step` steps are done (so never at 0)."""
+        """Return whether something is due once `step` steps are done (so never at 0)."""
         if step <= 0:
             return False
         return step == self.total_steps or (self.steps > 0 and step % self.steps == 0)

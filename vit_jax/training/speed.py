@@ -8,15 +8,15 @@ class Stopwatch:
     """Counts seconds since `restart`, leaving out the time inside `with stopwatch:`."""
 
     def __init__(self) -> None:
-        """Starts to count."""
+        """Start to count."""
         self.restart()
 
     def restart(self) -> None:
-        """Starts to count from zero."""
+        """Start to count from zero."""
         self._start, self._paused_at = time.perf_counter(), 0.0
 
     def seconds(self) -> float:
-        """Gives the seconds so far."""
+        """Return the seconds so far."""
         return time.perf_counter() - self._start
 
     def __enter__(self) -> None:
@@ -41,7 +41,7 @@ class Point:
 
 
 def speed_between(start: Point, end: Point, *, batch_size: int) -> dict[str, float]:
-    """Gives `images_per_second` and `data_wait_fraction` between two moments; empty if no step or no time is between.
+    """Return `images_per_second` and `data_wait_fraction` between two moments; empty if no step or no time is between.
 
     Example:
         >>> speed_between(Point(0, 0.0, 0.0), Point(10, 2.0, 0.5), batch_size=8)

@@ -14,7 +14,7 @@ from vit_jax.types import Batch, TrainState
 
 
 def make_init(problem: Problem, optimizer: Optimizer, *, moving_average: bool) -> Callable[[int, Batch], TrainState]:
-    """Makes `init(seed, batch) -> TrainState` at step 0.
+    """Make `init(seed, batch) -> TrainState` at step 0.
 
     Args:
         problem: what is learned.

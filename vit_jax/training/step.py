@@ -27,7 +27,7 @@ def make_train_step(
     max_skipped_steps: int = 10,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """Makes `train_step(state, batch) -> (state, metrics)`.
+    """Make `train_step(state, batch) -> (state, metrics)`.
 
     The gradient is that of the sum of the losses over the sum of the weights (`Task.weight`), of the whole batch, all
     devices together. A step whose loss, gradients or new parameters are not finite changes nothing but the step number
@@ -61,7 +61,7 @@ def make_train_step(
         if axis_name is not None:
             dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
-        weights = jnp.where(batch["mask"] > 0, problem.task.weight(batch), 0.0)
+        weights = jnp.where(batch["is_example"] > 0, problem.task.weight(batch), 0.0)
         total_weight = sum_over_devices(weights.sum(), axis_name)
         total_weight = jnp.where(total_weight > 0, total_weight, 1.0)  # nothing to learn from is no division by 0
         trainable, frozen = optimizer.split(state.params)
@@ -79,7 +79,7 @@ def make_train_step(
                 step=state.step,
                 axis_name=axis_name,
             )
-            mask = part["batch"]["mask"]
+            mask = part["batch"]["is_example"]
             loss = jnp.where(mask > 0, problem.task.loss(outputs, part["batch"]), 0.0).sum()
             sums = {"loss": (loss, part["weights"].sum()), **problem.task.metrics(outputs, part["batch"], train=True)}
             return loss / total_weight, (sums, variables)
@@ -142,7 +142,7 @@ def make_train_step(
 
 
 def check_accumulate_steps(accumulate_steps: int, *, batch_size: int, num_slices: int) -> None:
-    """Checks that the micro-batches of a device are equal.
+    """Check that the micro-batches of a device are equal.
 
     Raises:
         InputError: the number of them does not divide the device's examples.
@@ -164,7 +164,7 @@ def sum_over_parts(
     *,
     num_parts: int,
 ) -> tuple[Any, Any]:
-    """Sums function(part, key, carry) over equal parts of a tree, in turn.
+    """Sum function(part, key, carry) over equal parts of a tree, in turn.
 
     Args:
         function: gives what is summed, and the carry for the next part.
@@ -195,12 +195,12 @@ def sum_over_parts(
 
 
 def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
-    """Sums each leaf over the devices of an axis; None is none."""
+    """Sum each leaf over the devices of an axis; None is none."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def _finite_leaves(gradients: Params, trainable: Params) -> jax.Array:
-    """Tells of each leaf whether its gradient and its new value are finite, `[leaves]` bool."""
+    """Tell of each leaf whether its gradient and its new value are finite, `[leaves]` bool."""
     # An update may overflow though its gradient does not.
     pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(trainable), strict=True)
     return jnp.stack([jnp.isfinite(g).all() & jnp.isfinite(p).all() for g, p in pairs])

@@ -7,18 +7,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data.augment import policies
+from vit_jax.build import plugins
+from vit_jax.data.augment.autoaugment import AUTOAUGMENT, AutoAugment
+from vit_jax.data.augment.color_jitter import ColorJitter
 from vit_jax.data.augment.operations import OPS
-from vit_jax.data.augment.policies import AUTOAUGMENT, VARIANTS, AutoAugment, ColorJitter, RandAugment, ThreeAugment
+from vit_jax.data.augment.randaugment import VARIANTS, RandAugment
+from vit_jax.data.augment.three_augment import ThreeAugment
+from vit_jax.data.augment.trivialaugment import TrivialAugment
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.data.loading import order
+from vit_jax.data.loading.pipeline import Pipeline, bound
+from vit_jax.data.sources.examples import stand_in
 from vit_jax.errors import InputError
+from vit_jax.types import Field
 
-DEFAULTS = {"variant": "timm", "num_ops": 2, "magnitude": 9.0, "magnitude_std": 0.0}
-JITTER = (0.3, 0.3, 0.3, 0.1)
+JITTER = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}
+GREY = 128
+AS_THEY_ARE = dict(OPS)
 
 
-def create(name="none", *, mean=(0.5, 0.5, 0.5), color_jitter=(0.0, 0.0, 0.0, 0.0), **options):
-    return policies.create(name, mean=mean, color_jitter=color_jitter, **(DEFAULTS | options))
+def created(name, **options):
+    return plugins.create("augmentation", name, options=options)
+
+
+def pipeline_of(*augmentations, channels=3, mean=0.5):
+    """What takes placed images of 9 x 8 pixels through the augmentations."""
+    preprocessing = Preprocessing((9, 8), channels, mean=(mean,) * channels, std=(1.0,) * channels)
+    fields = {"image": Field("image", (None, None, None), "uint8")}
+    return Pipeline(stand_in("images", fields, 0), preprocessing, policies=bound(augmentations, preprocessing))
+
+
+def changed(augmentation, image, rng):
+    """The image after the policy of an augmentation."""
+    return augmentation.policy(GREY)(image, rng, [])
 
 
 def images(channels):
@@ -26,20 +47,26 @@ def images(channels):
 
 
 ALL = [
-    *[(name, {}) for name in policies.NAMES],
-    *[("randaugment", {"variant": variant, "magnitude_std": 0.5}) for variant in VARIANTS],
-    *[("randaugment", {"variant": "google", "magnitude": 20.0}), ("none", {"color_jitter": JITTER})],
+    [],
+    [created("autoaugment", learned_on="cifar")],
+    [created("autoaugment", learned_on="imagenet")],
+    [created("trivialaugment")],
+    [created("three_augment")],
+    *[[created("randaugment", variant=variant, magnitude_std=0.5)] for variant in VARIANTS],
+    [created("randaugment", variant="google", magnitude=20.0)],
+    [created("color_jitter", **JITTER)],
+    [created("three_augment"), created("color_jitter", **JITTER)],
 ]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("name", "options"), ALL, ids=str)
-def test_policies_keep_shape_and_dtype_and_depend_on_seed_and_position_alone(name, options, channels):
-    chosen = create(name, mean=(0.4,) * channels, **options)
+@pytest.mark.parametrize("augmentations", ALL, ids=str)
+def test_policies_keep_shape_and_dtype_and_depend_on_seed_and_position_alone(augmentations, channels):
+    pipeline = pipeline_of(*augmentations, channels=channels, mean=0.4)
     before = images(channels)
 
     def augmented(seed, positions):
-        return {p: policies.apply(chosen, before[p], order.generator(seed, p)) for p in positions}
+        return {p: pipeline.augmented({"image": before[p]}, order.generator(seed, p))["image"] for p in positions}
 
     forwards, backwards = augmented(3, range(40)), augmented(3, range(39, -1, -1))
     for position, image in forwards.items():
@@ -47,18 +74,34 @@ def test_policies_keep_shape_and_dtype_and_depend_on_seed_and_position_alone(nam
         np.testing.assert_array_equal(image, backwards[position])
     np.testing.assert_array_equal(before, images(channels))
     other = augmented(4, range(40))
-    assert any((forwards[p] != other[p]).any() for p in range(40)) == bool(chosen)
+    assert any((forwards[p] != other[p]).any() for p in range(40)) == bool(augmentations)
 
 
-@pytest.mark.parametrize(("name", "options"), ALL, ids=str)
-def test_policies_travel_to_worker_processes(name, options):
-    chosen = create(name, **options)
-    assert pickle.loads(pickle.dumps(chosen)) == chosen
+@pytest.mark.parametrize("augmentations", ALL, ids=str)
+def test_policies_travel_to_worker_processes(augmentations):
+    pipeline, image = pipeline_of(*augmentations), images(3)[0]
+    sent = pickle.loads(pickle.dumps(pipeline))
+    here, there = (each.augmented({"image": image}, order.generator(0, 0))["image"] for each in (pipeline, sent))
+    np.testing.assert_array_equal(here, there)
 
 
-def test_no_policy_gives_the_image_back():
-    image = images(3)[0]
-    assert policies.apply(create(), image, order.generator(0, 0)) is image
+def test_without_policies_the_example_comes_back():
+    example = {"image": images(3)[0]}
+    assert pipeline_of().augmented(example, order.generator(0, 0)) is example
+
+
+def test_the_colours_of_an_image_change_last():
+    one = bound([created("color_jitter", **JITTER), created("three_augment")], Preprocessing((8, 8)))
+    other = bound([created("three_augment"), created("color_jitter", **JITTER)], Preprocessing((8, 8)))
+    image = Image.fromarray(images(3)[0])
+
+    def through(policies):
+        rng, result = order.generator(0, 0), image
+        for policy in policies:
+            result = policy(result, rng, [])
+        return np.asarray(result)
+
+    np.testing.assert_array_equal(through(one), through(other))
 
 
 @pytest.fixture
@@ -69,14 +112,15 @@ def applied(monkeypatch):
     def recorder(name):
         return lambda image, *, family, strength, brush: calls.append((name, family, strength)) or image
 
-    monkeypatch.setattr(policies, "OPS", {name: recorder(name) for name in OPS})
+    for name in list(OPS):
+        monkeypatch.setitem(OPS, name, recorder(name))
     return calls
 
 
 def draw(policy, count):
     rng = np.random.default_rng(0)
     for _ in range(count):
-        policy(Image.new("L", (2, 2)), rng)
+        changed(policy, Image.new("L", (2, 2)), rng)
 
 
 PAPER = {
@@ -102,7 +146,7 @@ def test_randaugment_draws_each_operation_equally_often(applied, variant):
     np.testing.assert_allclose(list(counts.values()), expected, atol=5 * expected**0.5)
     assert {strength for _, _, strength in applied} == {0.9}
     for name, family, _ in applied:
-        assert getattr(OPS[name], family) is not None
+        assert getattr(AS_THEY_ARE[name], family) is not None
 
 
 def test_randaugments_noise_stays_within_0_and_10(applied):
@@ -122,7 +166,7 @@ def test_autoaugment_applies_one_of_25_pairs_with_its_probabilities(applied, pol
     expected = collections.Counter()
     for pair in AUTOAUGMENT[policy]:
         for name, probability, magnitude in pair:
-            assert OPS[name].autoaugment is not None
+            assert AS_THEY_ARE[name].autoaugment is not None
             expected[name, magnitude] += probability * 200
     for key, count in expected.items():
         assert counts[key] == pytest.approx(count, abs=5 * count**0.5 + 1), key
@@ -143,12 +187,12 @@ def test_autoaugments_first_and_last_pairs(policy, place, pair):
 
 
 def test_trivialaugment_draws_one_of_14_operations_and_one_of_31_strengths(applied):
-    draw(policies.TrivialAugment(), 3000)
+    draw(TrivialAugment(), 3000)
     assert len(applied) == 3000
     names = {name.removesuffix("Px") for name, _, _ in applied}
     assert names == PAPER and "TranslateX" not in {name for name, _, _ in applied}
     assert len({strength for _, _, strength in applied}) == 31
-    assert all(OPS[name].trivial is not None for name, _, _ in applied)
+    assert all(AS_THEY_ARE[name].trivial is not None for name, _, _ in applied)
 
 
 def test_three_augment_gives_each_of_its_three_equally_often():
@@ -157,7 +201,7 @@ def test_three_augment_gives_each_of_its_three_equally_often():
     grey = (pixels @ [0.299, 0.587, 0.114])[:, :, None]
     counts = collections.Counter()
     for position in range(900):
-        image = np.asarray(ThreeAugment()(Image.fromarray(pixels), order.generator(0, position)), float)
+        image = np.asarray(changed(ThreeAugment(), Image.fromarray(pixels), order.generator(0, position)), float)
         if (image == solarized).all():
             counts["solarized"] += 1
         elif np.abs(image - grey).max() <= 1:
@@ -172,7 +216,7 @@ def test_three_augment_gives_each_of_its_three_equally_often():
 def test_color_jitter_changes_brightness_by_at_most_its_amount():
     shades = []
     for position in range(300):
-        image = ColorJitter(brightness=0.3)(Image.new("L", (1, 1), 100), order.generator(0, position))
+        image = changed(ColorJitter(brightness=0.3), Image.new("L", (1, 1), 100), order.generator(0, position))
         shades.append(np.asarray(image).item())
     assert 69 <= min(shades) <= 72 and 127 <= max(shades) <= 130
     assert np.mean(shades) == pytest.approx(100, abs=4)
@@ -181,8 +225,8 @@ def test_color_jitter_changes_brightness_by_at_most_its_amount():
 @pytest.mark.parametrize("field", ["brightness", "contrast", "saturation", "hue"])
 def test_each_part_of_color_jitter_changes_the_image(field):
     image = Image.fromarray(images(3)[0])
-    changed = ColorJitter(**{field: 0.4})(image, order.generator(0, 1))
-    assert (np.asarray(changed) != np.asarray(image)).any()
+    other = changed(ColorJitter(**{field: 0.4}), image, order.generator(0, 1))
+    assert (np.asarray(other) != np.asarray(image)).any()
 
 
 def test_color_jitter_comes_in_random_order():
@@ -200,35 +244,45 @@ def test_color_jitter_comes_in_random_order():
             return high
 
     one, other = (
-        np.asarray(ColorJitter(brightness=1.0, contrast=0.5)(image, Fixed(places)))
+        np.asarray(changed(ColorJitter(brightness=1.0, contrast=0.5), image, Fixed(places)))
         for places in ([0, 1, 2, 3], [3, 2, 1, 0])
     )
     assert (one != other).any()
 
 
-def test_empty_areas_are_filled_with_the_mean():
-    chosen = create("trivialaugment", mean=(0.2, 0.4, 0.6))
-    assert chosen[0].fill == (51, 102, 153)
-    assert create("trivialaugment", mean=(0.2,))[0].fill == 51
+@pytest.mark.parametrize(("mean", "fill"), [((0.2, 0.4, 0.6), (51, 102, 153)), ((0.2,), 51)])
+def test_empty_areas_are_filled_with_the_mean(monkeypatch, mean, fill):
+    fills = []
+    monkeypatch.setattr(TrivialAugment, "policy", lambda self, fill: fills.append(fill))
+    bound([TrivialAugment()], Preprocessing((8, 8), len(mean), mean=mean, std=(1.0,) * len(mean)))
+    assert fills == [fill]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("randaug", {}, "data.augment is 'randaug'; valid: none, randaugment"),
-        ("autoaugment_svhn", {}, "data.augment is 'autoaugment_svhn'"),
-        ("randaugment", {"variant": "tim"}, "data.randaugment_variant is 'tim'; valid: paper, google, timm"),
-        ("randaugment", {"num_ops": 0}, "data.randaugment_num_ops is 0; valid: 1 or more"),
-        ("randaugment", {"magnitude": 11.0}, "data.randaugment_magnitude is 11.0; valid: 0 to 10"),
+        ("randaug", {}, "unknown augmentation 'randaug' .did you mean 'randaugment'.."),
+        (
+            "autoaugment",
+            {"learned_on": "svhn"},
+            "autoaugment.learned_on is 'svhn'; valid: cifar, imagenet",
+        ),
+        ("randaugment", {"variant": "tim"}, "data.augment.randaugment.variant is 'tim'; valid: paper, google, timm"),
+        ("randaugment", {"num_ops": 0}, "data.augment.randaugment.num_ops is 0; valid: 1 or more"),
+        ("randaugment", {"magnitude": 11.0}, "data.augment.randaugment.magnitude is 11.0; valid: 0 to 10"),
         ("randaugment", {"magnitude": -1.0, "variant": "google"}, "valid: 0 to 30"),
         ("randaugment", {"magnitude": float("nan")}, "magnitude is nan"),
-        ("randaugment", {"magnitude_std": -0.5}, "data.randaugment_magnitude_std is -0.5"),
-        ("none", {"color_jitter": (0.3, 0.3, 0.3)}, "data.color_jitter is .0.3, 0.3, 0.3.; valid: brightness"),
-        ("none", {"color_jitter": (0.3, 0.3, 0.3, 0.6)}, "a hue in .0, 0.5."),
-        ("none", {"color_jitter": (-0.3, 0.0, 0.0, 0.0)}, "of at least 0"),
-        ("none", {"color_jitter": (float("nan"), 0.0, 0.0, 0.0)}, "data.color_jitter"),
+        ("randaugment", {"magnitude_std": -0.5}, "data.augment.randaugment.magnitude_std is -0.5"),
+        ("color_jitter", {"hue": 0.6}, "data.augment.color_jitter.hue is 0.6; valid: 0 to 0.5"),
+        ("color_jitter", {"brightness": -0.3}, "data.augment.color_jitter.brightness is -0.3; valid: 0 or more"),
+        ("color_jitter", {"contrast": float("nan")}, "data.augment.color_jitter.contrast is nan"),
+        ("random_crop", {"min_area": 0.0}, "data.augment.random_crop.min_area is 0.0; valid: more than 0, at most 1"),
+        ("random_crop", {"max_aspect": 0.5}, "data.augment.random_crop.max_aspect is 0.5; valid: 1 or more"),
+        ("shift", {"pixels": -1}, "data.augment.shift.pixels is -1; valid: 0 or more"),
+        ("flip", {"probability": 1.5}, "data.augment.flip.probability is 1.5; valid: 0 to 1"),
+        ("erase", {"probability": -0.1}, "data.augment.erase.probability is -0.1; valid: 0 to 1"),
     ],
 )
 def test_bad_values_are_named(name, options, message):
     with pytest.raises(InputError, match=message):
-        create(name, **options)
+        created(name, **options)

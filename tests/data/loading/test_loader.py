@@ -6,12 +6,17 @@ import time
 import numpy as np
 import pytest
 
-from vit_jax.data.augment import policies
-from vit_jax.data.images.transforms import Preprocessing, RandomResizedCrop
-from vit_jax.data.loading import loader
-from vit_jax.data.loading.loader import InMemory, Prefetch, Share, Streaming
+from vit_jax.build import plugins
+from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.data.loading.loader import Share
+from vit_jax.data.loading.memory import InMemory
+from vit_jax.data.loading.pipeline import Pipeline, bound
+from vit_jax.data.loading.prefetch import Prefetch
+from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import tfds as sources
+from vit_jax.data.sources.examples import Examples
 from vit_jax.errors import InputError
+from vit_jax.types import Field, class_fields
 
 PREPROCESSING = Preprocessing((8, 8), 1, mean=(0.5,), std=(0.5,))
 
@@ -23,7 +28,7 @@ def source():
 
 @pytest.fixture(params=[InMemory, Streaming], ids=["in memory", "streaming"])
 def data(request, source):
-    return request.param(source, PREPROCESSING)
+    return request.param(Pipeline(source, PREPROCESSING))
 
 
 def equal(left, right):
@@ -38,7 +43,7 @@ def train(data, share, start=0, total=12):
 
 
 def test_memory_and_streaming_agree(source):
-    memory, streaming = InMemory(source, PREPROCESSING), Streaming(source, PREPROCESSING)
+    memory, streaming = (kind(Pipeline(source, PREPROCESSING)) for kind in (InMemory, Streaming))
     for left, right in zip(train(memory, Share(10)), train(streaming, Share(10)), strict=True):
         equal(left, right)
     for left, right in zip(memory.eval_batches(Share(16)), streaming.eval_batches(Share(16)), strict=True):
@@ -84,39 +89,51 @@ def test_evaluation_counts_every_example_once(data, batch_size, count):
         lengths.add(len(batches))
         for batch in batches:
             assert all(len(x) == batch_size for x in batch.values())
-            seen += batch["index"][batch["mask"] > 0].tolist()
+            seen += batch["index"][batch["is_example"] > 0].tolist()
     assert sorted(seen) == list(range(50))
     assert len(lengths) == 1  # or the processes would wait for one another for ever
 
 
+def created(name, **options):
+    return plugins.create("augmentation", name, options=options)
+
+
 def test_random_crops_depend_on_the_position_alone(source):
-    crop = RandomResizedCrop(PREPROCESSING)
-    whole = train(Streaming(source, PREPROCESSING, random_crop=crop, num_threads=3), Share(4))
-    later = train(Streaming(source, PREPROCESSING, random_crop=crop, num_threads=1), Share(4), start=11)
+    pipeline = Pipeline(source, PREPROCESSING, placing=created("random_crop"))
+    whole = train(Streaming(pipeline, num_threads=3), Share(4))
+    later = train(Streaming(pipeline, num_threads=1), Share(4), start=11)
     equal(whole[11], later[0])
-    plain = train(Streaming(source, PREPROCESSING), Share(4))
+    plain = train(Streaming(Pipeline(source, PREPROCESSING)), Share(4))
     assert not np.array_equal(plain[0]["image"], whole[0]["image"])
 
 
-AUGMENT = policies.create(
-    "randaugment", mean=(0.5,), color_jitter=(0.3, 0.0, 0.0, 0.0), variant="timm_increasing", magnitude_std=0.5
-)
+def test_random_crops_are_not_for_memory(source):
+    with pytest.raises(InputError, match=r"random_crop .*valid with data.in_memory=false"):
+        InMemory(Pipeline(source, PREPROCESSING, placing=created("random_crop")))
+
+
+def augmented(source):
+    """A pipeline that draws several random numbers for each image."""
+    chosen = [
+        created("randaugment", variant="timm_increasing", magnitude_std=0.5),
+        created("color_jitter", brightness=0.3),
+    ]
+    return Pipeline(source, PREPROCESSING, policies=bound(chosen, PREPROCESSING))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_policies_do_the_same_from_memory_and_streamed(source, num_workers):
-    options = {"augment": AUGMENT, "repeats": 3}
-    memory = train(InMemory(source, PREPROCESSING, **options), Share(10))
-    streamed = train(Streaming(source, PREPROCESSING, num_workers=num_workers, **options), Share(10))
+    memory = train(InMemory(augmented(source), repeats=3), Share(10))
+    streamed = train(Streaming(augmented(source), repeats=3, num_workers=num_workers), Share(10))
     for left, right in zip(memory, streamed, strict=True):
         equal(left, right)
-    plain = train(InMemory(source, PREPROCESSING, repeats=3), Share(10))
+    plain = train(InMemory(Pipeline(source, PREPROCESSING), repeats=3), Share(10))
     assert not np.array_equal(plain[0]["image"], memory[0]["image"])
 
 
 @pytest.mark.parametrize("kind", [InMemory, Streaming])
 def test_policies_depend_on_the_position_alone(kind, source):
-    data = kind(source, PREPROCESSING, augment=AUGMENT, repeats=2)
+    data = kind(augmented(source), repeats=2)
     whole = train(data, Share(12))
     equal(whole[9], train(data, Share(12), start=9)[0])
     equal({k: v[1::3] for k, v in whole[2].items()}, train(data, Share(12, 1, 3))[2])
@@ -124,8 +141,8 @@ def test_policies_depend_on_the_position_alone(kind, source):
     assert not np.array_equal(other["image"], whole[0]["image"])
 
 
-def test_repeats_come_in_a_row_each_augmented_anew(source):
-    batch = train(InMemory(source, PREPROCESSING, augment=AUGMENT, repeats=3), Share(12))[0]
+def test_repeats_come_in_a_row_each_augmented_in_its_own_way(source):
+    batch = train(InMemory(augmented(source), repeats=3), Share(12))[0]
     np.testing.assert_array_equal(batch["label"], np.repeat(batch["label"][::3], 3))
     copies = batch["image"].reshape(4, 3, -1)
     assert all(len(np.unique(copy, axis=0)) > 1 for copy in copies)
@@ -133,8 +150,8 @@ def test_repeats_come_in_a_row_each_augmented_anew(source):
 
 def test_evaluation_is_never_augmented(source):
     for kind in (InMemory, Streaming):
-        plain, augmented = kind(source, PREPROCESSING), kind(source, PREPROCESSING, augment=AUGMENT, repeats=3)
-        for left, right in zip(plain.eval_batches(Share(16)), augmented.eval_batches(Share(16)), strict=True):
+        plain, other = kind(Pipeline(source, PREPROCESSING)), kind(augmented(source), repeats=3)
+        for left, right in zip(plain.eval_batches(Share(16)), other.eval_batches(Share(16)), strict=True):
             equal(left, right)
 
 
@@ -149,7 +166,7 @@ def test_streaming_reads_about_two_batches_ahead(source, batch_size):
             read.append(record)
             return source[0]
 
-    stream = Streaming(sources.Source("counting", source.class_names, Counting()), PREPROCESSING, num_threads=2)
+    stream = Streaming(Pipeline(Examples("counting", source.fields, Counting()), PREPROCESSING), num_threads=2)
     next(stream.train_batches(Share(batch_size), seed=0, start_step=0, total_steps=100))
     time.sleep(0.3)
     assert len(read) <= 4 * batch_size
@@ -164,11 +181,11 @@ class Broken:
 
 
 def test_an_example_that_is_no_image_is_named():
-    broken = sources.Source("broken set", ("a",), Broken())
+    broken = Pipeline(Examples("broken set", class_fields(["a"]), Broken()), PREPROCESSING)
     with pytest.raises(InputError, match="example 5 of broken set"):
-        InMemory(broken, PREPROCESSING)
+        InMemory(broken)
     with pytest.raises(InputError, match="example 5 of broken set"):
-        list(Streaming(broken, PREPROCESSING).eval_batches(Share(3)))
+        list(Streaming(broken).eval_batches(Share(3)))
 
 
 def test_prefetch_keeps_the_order_and_applies_the_transform():
@@ -203,7 +220,124 @@ def test_prefetch_is_no_more_than_its_size_ahead_and_ends_its_thread():
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
-def test_blank_batch_fits_a_real_one(data, source):
-    blank = loader.blank_batch(PREPROCESSING, source, 10)
-    real = train(data, Share(10))[0]
+def test_a_blank_batch_fits_a_real_one(data, source):
+    blank, real = Pipeline(source, PREPROCESSING).blank(10), train(data, Share(10))[0]
     assert {k: (v.shape, v.dtype) for k, v in blank.items()} == {k: (v.shape, v.dtype) for k, v in real.items()}
+    assert {name: field.shape for name, field in data.fields.items()} == {"image": (8, 8, 1), "label": ()}
+
+
+SCENES = {
+    "image": Field("image", (None, None, None), "uint8"),
+    "mask": Field("mask", (None, None), names=("a", "b"), ignore=(255, 7)),
+    "boxes": Field("boxes", (None, 6), "float32", ("a", "b")),
+    "instances": Field("instances", (None, None), names=("a", "b")),
+    "tags": Field("labels", (2,), "float32", ("a", "b")),
+    "pose": Field("array", (3,), "float32"),
+}
+
+
+def scenes(count=11, **changes):
+    """Scenes of 16 x 16 pixels; number i has i % 3 boxes, which fill up to four rows."""
+    records = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        corners = np.sort(rng.integers(0, 17, (i % 3, 2, 2)), axis=1).reshape(-1, 4)
+        records.append(
+            {
+                "image": rng.integers(0, 256, (16, 16, 1), np.uint8),
+                "mask": rng.choice([0, 1, 7, 255], (16, 16)).astype(np.uint8),
+                "boxes": np.concatenate([corners, rng.integers(0, 2, (i % 3, 1)), np.full((i % 3, 1), i)], axis=1),
+                "instances": rng.integers(0, 5, (16, 16)).astype(np.uint16),
+                "tags": [i % 2],
+                "pose": [i, 0.5, 1.5],
+            }
+            | changes
+        )
+    return Examples("scenes", SCENES, records)
+
+
+ROTATING = {"variant": "google", "num_ops": 3}
+
+
+@pytest.mark.parametrize("num_workers", [None, 0, 2], ids=["in memory", "threads", "workers"])
+@pytest.mark.parametrize("policies", [(), bound([created("randaugment", **ROTATING)], PREPROCESSING)], ids=len)
+def test_every_kind_of_field_comes_in_batches(num_workers, policies):
+    pipeline = Pipeline(scenes(), PREPROCESSING, 4, policies=policies)
+    loader = InMemory(pipeline) if num_workers is None else Streaming(pipeline, num_workers=num_workers)
+    batches = [*train(loader, Share(4), total=5), *loader.eval_batches(Share(4))]
+    for batch in batches:
+        assert {name: (x.shape, str(x.dtype)) for name, x in batch.items() if name not in ("index", "is_example")} == {
+            "image": ((4, 8, 8, 1), "uint8"),
+            "mask": ((4, 8, 8), "int32"),
+            "boxes": ((4, 4, 6), "float32"),
+            "instances": ((4, 8, 8), "int32"),
+            "tags": ((4, 2), "float32"),
+            "pose": ((4, 3), "float32"),
+        }
+        assert set(np.unique(batch["mask"])) <= {-1, 0, 1}
+        there = batch["boxes"][..., 4] >= 0
+        assert (there.sum(axis=1) <= batch["pose"][:, 0] % 3).all()
+        np.testing.assert_array_equal(batch["boxes"][..., 5], there * batch["pose"][:, :1])  # carried along
+        np.testing.assert_array_equal(batch["tags"][:, 1], batch["pose"][:, 0] % 2)
+    last = batches[-1]
+    assert last["is_example"].tolist() == [1, 1, 1, 0]
+    assert (last["boxes"][3, :, 4] == -1).all() and not last["image"][3].any()  # blank
+
+
+def test_kinds_agree_from_memory_and_streamed():
+    pipeline = Pipeline(scenes(), PREPROCESSING, 4, policies=bound([created("randaugment", **ROTATING)], PREPROCESSING))
+    memory, streaming = InMemory(pipeline), Streaming(pipeline, num_threads=2)
+    for left, right in zip(train(memory, Share(6)), train(streaming, Share(6)), strict=True):
+        equal(left, right)
+    for left, right in zip(memory.eval_batches(Share(4)), streaming.eval_batches(Share(4)), strict=True):
+        equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": np.tile([0.0, 0, 9, 9, 1, 0], (5, 1))}, "it has 5 rows of boxes; valid: at most data.max_boxes.* 4"),
+        ({"boxes": np.zeros((2, 5))}, r"boxes has the shape \(2, 5\); valid: \[n, 6\]"),
+        ({"mask": np.zeros((16, 15), int)}, "mask has 16x15 px, and the image 16x16 px; valid: the same size"),
+        ({"mask": np.full((16, 16), 2)}, "mask has the value 2; valid: 0 to 1, or a value that the data ignore"),
+        ({"mask": np.zeros((16, 16))}, "type float64; valid: whole numbers"),
+        ({"instances": np.full((16, 16), -1)}, "instances has the value -1; valid: 0"),
+        ({"pose": [1, 2]}, r"pose has the shape \(2,\); valid: \(3,\)"),
+        ({"image": b"nothing"}, "the image is not an image in a format"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message):
+    with pytest.raises(InputError, match=f"example 0 of scenes: .*{message}"):
+        Pipeline(scenes(1, **changes), PREPROCESSING, 4).exact(0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"image": SCENES["image"], "is_example": Field("label")},
+            "a field 'is_example', which batches use themselves",
+        ),
+        ({"image": SCENES["image"], "index": Field("label")}, "has a field 'index', which batches use themselves"),
+        ({"picture": SCENES["image"]}, "has the fields picture; valid: an image called 'image'"),
+        ({"image": SCENES["image"], "text": Field("array", (None,))}, r"the field 'text' has the shape \(None,\)"),
+    ],
+)
+def test_fields_that_no_batch_can_have_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        InMemory(Pipeline(Examples("odd", fields, []), PREPROCESSING))
+
+
+def test_frames_of_a_clip_are_placed_alike():
+    fields = {"image": Field("image", (3, None, None, None), "uint8")}
+    frame = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    source = Examples("clips", fields, [{"image": np.stack([frame, 255 - frame, frame])}])
+    pipeline = Pipeline(source, PREPROCESSING, placing=created("random_crop"))
+    for position in range(5):
+        clip = pipeline.drawn(0, np.random.default_rng(position))["image"].astype(int)
+        assert clip.shape == (3, 8, 8, 1)
+        np.testing.assert_array_equal(clip[0], clip[2])
+        np.testing.assert_allclose(clip[0] + clip[1], 255, atol=2)
+    short = Examples("clips", fields, [{"image": np.stack([frame] * 2)}])
+    with pytest.raises(InputError, match=r"image is \(2, 20, 30, 3\); valid: an array \[3, H, W, C\]"):
+        Pipeline(short, PREPROCESSING).exact(0)

@@ -128,14 +128,18 @@ def test_an_internal_error_says_where_it_happened():
 
 
 def test_a_damaged_image_is_named_by_file(tmp_path):
+    # Not above, where each worker of the other tests would import it.
     from vit_jax.data.images.transforms import Preprocessing
-    from vit_jax.data.loading.loader import Share, Streaming
-    from vit_jax.data.sources import folder  # not above, where each worker of the other tests would import it
-    from vit_jax.data.sources import tfds as sources
+    from vit_jax.data.loading.loader import Share
+    from vit_jax.data.loading.pipeline import Pipeline
+    from vit_jax.data.loading.streaming import Streaming
+    from vit_jax.data.sources.examples import Examples
+    from vit_jax.data.sources.files import Files
+    from vit_jax.types import class_fields
 
     (tmp_path / "damaged.png").write_bytes(b"no image")
-    files = folder.Files(str(tmp_path), ["damaged.png"], np.zeros(1, np.int32))
-    data = Streaming(sources.Source("one", ("a",), files), Preprocessing((8, 8)), num_workers=1)
+    files = Files(str(tmp_path), ["damaged.png"], np.zeros(1, np.int32))
+    data = Streaming(Pipeline(Examples("one", class_fields(["a"]), files), Preprocessing((8, 8))), num_workers=1)
     with pytest.raises(InputError, match=r"damaged\.png: the image is not an image in a format"):
         list(data.train_batches(Share(2), seed=0, start_step=0, total_steps=1))
 

@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument(
         "--model",
         required=True,
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.data.images.decoding import decode
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import check_rollout
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _picture(classifier, image, args: argparse.Namespace) -> bytes:
-    """A PNG file of one decoded image."""
+    """Return a PNG file of one decoded image."""
     import jax
     import numpy as np
 

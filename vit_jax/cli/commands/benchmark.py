@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument("--model", default="vit", help="a family; default vit")
     parser.add_argument("--variant", required=True, help="B/16")
     parser.add_argument("--batch-size", type=int, required=True, metavar="N", help="images a step, over all devices")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.errors import InputError
 
     for name in ("batch_size", "steps", "windows"):
@@ -54,18 +54,19 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from vit_jax.build import experiment as build
+    from vit_jax.build import plugins
     from vit_jax.cli.commands.convert import image_size
     from vit_jax.parallel import strategy as parallel
     from vit_jax.planning import hardware, plan, throughput
+    from vit_jax.types import class_fields
 
     size = image_size(args.image_size)
     strategy = parallel.create(args.strategy)
     parallel.check_batch_size(args.batch_size, strategy)
     chosen = {"attention": args.attention, "pooling": args.pooling}  # which not every family has
     options = {"dtype": args.dtype} | {name: value for name, value in chosen.items() if value}
-    encoder: Any = build.create_encoder(args.model, args.variant, **options)
-    task = build.create_task("classification", num_classes=1000)
+    encoder: Any = plugins.create_encoder(args.model, args.variant, **options)
+    task = plugins.create_task("classification", class_fields([str(label) for label in range(1000)]))
     model = task.wrap(encoder)
     image = jnp.zeros((1, *size, 3))
     variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -37,18 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     import jax
 
     from vit_jax.errors import InputError
     from vit_jax.inference.predictor import load
     from vit_jax.inference.save import free_destination, save
-    from vit_jax.pretrained.outgoing import MAY_DIFFER
+    from vit_jax.pretrained.export import ALLOWED_DIFFERENCES
 
     dest = free_destination(args.dest, args.to)  # before much is loaded
-    theirs = [name for name in args.allow if name not in MAY_DIFFER]
+    theirs = [name for name in args.allow if name not in ALLOWED_DIFFERENCES]
     if theirs and (pathlib.Path(args.source).expanduser() / "checkpoints").is_dir():
-        raise InputError(f"--allow {theirs[0]} is nothing that a work directory lacks; valid: {', '.join(MAY_DIFFER)}")
+        raise InputError(
+            f"--allow {theirs[0]} is nothing that a work directory lacks; valid: {', '.join(ALLOWED_DIFFERENCES)}"
+        )
     classifier = load(
         args.source,
         step=int(args.step) if args.step.isdigit() else args.step,
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         num_heads=args.num_heads,
         allow=theirs,
     )
-    name = save(classifier, dest, to=args.to, allow=[name for name in args.allow if name in MAY_DIFFER])
+    name = save(classifier, dest, to=args.to, allow=[name for name in args.allow if name in ALLOWED_DIFFERENCES])
     count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
     print(f"{args.dest}: {name}, {count:,} parameters")
     for file in sorted(dest.rglob("*")) if dest.is_dir() else [dest]:

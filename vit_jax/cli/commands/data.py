@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's actions and their flags."""
+    """Declare the command's actions and their flags."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a dataset where training finds it by its name")
     prepare.add_argument("name", metavar="NAME", help="cifar10, mnist, imagenet2012 ..., or any for a folder of images")
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the action; gives the exit status."""
+    """Run the action; gives the exit status."""
     if args.action == "show":
         from vit_jax.cli import data_show
 

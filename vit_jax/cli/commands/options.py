@@ -16,13 +16,13 @@ _WIDTH = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="a model, task, augmentation or metric; without, all")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     if args.name is None:
         everything = _everything()
         print(json.dumps(everything) if args.json else _listing(everything))
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _everything() -> dict[str, dict[str, str]]:
-    """Gives heading -> name -> the first sentence of its file."""
+    """Return heading -> name -> the first sentence of its file."""
     import ast
     import pathlib
 
@@ -49,7 +49,7 @@ def _everything() -> dict[str, dict[str, str]]:
 
 
 def _kinds_of(name: str) -> list[str]:
-    """Gives the kinds that have something of this name.
+    """Return the kinds that have something of this name.
 
     Raises:
         InputError: there is none; the nearest name is given.
@@ -94,7 +94,7 @@ def _listing(everything: dict[str, dict[str, str]]) -> str:
 
 
 def _page(described: dict[str, Any]) -> str:
-    """Writes the options of one part, each with its type, default and text."""
+    """Write the options of one part, each with its type, default and text."""
     lines = [f"{described['kind']} {described['name']}: {described['flag']}.OPTION=VALUE"]
     if described["variants"]:
         lines += textwrap.wrap(

@@ -8,7 +8,6 @@ or --num-classes says how many there are.
 import argparse
 import dataclasses
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -25,7 +24,7 @@ UNREAD_EXAMPLES = 10**7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument("--config", required=True, metavar="FILE", help="as for train.py; so is --config.KEY=VALUE")
     parser.add_argument("--topology", metavar="KIND:SIDES", help="v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:8x8")
     parser.add_argument("--num-classes", type=int, metavar="N", help="of a dataset that is not on this machine")
@@ -38,7 +37,7 @@ takes_rest = True
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.cli import plan_text
     from vit_jax.errors import InputError
 
@@ -110,16 +109,13 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    from vit_jax.cli import flags
+    from vit_jax.cli import configs, flags
 
-    root = pathlib.Path(args.config.partition(":")[0]).resolve().parent.parent
-    if str(root) not in sys.path:  # config files import configs.common
-        sys.path.insert(0, str(root))
-    return flags.parse(["vit-jax plan", f"--config={args.config}", *args.rest], root=root)[0]
+    return flags.parse(["vit-jax plan", f"--config={args.config}", *args.rest], root=configs.home())[0]
 
 
 def _step(config: Any, num_classes: int | None) -> tuple[Any, bool]:
-    """Builds what a config describes; says whether its dataset was read for it."""
+    """Build what a config describes; says whether its dataset was read for it."""
     from vit_jax.build import experiment as build
     from vit_jax.data.sources import tfds as sources
     from vit_jax.data.sources.examples import stand_in
@@ -146,7 +142,7 @@ def _step(config: Any, num_classes: int | None) -> tuple[Any, bool]:
 
 
 def _described(step: Any) -> dict[str, Any]:
-    """What is trained: model, dtype, image_size, num_classes."""
+    """Return what is trained: model, dtype, image_size, num_classes."""
     from vit_jax.info import class_names_of, fields_of
     from vit_jax.types import encoder_of
 
@@ -160,5 +156,5 @@ def _described(step: Any) -> dict[str, Any]:
 
 
 def say(line: str) -> None:
-    """Prints a line of progress."""
+    """Print a line of progress."""
     print(line, file=sys.stderr, flush=True)

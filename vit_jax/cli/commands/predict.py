@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument(
         "--model",
         required=True,
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.cli.image_inputs import FreeNames, find_images
     from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, Reading
     from vit_jax.errors import InputError
@@ -100,7 +100,7 @@ class _Read:
 
 
 def _options(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
-    """Gives the options of the task's results, checked by its annotations."""
+    """Return the options of the task's results, checked by its annotations."""
     import inspect
 
     from vit_jax.build import plugins
@@ -122,7 +122,7 @@ def _options(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
 
 
 def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any) -> Iterator[_Read]:
-    """Reads images one by one; of a photograph only what the model takes is kept."""
+    """Read images one by one; of a photograph only what the model takes is kept."""
     from vit_jax.errors import InputError
     from vit_jax.inference.images import read_image
 
@@ -147,7 +147,7 @@ def _batches(images: Iterator[_Read], args: argparse.Namespace) -> Iterator[Sequ
 
 
 def _write(image: _Read, result: Any, names: Any, max_pixels: int) -> list[pathlib.Path]:
-    """Writes the pictures of a result; each file appears when it is complete."""
+    """Write the pictures of a result; each file appears when it is complete."""
     from vit_jax.data.images.decoding import decode
     from vit_jax.system.atomic import writing
 
@@ -178,11 +178,11 @@ def _answer(name: str, result: Any, files: Sequence[pathlib.Path], *, as_json: b
 
 
 def _named(text: str, name: str) -> str:
-    """Says whose error it is where the image came as bytes."""
+    """Say whose error it is where the image came as bytes."""
     return f"{name} {text.removeprefix('the image ')}" if text.startswith("the image ") else text
 
 
 def _print(line: str, stream: Any) -> None:
-    """Prints a line; characters that the stream's encoding lacks are written as escapes."""
+    """Print a line; characters that the stream's encoding lacks are written as escapes."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -7,7 +7,6 @@ them, and `vit-jax options` those of models, tasks, augmentations and metrics.
 import argparse
 import importlib.util
 import pathlib
-import sys
 from typing import Any
 
 from vit_jax.cli import configs
@@ -22,7 +21,7 @@ takes_rest = True  # changes of the config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Declare the command's flags."""
     parser.add_argument(
         "--config",
         default="digits",
@@ -42,25 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; gives its exit status."""
+    """Run the command; gives its exit status."""
     from vit_jax.cli import flags
     from vit_jax.system import hosts
 
     root = configs.home()
-    if str(root) not in sys.path:  # config files import configs.common
-        sys.path.insert(0, str(root))
-    name, *argument = args.config.split(":", 1)
-    file = configs.find_config(name)
     given = {name: getattr(args, name) for name in ("workdir", "coordinator", "num_processes", "process_id")}
     arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    program = ["vit-jax train", f"--config={':'.join([str(file), *argument])}", *arguments, *args.rest]
+    program = ["vit-jax train", f"--config={args.config}", *arguments, *args.rest]
     config, workdir = flags.parse(program, root=root)
     hosts.join("vit-jax train", *flags.processes())
     return _loop(root / "train.py").train(config, workdir)
 
 
 def _loop(file: pathlib.Path) -> Any:
-    """Imports train.py by its path, wherever the package lies."""
+    """Import train.py by its path, wherever the package lies."""
     spec = importlib.util.spec_from_file_location("train", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

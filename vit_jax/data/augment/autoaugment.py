@@ -15,12 +15,12 @@ from vit_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class AutoAugment(HostAugmentation):
-    """One of 25 learned pairs of operations, each with a probability and a magnitude of its own.
+    """Applies one of 25 learned pairs of operations, each with a probability and a magnitude of its own.
 
     learned_on: the dataset that the pairs were learned on, `cifar` or `imagenet`.
 
     Source: Cubuk et al. 2018 (arXiv:1805.09501), appendix. The paper leaves open what a magnitude in 0 .. 9 stands for;
-    torchvision's scales are taken, but empty areas are filled with `fill` rather than black, and translations are
+    the scales are torchvision's, but empty areas get the mean colour rather than black, and translations are
     rounded to the nearest pixel rather than down.
     """
 
@@ -29,7 +29,7 @@ class AutoAugment(HostAugmentation):
     order: ClassVar = 1
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: an unknown dataset.
@@ -40,7 +40,7 @@ class AutoAugment(HostAugmentation):
             )
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies one pair."""
+        """Apply one pair."""
         return functools.partial(_apply, AUTOAUGMENT[self.learned_on], fill)
 
 
@@ -55,7 +55,7 @@ def _apply(pairs: tuple, fill: Fill, image: Image.Image, rng: np.random.Generato
     return image
 
 
-# (operation, probability, magnitude in 0 .. 9), two by two; operations without a value have magnitude 0 here.
+# (operation, probability, magnitude in 0 .. 9), in pairs; operations without a value have magnitude 0 here.
 AUTOAUGMENT = {
     "cifar": (
         (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),

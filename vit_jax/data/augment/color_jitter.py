@@ -35,7 +35,7 @@ class ColorJitter(HostAugmentation):
     order: ClassVar = 2
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -47,7 +47,7 @@ class ColorJitter(HostAugmentation):
                 raise InputError(f"data.augment.color_jitter.{name} is {value}; valid: {valid}")
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies the four that are not 0."""
+        """Apply the four that are not 0."""
         return functools.partial(_apply, self)
 
 

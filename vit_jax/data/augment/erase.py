@@ -25,7 +25,7 @@ class Erase(StepAugmentation):
     moves: ClassVar = ("mask", "instances", "boxes")  # which stay where they are
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -34,7 +34,7 @@ class Erase(StepAugmentation):
             raise InputError(f"data.augment.erase.probability is {self.probability}; valid: 0 to 1")
 
     def __call__(self, key: jax.Array, batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Erases a part of some of the images."""
+        """Erase a part of some of the images."""
         keys = example_keys(key, batch["index"])
         return batch | {"image": random_erase(keys, batch["image"], self.probability)}
 

@@ -26,7 +26,7 @@ class Flip(StepAugmentation):
     moves: ClassVar = ("mask", "instances", "boxes")
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -35,7 +35,7 @@ class Flip(StepAugmentation):
             raise InputError(f"data.augment.flip.probability is {self.probability}; valid: 0 to 1")
 
     def __call__(self, key: jax.Array, batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Mirrors each example or leaves it."""
+        """Mirror each example or leaves it."""
         keys = example_keys(key, batch["index"])
         flipped = jax.vmap(lambda key: jax.random.bernoulli(key, self.probability))(keys)
         width = augment.size_of(batch, fields)[1]

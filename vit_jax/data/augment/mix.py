@@ -26,8 +26,9 @@ class Mix(StepAugmentation):
     switch_probability: of cutmix, where both are on, in [0, 1].
 
     Source: Zhang et al. 2017 (mixup, arXiv:1710.09412), Yun et al. 2019 (cutmix, arXiv:1905.04899), and timm's Mixup in
-    mode `batch`, which DeiT uses, once a process. big_vision's mixup takes the neighbour instead of the mirror, and the
-    larger of lambda and 1 - lambda, which would change nothing here: a pair appears twice, with the two shares swapped.
+    mode `batch`, which DeiT uses, once per process. big_vision's mixup takes the neighbour instead of the mirror, and
+    the larger of lambda and 1 - lambda, which would change nothing here: a pair appears twice, with the two shares
+    swapped.
     """
 
     mixup_alpha: float = 0.0
@@ -38,7 +39,7 @@ class Mix(StepAugmentation):
     order: ClassVar = 3
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -51,16 +52,21 @@ class Mix(StepAugmentation):
                 raise InputError(f"data.augment.mix.{name} is {getattr(self, name)}; valid: 0 to 1")
 
     def fields(self, given: Fields) -> Fields:
-        """Gives fields whose labels have a number for each class.
+        """Return fields whose labels have a number for each class.
 
         Raises:
-            InputError: a field that has a place in the image, which cannot be blended.
+            InputError: a field that cannot be blended, or a label without names of classes.
         """
         super().fields(given)
+        for name, field in given.items():
+            if field.kind == "array":
+                raise InputError(f"data.augment.mix cannot move the field {name!r} of kind array; valid without it")
+            if field.kind == "label" and not field.names:
+                raise InputError(f"data.augment.mix needs the names of the classes of {name!r}; valid without it")
         return {name: _blended(field) for name, field in given.items()}
 
     def __call__(self, key: Key[Array, ""], batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Blends a batch, or a device's slice of it.
+        """Blend a batch, or a device's slice of it.
 
         Args:
             key: `[]`, the same on all devices.
@@ -88,7 +94,7 @@ class Mix(StepAugmentation):
         return batch | changed
 
     def draw(self, key: Key[Array, ""], height_px: int, width_px: int) -> Float[Array, "H W"]:
-        """Draws each pixel's share of the example itself: lambda everywhere (mixup), or 0 in a box and 1 around it."""
+        """Draw each pixel's share of the example itself: lambda everywhere (mixup), or 0 in a box and 1 around it."""
         mix_key, switch_key, share_key, box_key = jax.random.split(key, 4)
         cut = jax.random.bernoulli(switch_key, self.switch_probability)
         if not (self.mixup_alpha and self.cutmix_alpha):
@@ -103,5 +109,5 @@ create = Mix
 
 
 def _blended(field: Field) -> Field:
-    """Gives a label as a row of numbers, and any other field as it is."""
+    """Return a label as a row of numbers, and any other field as it is."""
     return Field("labels", (len(field.names),), "float32", field.names) if field.kind == "label" else field

@@ -1,4 +1,4 @@
-"""The operations that augmentation policies draw from: PIL image in, PIL image of the same size and mode out.
+"""Operations that augmentation policies draw from: PIL image in, PIL image of the same size and mode out.
 
 One table, OPS, says what each operation does and, for each family of policies, what its strength means.
 """
@@ -17,8 +17,8 @@ class Brush:
     """What an operation needs besides its value.
 
     rng: of this image alone.
-    fill: the colour of areas that an image does not cover, a number a channel in [0, 255]; an int for one channel.
-    resample: how pixels are read that lie between others.
+    fill: colour of areas that an image does not cover, a number in [0, 255] for each channel; an int for one channel.
+    resample: filter for pixels between others.
     moves: takes the matrix of each operation that moves pixels, so that masks and boxes can follow.
     """
 
@@ -29,49 +29,49 @@ class Brush:
 
 
 def affine(image: Image.Image, matrix: Matrix, brush: Brush) -> Image.Image:
-    """Pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image; matrix is a to f."""
+    """Move pixels: (x, y) of the result is (a x + b y + c, d x + e y + f) of the image; the matrix is a to f."""
     brush.moves.append(matrix)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=brush.resample, fillcolor=brush.fill)
 
 
 def rotate(image: Image.Image, degrees: float, brush: Brush) -> Image.Image:
-    """Turns about the centre, anticlockwise."""
+    """Turn about the centre, anticlockwise."""
     brush.moves.append(rotation(degrees, image.height, image.width))
     return image.rotate(degrees, resample=brush.resample, fillcolor=brush.fill)
 
 
 def shear_x(image: Image.Image, slope: float, brush: Brush) -> Image.Image:
-    """Moves row y left by slope * y."""
+    """Move row y left by slope * y."""
     return affine(image, (1, slope, 0, 0, 1, 0), brush)
 
 
 def shear_y(image: Image.Image, slope: float, brush: Brush) -> Image.Image:
-    """Moves column x up by slope * x."""
+    """Move column x up by slope * x."""
     return affine(image, (1, 0, 0, slope, 1, 0), brush)
 
 
 def translate_x(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
-    """Moves left by a fraction of the width."""
+    """Move left by a fraction of the width."""
     return affine(image, (1, 0, fraction * image.width, 0, 1, 0), brush)
 
 
 def translate_y(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
-    """Moves up by a fraction of the height."""
+    """Move up by a fraction of the height."""
     return affine(image, (1, 0, 0, 0, 1, fraction * image.height), brush)
 
 
 def translate_x_px(image: Image.Image, pixels: float, brush: Brush) -> Image.Image:
-    """Moves left by so many pixels."""
+    """Move left by a number of pixels."""
     return affine(image, (1, 0, pixels, 0, 1, 0), brush)
 
 
 def translate_y_px(image: Image.Image, pixels: float, brush: Brush) -> Image.Image:
-    """Moves up by so many pixels."""
+    """Move up by a number of pixels."""
     return affine(image, (1, 0, 0, 0, 1, pixels), brush)
 
 
 def cutout(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
-    """Fills a square around a random pixel that reaches `fraction` of the shorter side each way, cut off at the edges.
+    """Fill a square around a random pixel that reaches `fraction` of the shorter side each way, clipped at the edges.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552.
     """
@@ -84,44 +84,44 @@ def cutout(image: Image.Image, fraction: float, brush: Brush) -> Image.Image:
 
 
 def posterize(image: Image.Image, bits: float, _: Brush) -> Image.Image:
-    """Keeps so many of the highest bits of each value; with 0 the image is black, with 8 and more it stays."""
+    """Keep the highest bits of each value: 0 of them give a black image, 8 and more the image itself."""
     step = 2 ** max(8 - round(bits), 0)  # Pillow's own refuses 0 bits
     return image.point([value // step * step for value in range(256)] * len(image.getbands()))
 
 
 def solarize(image: Image.Image, threshold: float, _: Brush) -> Image.Image:
-    """Inverts each value of at least `threshold`."""
+    """Invert each value of at least `threshold`."""
     return ImageOps.solarize(image, threshold)  # pyright: ignore[reportArgumentType]  # any number works
 
 
 def solarize_add(image: Image.Image, addition: float, _: Brush) -> Image.Image:
-    """Adds to each value below 128, up to 255."""
+    """Add to each value below 128, up to 255."""
     table = [min(255, value + int(addition)) if value < 128 else value for value in range(256)]
     return image.point(table * len(image.getbands()))
 
 
 def color(image: Image.Image, factor: float, _: Brush) -> Image.Image:
-    """Blends with the grey image: 0 is grey, 1 the image itself."""
+    """Blend with the grey image: 0 is grey, 1 the image itself."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def contrast(image: Image.Image, factor: float, _: Brush) -> Image.Image:
-    """Blends with the image's mean grey: 0 is all grey, 1 the image itself."""
+    """Blend with the image's mean grey: 0 is all grey, 1 the image itself."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def brightness(image: Image.Image, factor: float, _: Brush) -> Image.Image:
-    """Blends with black: 0 is black, 1 the image itself."""
+    """Blend with black: 0 is black, 1 the image itself."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def sharpness(image: Image.Image, factor: float, _: Brush) -> Image.Image:
-    """Blends with the smoothed image: 0 is smooth, 1 the image itself."""
+    """Blend with the smoothed image: 0 is smooth, 1 the image itself."""
     return ImageEnhance.Sharpness(image).enhance(factor)
 
 
 def hue(image: Image.Image, turn: float) -> Image.Image:
-    """Turns the hue by a part of its circle, in [-0.5, 0.5]; a grey image stays as it is."""
+    """Turn the hue by a part of its circle, in [-0.5, 0.5]; a grey image stays as it is."""
     if image.mode == "L":
         return image
     h, s, v = image.convert("HSV").split()
@@ -130,18 +130,18 @@ def hue(image: Image.Image, turn: float) -> Image.Image:
 
 
 def grayscale(image: Image.Image) -> Image.Image:
-    """Takes away the colour; the number of channels stays."""
+    """Remove the colour; the number of channels stays."""
     return image.convert("L").convert(image.mode)
 
 
 def gaussian_blur(image: Image.Image, radius_px: float) -> Image.Image:
-    """Smooths with a Gaussian whose standard deviation is the radius."""
+    """Smooth with a Gaussian whose standard deviation is the radius."""
     return image.filter(ImageFilter.GaussianBlur(radius_px))
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """An operation's value as a linear function of a strength of 0 or more: start + span * strength.
+    """Gives an operation's value as a linear function of a strength of 0 or more: start + span * strength.
 
     signed: half of the time - span * strength.
     whole: span * strength is rounded towards 0.
@@ -153,7 +153,7 @@ class Scale:
     whole: bool = False
 
     def value(self, strength: float, rng: np.random.Generator) -> float:
-        """The value for a strength."""
+        """Return the value for a strength."""
         change = self.span * strength
         if self.whole:
             change = int(change)
@@ -183,7 +183,7 @@ class Op:
     trivial: Scale | None
 
     def __call__(self, image: Image.Image, *, family: str, strength: float, brush: Brush) -> Image.Image:
-        """Changes the image as strongly as the family says."""
+        """Change the image as strongly as the family says."""
         scale: Scale = getattr(self, family)
         return self.function(image, scale.value(strength, brush.rng), brush)
 

@@ -1,4 +1,4 @@
-"""RandAugment: a few operations, all of the same magnitude."""
+"""RandAugment: a few random operations of one magnitude."""
 
 import dataclasses
 import functools
@@ -53,13 +53,13 @@ timm_increasing: `rand-m<magnitude>-n<num_ops>-inc1`, as in DeiT. timm draws bic
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(HostAugmentation):
-    """A few operations, all of the same magnitude.
+    """Applies a few operations of one magnitude.
 
-    variant: a row of VARIANTS: `paper`, `google`, `timm` or `timm_increasing`.
-    num_ops: number of operations, the paper's N.
-    magnitude: the paper's M, 0 to 10; google's scales go on to 30.
-    magnitude_std: of normal noise on each operation's magnitude, timm's `mstd`, which never goes beyond 0 and 10 (or
-        the magnitude itself where that is higher).
+    variant: which RandAugment, a row of VARIANTS: `paper`, `google`, `timm` or `timm_increasing`.
+    num_ops: operations per image, the paper's N.
+    magnitude: the paper's M, 0 to 10, which is full strength; the scales of paper and google go on to 30.
+    magnitude_std: standard deviation of normal noise on each operation's magnitude, timm's `mstd`; the sum is clipped
+        to [0, 10], or to the magnitude itself where that is higher.
 
     Source: Cubuk et al. 2019 (arXiv:1909.13719); see VARIANTS.
     """
@@ -72,7 +72,7 @@ class RandAugment(HostAugmentation):
     order: ClassVar = 1
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -90,7 +90,7 @@ class RandAugment(HostAugmentation):
             raise InputError(f"data.augment.randaugment.magnitude_std is {self.magnitude_std}; valid: 0 or more")
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies `num_ops` drawn operations one after the other."""
+        """Apply `num_ops` drawn operations one after the other."""
         return functools.partial(_apply, self, fill)
 
 

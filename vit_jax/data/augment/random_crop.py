@@ -22,7 +22,7 @@ class RandomCrop(PlacingAugmentation):
     max_aspect: float = 4 / 3
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -33,7 +33,7 @@ class RandomCrop(PlacingAugmentation):
             raise InputError(f"data.augment.random_crop.max_aspect is {self.max_aspect}; valid: 1 or more")
 
     def geometry(self, preprocessing: Preprocessing, height: int, width: int, rng: np.random.Generator) -> Geometry:
-        """Draws the part."""
+        """Draw the part."""
         return RandomResizedCrop(preprocessing, self.min_area, self.max_aspect).geometry(height, width, rng)
 
 

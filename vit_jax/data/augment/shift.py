@@ -28,7 +28,7 @@ class Shift(StepAugmentation):
     moves: ClassVar = ("mask", "instances", "boxes")
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -37,7 +37,7 @@ class Shift(StepAugmentation):
             raise InputError(f"data.augment.shift.pixels is {self.pixels}; valid: 0 or more")
 
     def __call__(self, key: jax.Array, batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Shifts each example."""
+        """Shift each example."""
         if not self.pixels:
             return batch
         keys = example_keys(key, batch["index"])

@@ -31,7 +31,7 @@ class PlacingAugmentation:
     order: ClassVar[int] = 0
 
     def geometry(self, preprocessing: Preprocessing, height: int, width: int, rng: np.random.Generator) -> Geometry:
-        """Draws the geometry of an image of this height and width in pixels."""
+        """Draw the geometry of an image of this height and width in pixels."""
         raise NotImplementedError
 
 
@@ -43,7 +43,7 @@ class HostAugmentation:
     """Place among the augmentations of the host."""
 
     def policy(self, fill: Fill) -> Policy:
-        """Gives the function that changes an image."""
+        """Return the function that changes an image."""
         raise NotImplementedError
 
 
@@ -59,11 +59,11 @@ class StepAugmentation:
     """Kinds of fields besides images that it moves or changes as it must; it refuses other kinds with a place."""
 
     def __call__(self, key: jax.Array, batch: Batch, fields: Fields, axis_name: str | None) -> Batch:
-        """Changes a batch; see `contracts.BatchTransform`."""
+        """Change a batch; see `contracts.BatchTransform`."""
         raise NotImplementedError
 
     def fields(self, given: Fields) -> Fields:
-        """Gives the fields of the changed batch.
+        """Return the fields of the changed batch.
 
         Raises:
             InputError: a field that it cannot move, by name.
@@ -72,7 +72,6 @@ class StepAugmentation:
             if field.is_placed and field.kind not in ("image", *self.moves):
                 own = type(self).__module__.rpartition(".")[2]
                 raise InputError(
-                    f"data.augment.{own} cannot move the field {name!r} of kind {field.kind}; valid: data.augment "
-                    f"without {own}"
+                    f"data.augment.{own} cannot move the field {name!r} of kind {field.kind}; valid without it"
                 )
         return given

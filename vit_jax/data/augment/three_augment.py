@@ -23,7 +23,7 @@ class ThreeAugment(HostAugmentation):
     order: ClassVar = 1
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies one of the three."""
+        """Apply one of the three."""
         return _apply
 
 

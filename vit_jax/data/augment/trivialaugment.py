@@ -15,16 +15,16 @@ from vit_jax.data.images.geometry import Matrix
 
 @dataclasses.dataclass(frozen=True)
 class TrivialAugment(HostAugmentation):
-    """One operation of random strength.
+    """Applies one operation of random strength.
 
     Source: Müller and Hutter 2021 (arXiv:2103.10158), the wide search space with 31 strengths, as in torchvision's
-    TrivialAugmentWide, but empty areas are filled with the mean colour rather than black.
+    TrivialAugmentWide, but empty areas get the mean colour rather than black.
     """
 
     order: ClassVar = 1
 
     def policy(self, fill: Fill) -> Policy:
-        """Applies one operation."""
+        """Apply one operation."""
         return functools.partial(_apply, fill)
 
 

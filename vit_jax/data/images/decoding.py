@@ -43,7 +43,7 @@ class Reading:
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range, or libraries that are not installed.
@@ -54,12 +54,12 @@ class Reading:
             fast_libraries()
 
     def exact(self) -> "Reading":
-        """The same limit, but every pixel."""
+        """Return the same limit, but every pixel."""
         return Reading(self.max_pixels)
 
 
 def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Opens an image, turns it as its EXIF data say, and brings it to 1 (grey) or 3 (RGB) channels of 8 bits.
+    """Open an image, turns it as its EXIF data say, and brings it to 1 (grey) or 3 (RGB) channels of 8 bits.
 
     Of an animation it is the first frame; transparency is dropped, as transformers and timm do; of 16 bits the upper 8
     are taken.
@@ -76,23 +76,37 @@ def decode(image: Any, channels: int, *, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     return Picture(image, channels, max_pixels).decode()
 
 
-def decode_numbers(value: Any) -> np.ndarray:
-    """Reads a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
+def decode_numbers(value: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
+    """Read a map of numbers, such as a mask: a file of one channel or a palette, whose numbers are kept as they are.
+
+    Its EXIF data are ignored: a mask belongs to the upright image.
 
     Args:
         value: encoded bytes, a path, or an integer array `[H, W]` or `[H, W, 1]`.
+        max_pixels: of the largest map that is decoded.
 
     Returns:
         `[H, W]` of an integer type.
 
     Raises:
-        InputError: a colour image without a palette, or a file that cannot be read.
+        InputError: a colour image without a palette, an array of another shape or type, or a file that is too large or
+            cannot be read.
     """
     if isinstance(value, np.ndarray):
-        return value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
+        array = value[..., 0] if value.ndim == 3 and value.shape[2] == 1 else value
+        if array.ndim != 2 or array.dtype.kind not in "iub":
+            raise InputError(
+                f"the mask is an array of shape {value.shape} and type {value.dtype}; valid: whole numbers [H, W]"
+            )
+        return array
     name = "the mask" if isinstance(value, bytes) else str(value)
     try:
         image = _opened(value)
+        if image.width * image.height > max_pixels:
+            raise InputError(
+                f"{name} is too large: {image.width} x {image.height} pixels; valid: at most {max_pixels} "
+                "(data.max_image_pixels)"
+            )
         if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
             raise InputError(
                 f"{name} has the colours of mode {image.mode}; valid: a number for each pixel, grey or with a palette"
@@ -112,7 +126,7 @@ class Picture:
     """
 
     def __init__(self, image: Any, channels: int, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
-        """Reads the header; see `decode`."""
+        """Read the header; see `decode`."""
         if channels not in _MODES:
             raise InputError(
                 f"the model takes images of {channels} channels, which are not decoded; valid: 1 (grey), 3 (RGB), or "
@@ -134,7 +148,7 @@ class Picture:
             self.height, self.width = self.width, self.height
 
     def decode(self, reduction: int = 1) -> Image.Image:
-        """Gives the pixels, once.
+        """Return the pixels, once.
 
         Args:
             reduction: 1, 2, 4 or 8. Only an encoded JPEG can be reduced, see `largest_reduction`; each pixel is then
@@ -151,7 +165,7 @@ class Picture:
             return image if image.mode == self._mode else image.convert(self._mode)
 
     def pixels(self, reduction: int = 1, *, bottom: int | None = None) -> np.ndarray:
-        """Gives the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow.
+        """Return the same as an array `[H, W, C]` uint8, of a plain JPEG without going through Pillow.
 
         Args:
             reduction: see `decode`.
@@ -169,7 +183,7 @@ class Picture:
         return array[:, :, None] if array.ndim == 2 else array
 
     def largest_reduction(self, ratio: float) -> int:
-        """The largest of 1, 2, 4 and 8 that is at most `ratio`, or 1 for what cannot be reduced while decoding."""
+        """Return the largest of 1, 2, 4 and 8 that is at most `ratio`; 1 for what cannot be reduced while decoding."""
         if self._bytes is None or not isinstance(self._image, JpegImageFile):
             return 1
         return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
@@ -224,7 +238,7 @@ def _opened(image: Any) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    """What `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
+    """Return what `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -251,7 +265,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> tuple[bytes, int]:
-    """A JPEG whose header says that it ends soon below a row, so that no decoder works on what follows, and its height.
+    """Shorten a JPEG in its header to what is soon below a row, so that no decoder works on what follows.
 
     Source: ITU-T T.81, B.2.2: a frame header is marker, length (2 bytes), precision (1), number of lines (2).
     """

@@ -40,7 +40,7 @@ class Geometry:
         return Placement(self.image_size, (x, y, x + width * x_scale, y + height * y_scale), (height, width))
 
     def place_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Places a map of numbers by its nearest pixels.
+        """Place a map of numbers by its nearest pixels.
 
         Args:
             mask: `[H, W]` of any type, as high and wide as the image.
@@ -55,7 +55,7 @@ class Geometry:
         return mask[rows[:, None], columns[None]]
 
     def place_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Places boxes; those of which nothing is left in the input are dropped.
+        """Place boxes; those of which nothing is left in the input are dropped.
 
         Args:
             boxes: `[n, 5 or more]` float32: left, top, right, bottom in pixels of the image, the class, and what else
@@ -69,7 +69,7 @@ class Geometry:
 
 
 def clipped(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Clips boxes to an image and drops those of which nothing is left.
+    """Clip boxes to an image and drops those of which nothing is left.
 
     Args:
         boxes: `[n, 4 or more]`: left, top, right, bottom, and what else there is.
@@ -87,7 +87,7 @@ def clipped(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def rotation(degrees: float, height: int, width: int) -> Matrix:
-    """Gives the matrix of a turn about the centre, anticlockwise, as Pillow computes it."""
+    """Return the matrix of a turn about the centre, anticlockwise, as Pillow computes it."""
     angle = -np.deg2rad(degrees % 360.0)
     cos, sin = round(float(np.cos(angle)), 15), round(float(np.sin(angle)), 15)
     x, y = width / 2, height / 2
@@ -95,7 +95,7 @@ def rotation(degrees: float, height: int, width: int) -> Matrix:
 
 
 def move_mask(mask: np.ndarray, moves: Sequence[Matrix], *, empty: int = IGNORED) -> np.ndarray:
-    """Moves a map of numbers by its nearest pixels.
+    """Move a map of numbers by its nearest pixels.
 
     Args:
         mask: `[H, W]` of any integer type.
@@ -112,7 +112,7 @@ def move_mask(mask: np.ndarray, moves: Sequence[Matrix], *, empty: int = IGNORED
 
 
 def move_boxes(boxes: np.ndarray, moves: Sequence[Matrix], *, height: int, width: int) -> np.ndarray:
-    """Moves boxes to the hulls of their moved corners, clipped to the image.
+    """Move boxes to the hulls of their moved corners, clipped to the image.
 
     Args:
         boxes: `[n, 5 or more]`, see `Geometry.place_boxes`.
@@ -131,6 +131,6 @@ def move_boxes(boxes: np.ndarray, moves: Sequence[Matrix], *, height: int, width
 
 
 def _nearest(start: int, end: int, size: int) -> np.ndarray:
-    """Gives the pixel in [start, end) that is nearest to the centre of each of `size` new pixels."""
+    """Return the pixel in [start, end) that is nearest to the centre of each of `size` new pixels."""
     centres = start + (np.arange(size) + 0.5) * (end - start) / size
     return np.floor(centres).astype(int).clip(start, end - 1)

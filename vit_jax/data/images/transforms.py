@@ -1,4 +1,4 @@
-"""Decoding and what changes an image's shape: done per example on the host, before batching."""
+"""Turns any image into a model's input: decoding, resizing and cropping, on the host, before batching."""
 
 import dataclasses
 import math
@@ -10,7 +10,6 @@ from PIL import Image
 from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
 from vit_jax.data.images.geometry import Geometry
 from vit_jax.errors import InputError
-from vit_jax.types import Placement
 
 RESIZE = ("exact", "shortest_edge")
 CROP_OFFSET = ("floor", "nearest")
@@ -24,22 +23,22 @@ INTERPOLATION = {
 }
 EXACTLY = Reading()
 WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "nearest": "INTER_NEAREST"}
-"""OpenCV's names."""
+"""Names in OpenCV."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From any image to a model's input. It travels with the checkpoint.
+    """Turns any image into a model's input. It travels with the checkpoint.
 
     image_size: height and width in pixels that the model takes.
     channels: 1 (grey) or 3 (RGB); images of any other number cannot be decoded.
-    resize: `exact` (to `resize_to`, whatever the proportions) or `shortest_edge` (keeping them, so that the image just
-        covers `resize_to`; the other side is rounded down). Then the middle is cut out.
-    crop_fraction: the share of each side that `shortest_edge` keeps where there is no `resize_to`, in (0, 1].
-    resize_to: height and width before the cut, at least image_size; None is image_size for `exact`, and
+    resize: `exact` (to `resize_to`, changing the aspect ratio) or `shortest_edge` (keeping it, so that the image just
+        covers `resize_to`; the other side is rounded down). Then the centre is cropped.
+    crop_fraction: share of each side that the crop keeps after `shortest_edge` without `resize_to`, in (0, 1].
+    resize_to: height and width before the crop, at least image_size; None is image_size for `exact`, and
         image_size / crop_fraction, rounded down, for `shortest_edge`.
-    crop_offset: which way half a pixel goes where the cut's margins are uneven: `floor` to the top and left (Hugging
-        Face), `nearest` to the even number of pixels (torchvision and timm).
+    crop_offset: rounding where the margins of the crop are uneven: `floor` to the top and left (Hugging Face),
+        `nearest` to the even number of pixels (torchvision and timm).
     interpolation: `bilinear`, `bicubic`, `nearest`, `box`, `hamming` or `lanczos`, all but `nearest` with the filter
         widened when shrinking (antialiasing).
     mean, std: of each channel, for pixels on the scale [0, 1].
@@ -56,7 +55,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -88,35 +87,27 @@ class Preprocessing:
             raise InputError(f"data.std is {self.std}; valid: numbers above 0")
 
     def __call__(self, image: Any, reading: Reading = EXACTLY) -> np.ndarray:
-        """Decodes, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
+        """Decode, resizes and crops; gives `[height, width, channels]` uint8, not yet normalised.
 
         Args:
-            image: whatever `decode` takes.
+            image: what `decode` takes.
             reading: how it is decoded.
         """
         picture = Picture(image, self.channels, reading.max_pixels)
         return self.place(picture, self.geometry(picture.height, picture.width), reading)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Gives what becomes of an image of this height and width in pixels."""
+        """Return what becomes of an image of this height and width in pixels."""
         size = self._size_before_crop(height, width)
         rows, columns = self.image_size
         top, left = (self._offset(margin) for margin in (size[0] - rows, size[1] - columns))
         return Geometry((height, width), (0, 0, width, height), size, (top, left, rows, columns))
 
     def place(self, picture: Picture, geometry: Geometry, reading: Reading = EXACTLY) -> np.ndarray:
-        """Decodes and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
+        """Decode and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
         pixels = _resized(picture, geometry.box, geometry.resized, self.interpolation, reading)
         top, left, height, width = geometry.cut
         return pixels[top : top + height, left : left + width]
-
-    def placement(self, height: int, width: int) -> Placement:
-        """Says where the input lies in an image of a height and a width in pixels, upright."""
-        rows, columns = self._size_before_crop(height, width)
-        down, across = height / rows, width / columns
-        top, left = self._offset(rows - self.image_size[0]), self._offset(columns - self.image_size[1])
-        bottom, right = top + self.image_size[0], left + self.image_size[1]
-        return Placement((height, width), (left * across, top * down, right * across, bottom * down), self.image_size)
 
     @property
     def resize_target(self) -> tuple[int, int]:
@@ -157,7 +148,7 @@ class RandomResizedCrop:
     max_aspect: float = 4 / 3
 
     def __post_init__(self) -> None:
-        """Checks the fields.
+        """Check the fields.
 
         Raises:
             InputError: a value out of its range.
@@ -166,19 +157,19 @@ class RandomResizedCrop:
             raise InputError(f"data.augment.random_crop.min_area is {self.min_area}; valid: more than 0, at most 1")
 
     def __call__(self, image: Any, rng: np.random.Generator, reading: Reading = EXACTLY) -> np.ndarray:
-        """Gives `[height, width, channels]` uint8, not yet normalised."""
+        """Return `[height, width, channels]` uint8, not yet normalised."""
         picture = Picture(image, self.preprocessing.channels, reading.max_pixels)
         geometry = self.geometry(picture.height, picture.width, rng)
         return self.preprocessing.place(picture, geometry, reading)
 
     def geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
-        """Draws a part of an image of this height and width in pixels."""
+        """Draw a part of an image of this height and width in pixels."""
         top, left, rows, columns = self.box(height, width, rng)
         size = self.preprocessing.image_size
         return Geometry((height, width), (left, top, left + columns, top + rows), size, (0, 0, *size))
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draws (top, left, height, width) in pixels of a part of an image of the given size."""
+        """Draw (top, left, height, width) in pixels of a part of an image of the given size."""
         for _ in range(10):
             area = height * width * rng.uniform(self.min_area, 1.0)
             aspect = math.exp(rng.uniform(-math.log(self.max_aspect), math.log(self.max_aspect)))
@@ -193,7 +184,7 @@ class RandomResizedCrop:
 def _resized(
     picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, reading: Reading
 ) -> np.ndarray:
-    """Resizes the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
+    """Resize the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
     left, top, right, bottom = box
     ratio = min((bottom - top) / size[0], (right - left) / size[1])
     reduction = picture.largest_reduction(ratio) if reading.reduced else 1

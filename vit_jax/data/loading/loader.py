@@ -24,7 +24,7 @@ class Share:
 
     @classmethod
     def of_this_process(cls, batch_size: int) -> "Share":
-        """Gives the share of a global batch that falls to this JAX process; the processes must divide it."""
+        """Return the share of a global batch that falls to this JAX process; the processes must divide it."""
         return cls(batch_size, jax.process_index(), jax.process_count())
 
 
@@ -40,20 +40,20 @@ class Loader(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         ...
 
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
-        """Gives the batches of steps start_step .. total_steps - 1, functions of seed, step and batch size alone."""
+        """Return the batches of steps start_step .. total_steps - 1, functions of seed, step and batch size alone."""
         ...
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
-        """Gives each example once over all processes; the last batch is filled up with rows whose mask is 0."""
+        """Return each example once over all processes; the last batch is filled up with rows whose mask is 0."""
         ...
 
 
 def padded(batch: Batch, blank: Batch, share: Share) -> Batch:
-    """Fills each array up to this process's share of a batch with blank rows, and adds the mask.
+    """Fill each array up to this process's share of a batch with blank rows, and adds the mask.
 
     Args:
         batch: arrays `[n, ...]`.
@@ -62,4 +62,4 @@ def padded(batch: Batch, blank: Batch, share: Share) -> Batch:
     """
     size, there = share.batch_size // share.count, len(batch["index"])
     filled = {name: np.concatenate([x, blank[name][: size - there]]) for name, x in batch.items()}
-    return filled | {"mask": (np.arange(size) < there).astype(np.float32)}
+    return filled | {"is_example": (np.arange(size) < there).astype(np.float32)}

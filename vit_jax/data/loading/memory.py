@@ -20,7 +20,7 @@ class InMemory:
     """
 
     def __init__(self, pipeline: Pipeline, *, repeats: int = 1) -> None:
-        """Decodes every example.
+        """Decode every example.
 
         Args:
             pipeline: of the examples.
@@ -50,11 +50,11 @@ class InMemory:
                 pass
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return self._num_examples
 
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
-        """Gives the batches of steps start_step .. total_steps - 1."""
+        """Return the batches of steps start_step .. total_steps - 1."""
         for step in range(start_step, total_steps):
             positions = np.arange(step * share.batch_size + share.index, (step + 1) * share.batch_size, share.count)
             records = order.records_at(positions, len(self), seed=seed, repeats=self._repeats)
@@ -64,7 +64,7 @@ class InMemory:
             yield batch
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
-        """Gives each example once over all processes."""
+        """Return each example once over all processes."""
         blank = self._pipeline.blank(share.batch_size // share.count)
         for start in range(0, len(self), share.batch_size):
             records = np.arange(start + share.index, min(start + share.batch_size, len(self)), share.count)

@@ -12,7 +12,7 @@ import numpy as np
 
 @functools.lru_cache(maxsize=4)
 def epoch_permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of the record numbers, `[num_examples]` int64; do not write to it.
+    """Return a permutation of the record numbers, `[num_examples]` int64; do not write to it.
 
     Made by sorting the raw bits of a counter-based generator, which, unlike `Generator.permutation`, are
     promised to stay the same across NumPy versions.
@@ -44,6 +44,6 @@ def records_at(positions: np.ndarray, num_examples: int, *, seed: int, repeats: 
 
 
 def generator(seed: int, position: int) -> np.random.Generator:
-    """The generator of all that is drawn on the host for the example at a position of the training stream."""
+    """Return the generator of all that is drawn on the host for the example at a position of the training stream."""
     # A counter that the permutations' generators never reach.
     return np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))

@@ -17,6 +17,8 @@ from vit_jax.errors import InputError
 from vit_jax.types import IGNORED, Field, Fields
 
 MAX_BOXES = 100
+RESERVED = ("index", "is_example")
+"""Names of a batch's own arrays, which no field may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,23 @@ class Pipeline:
 
     @functools.cached_property
     def fields(self) -> Fields:
-        """The fields of what it gives, whose shapes are settled."""
-        return {name: self._settled(name, field) for name, field in self.source.fields.items()}
+        """The fields of what it gives, whose shapes are settled.
+
+        Raises:
+            InputError: no image, a name that batches use themselves, or a shape that nothing settles.
+        """
+        fields = self.source.fields
+        if getattr(fields.get("image"), "kind", None) != "image":
+            raise InputError(f"{self.source.name} has the fields {', '.join(fields)}; valid: an image called 'image'")
+        for name in RESERVED:
+            if name in fields:
+                raise InputError(
+                    f"{self.source.name} has a field {name!r}, which batches use themselves; valid: another"
+                )
+        return {name: self._settled(name, field) for name, field in fields.items()}
 
     def exact(self, record: int) -> dict[str, np.ndarray]:
-        """Gives an example as it is evaluated: nothing is random.
+        """Return an example as it is evaluated: nothing is random.
 
         Raises:
             InputError: an example that cannot be read, named by its path or its record number.
@@ -52,7 +66,7 @@ class Pipeline:
         return self._named(record, lambda example: self._placed(example, None, self.reading.exact()))
 
     def drawn(self, record: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Gives an example as it is trained on: placed and augmented with its own generator.
+        """Return an example as it is trained on: placed and augmented with its own generator.
 
         Raises:
             InputError: an example that cannot be read, named by its path or its record number.
@@ -62,7 +76,7 @@ class Pipeline:
         return self.augmented(example, rng)
 
     def augmented(self, example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Takes a placed example through the policies; masks, instances and boxes follow the image.
+        """Take a placed example through the policies; masks, instances and boxes follow the image.
 
         Args:
             example: as `exact` gives it; it is not written to.
@@ -70,18 +84,31 @@ class Pipeline:
         """
         if not self.policies:
             return example
-        pixels = example["image"]
-        image, moves = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), []
-        for policy in self.policies:
-            image = policy(image, rng, moves)
-        changed = {"image": np.asarray(image).reshape(pixels.shape)}
+        changed: dict[str, np.ndarray] = {}
+        state, moves = rng.bit_generator.state, []
+        for name, field in self.fields.items():
+            if field.kind == "image":
+                frames = []
+                for frame in example[name] if len(field.shape) == 4 else [example[name]]:
+                    rng.bit_generator.state = state  # all images and frames see the same random numbers
+                    pixels, moves = self._through_policies(frame, rng)
+                    frames.append(pixels)
+                changed[name] = np.stack(frames) if len(field.shape) == 4 else frames[0]
         for name, field in self.fields.items() if moves else ():
-            if name != "image" and field.is_placed:
+            if field.is_placed and field.kind != "image":
                 changed[name] = self._moved(field, example[name], moves)
         return example | changed
 
+    def _through_policies(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Matrix]]:
+        """Change `[H, W, C]` uint8; gives the moves of its pixels too."""
+        moves: list[Matrix] = []
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        for policy in self.policies:
+            image = policy(image, rng, moves)
+        return np.asarray(image).reshape(pixels.shape), moves
+
     def blank(self, size: int) -> dict[str, np.ndarray]:
-        """Makes a batch of `size` blank examples with an `index`, without a mask."""
+        """Make a batch of `size` blank examples with an `index`, without a mask."""
         batch = {
             name: np.stack([field.blank()] * size) if size else _none(field) for name, field in self.fields.items()
         }
@@ -99,7 +126,7 @@ class Pipeline:
         self, example: dict[str, Any], rng: np.random.Generator | None, reading: Reading
     ) -> dict[str, np.ndarray]:
         pictures = {
-            name: _pictures(example[name], self.preprocessing.channels, reading)
+            name: _pictures(name, field, example[name], self.preprocessing.channels, reading)
             for name, field in self.fields.items()
             if field.kind == "image"
         }
@@ -114,7 +141,7 @@ class Pipeline:
                 frames = [self._place_image(name, picture, geometry, reading) for picture in pictures[name]]
                 placed[name] = np.stack(frames) if len(field.shape) == 4 else frames[0]
             else:
-                placed[name] = self._place(name, field, example[name], geometry)
+                placed[name] = self._place(name, field, example[name], geometry, reading)
         return placed
 
     def _place_image(self, name: str, picture: Picture, geometry: Geometry, reading: Reading) -> np.ndarray:
@@ -122,19 +149,27 @@ class Pipeline:
             raise InputError(_other_size(name, (picture.height, picture.width), geometry.image_size))
         return self.preprocessing.place(picture, geometry, reading)
 
-    def _place(self, name: str, field: Field, value: Any, geometry: Geometry) -> np.ndarray:
+    def _place(self, name: str, field: Field, value: Any, geometry: Geometry, reading: Reading) -> np.ndarray:
         if field.kind in ("mask", "instances"):
-            numbers = decode_numbers(value)
+            numbers = decode_numbers(value, max_pixels=reading.max_pixels)
             if numbers.shape != geometry.image_size:
                 raise InputError(_other_size(name, numbers.shape, geometry.image_size))
             numbers = geometry.place_mask(numbers).astype(np.int32)
-            if field.kind == "mask":
+            if self.source.fields[name].ignore:
                 numbers = np.where(np.isin(numbers, self.source.fields[name].ignore), IGNORED, numbers).astype(np.int32)
-                _check_classes(name, field, numbers)
+            _check_numbers(name, field, numbers)
             return numbers
         if field.kind == "boxes":
-            return self._filled(name, field, geometry.place_boxes(np.asarray(value, np.float32)))
-        return np.asarray(value, field.dtype)
+            boxes = np.asarray(value, np.float32)
+            if boxes.ndim != 2 or boxes.shape[1] != field.shape[1]:
+                raise InputError(
+                    f"{name} has the shape {boxes.shape}; valid: [n, {field.shape[1]}], a row for each box"
+                )
+            return self._filled(name, field, geometry.place_boxes(boxes))
+        array = np.asarray(value, field.dtype)
+        if array.shape != field.shape:
+            raise InputError(f"{name} has the shape {array.shape}; valid: {field.shape}")
+        return array
 
     def _filled(self, name: str, field: Field, boxes: np.ndarray) -> np.ndarray:
         if len(boxes) > self.max_boxes:
@@ -176,24 +211,30 @@ class Pipeline:
 
 
 def bound(host: Sequence[HostAugmentation], preprocessing: Preprocessing) -> tuple[Policy, ...]:
-    """Gives the policies of augmentations in their order; areas that an image does not cover get its mean colour."""
-    mean = preprocessing.mean
-    fill = tuple(round(255 * x) for x in mean) if len(mean) > 1 else round(255 * mean[0])
+    """Return the policies of augmentations in their order; areas that an image does not cover get its mean colour."""
+    means = [round(255 * x) for x in preprocessing.mean]
+    fill = tuple(means) if len(means) > 1 else means[0]
     return tuple(each.policy(fill) for each in sorted(host, key=lambda each: each.order))
 
 
-def _pictures(value: Any, channels: int, reading: Reading) -> list[Picture]:
-    """Opens an image, or each frame of an array `[T, H, W, C]`."""
-    frames = list(value) if isinstance(value, np.ndarray) and value.ndim == 4 else [value]
-    return [Picture(frame, channels, reading.max_pixels) for frame in frames]
+def _pictures(name: str, field: Field, value: Any, channels: int, reading: Reading) -> list[Picture]:
+    """Open an image, or each frame of an array `[T, H, W, C]`."""
+    if len(field.shape) < 4:
+        return [Picture(value, channels, reading.max_pixels)]
+    if not isinstance(value, np.ndarray) or value.ndim != 4 or len(value) != field.shape[0]:
+        shape = getattr(value, "shape", type(value).__name__)
+        raise InputError(f"{name} is {shape}; valid: an array [{field.shape[0]}, H, W, C] of uint8")
+    return [Picture(frame, channels, reading.max_pixels) for frame in value]
 
 
-def _check_classes(name: str, field: Field, mask: np.ndarray) -> None:
-    if mask.max(initial=IGNORED) >= len(field.names):
-        raise InputError(
-            f"{name} has the value {mask.max()}, but there are {len(field.names)} classes; valid: 0 to "
-            f"{len(field.names) - 1}, or a value that the data ignores"
-        )
+def _check_numbers(name: str, field: Field, numbers: np.ndarray) -> None:
+    """Raise InputError for a number that is no class of a mask, or for negative instances."""
+    least = IGNORED if field.kind == "mask" else 0
+    most = len(field.names) - 1 if field.kind == "mask" and field.names else np.iinfo(np.int32).max
+    wrong = numbers[(numbers < least) | (numbers > most)]
+    if len(wrong):
+        valid = f"0 to {most}, or a value that the data ignore" if field.names else "0 or more"
+        raise InputError(f"{name} has the value {wrong[0]}; valid: {valid}")
 
 
 def _other_size(name: str, size: tuple[int, ...], image: tuple[int, int]) -> str:

@@ -12,7 +12,7 @@ class Prefetch:
     """
 
     def __init__(self, items: Iterator, transform: Callable = lambda item: item, *, size: int = 2) -> None:
-        """Starts at once.
+        """Start at once.
 
         Args:
             items: what to take from.
@@ -29,7 +29,7 @@ class Prefetch:
         return self
 
     def __next__(self):
-        """The next item, as soon as it is there."""
+        """Return the next item, as soon as it is there."""
         item, error = self._queue.get()
         if error is not None:
             self._put((None, error))  # and at every later call
@@ -41,7 +41,7 @@ class Prefetch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the thread, taking nothing more."""
+        """End the thread, taking nothing more."""
         self._stop.set()
         while self._thread.is_alive():
             try:

@@ -18,7 +18,7 @@ class Streaming:
     """A dataset that is decoded as it is read, in threads, by Grain, or in worker processes."""
 
     def __init__(self, pipeline: Pipeline, *, repeats: int = 1, num_workers: int = 0, num_threads: int = 8) -> None:
-        """Takes what batches are made of.
+        """Take what batches are made of.
 
         Args:
             pipeline: of the examples.
@@ -31,17 +31,17 @@ class Streaming:
         self.fields = pipeline.fields
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return len(self._pipeline.source)
 
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
-        """Gives the batches of steps start_step .. total_steps - 1."""
+        """Return the batches of steps start_step .. total_steps - 1."""
         load = _LoadTrain(self._pipeline, seed=seed, repeats=self._repeats)
         first, end = start_step * share.batch_size + share.index, total_steps * share.batch_size
         return self._read(load, range(first, end, share.count), share)
 
     def eval_batches(self, share: Share) -> Iterator[Batch]:
-        """Gives each example once over all processes."""
+        """Return each example once over all processes."""
         batches = self._read(_LoadEval(self._pipeline), range(share.index, len(self), share.count), share)
         blank = self._pipeline.blank(share.batch_size // share.count)
         nothing = self._pipeline.blank(0)
@@ -49,7 +49,7 @@ class Streaming:
             yield padded(next(batches, nothing), blank, share)
 
     def _read(self, load: Callable[[int], dict[str, Any]], numbers: range, share: Share) -> Iterator[Batch]:
-        """Gives batches of examples in order, about two of them read ahead (two for each worker)."""
+        """Return batches of examples in order, about two of them read ahead (two for each worker)."""
         size = share.batch_size // share.count
         if not self._num_workers:
             options = grain.ReadOptions(self._num_threads, max(2 * size, self._num_threads))

@@ -1,4 +1,4 @@
-"""Processes that make batches, each in its turn, and that cannot leave whoever waits for them waiting.
+"""Worker processes that make batches in turn. The process that waits for them never hangs.
 
 A process that dies is noticed by the end of its pipe. No lock is shared, which it could take with it: Grain's own
 workers, killed at the wrong moment, leave theirs locked, and the run hangs.
@@ -26,7 +26,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def batches_from_workers(
     load: Callable[[int], dict[str, Any]], numbers: range, *, blank: dict[str, np.ndarray], num_workers: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of what `load` makes of each number, in order, two of them ahead for each worker.
+    """Return the batches of what `load` makes of each number, in order, two of them ahead for each worker.
 
     Args:
         load: number -> example; it has to be picklable.
@@ -86,7 +86,7 @@ class _Worker:
             self._pipe.send((numbers, offset))
 
     def wait(self) -> int:
-        """How many examples there are in the oldest batch that was asked for."""
+        """Wait for the oldest batch that was asked for; gives the number of its examples."""
         try:
             answer = self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -114,7 +114,7 @@ def _end_of(exit_code: int) -> str:
 
 
 def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: dict[str, np.ndarray], name: str) -> None:
-    """Fills slots of the shared memory as it is asked to, until the parent is gone."""
+    """Fill slots of the shared memory as it is asked to, until the parent is gone."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     memory = SharedMemory(name)
@@ -135,7 +135,7 @@ def _work(pipe: Connection, load: Callable[[int], dict[str, Any]], blank: dict[s
 
 
 def _picklable(error: Exception) -> Exception:
-    """The error, or one of its text, with where it happened as a note."""
+    """Return the error, or one of its text, with the place where it happened as a note."""
     where = f"in a worker process:\n{traceback.format_exc()}"
     try:
         pickle.loads(pickle.dumps(error))
@@ -146,7 +146,7 @@ def _picklable(error: Exception) -> Exception:
 
 
 def _arrays(memory: SharedMemory, blank: dict[str, np.ndarray], offset: int) -> dict[str, np.ndarray]:
-    """Views of a slot."""
+    """Return views of a slot."""
     views = {}
     for name, array in blank.items():
         views[name] = np.ndarray(array.shape, array.dtype, memory.buf, offset)

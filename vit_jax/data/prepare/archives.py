@@ -37,7 +37,7 @@ class Split:
     sizes: np.ndarray
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return len(self.labels)
 
 
@@ -63,7 +63,7 @@ class Pixels:
     files: Sequence[str]
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ _CIFAR = {
 
 
 def read_cifar(path: pathlib.Path, name: str) -> Contents | None:
-    """Reads an official archive of CIFAR-10 or CIFAR-100, python or binary, as it is or unpacked.
+    """Read an official archive of CIFAR-10 or CIFAR-100, python or binary, as it is or unpacked.
 
     Args:
         path: the archive, or a folder that holds it or its files.
@@ -228,7 +228,7 @@ _IDX |= {"test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
 
 
 def read_idx(path: pathlib.Path) -> Contents | None:
-    """Reads the four idx files of MNIST and of datasets made like it, packed by gzip or not.
+    """Read the four idx files of MNIST and of datasets made like it, packed by gzip or not.
 
     Args:
         path: a folder that holds them, at most two levels down.
@@ -262,7 +262,7 @@ def read_idx(path: pathlib.Path) -> Contents | None:
 
 
 def _idx_array(file: pathlib.Path, rank: int) -> np.ndarray:
-    """The array of an idx file of bytes: two zeros, 8 (for uint8), the rank, the big-endian shape, the values."""
+    """Read an idx file of bytes: two zeros, 8 (for uint8), the rank, the big-endian shape, the values."""
     with damaged_as_input_error(file):
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     start = 4 + 4 * rank
@@ -275,7 +275,7 @@ def _idx_array(file: pathlib.Path, rank: int) -> np.ndarray:
 
 
 def members(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The wanted files of a tar archive or of a folder, whichever folder in it they lie in: name -> contents.
+    """Return the wanted files of a tar archive or of a folder, whichever folder in it they lie in: name -> contents.
 
     Raises:
         InputError: an archive that is damaged or has a member whose path leaves it.
@@ -300,7 +300,7 @@ def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_tar(path: pathlib.Path) -> bool:
-    """Whether a path is a tar archive, packed or not."""
+    """Return whether a path is a tar archive, packed or not."""
     try:
         return path.is_file() and tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error):
@@ -309,14 +309,14 @@ def is_tar(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def open_tar(path: pathlib.Path) -> Iterator[tarfile.TarFile]:
-    """Opens a tar archive, packed or not; what is wrong with it is an InputError."""
+    """Open a tar archive, packed or not; what is wrong with it is an InputError."""
     with damaged_as_input_error(path), tarfile.open(path) as tar:
         yield tar
 
 
 @contextlib.contextmanager
 def damaged_as_input_error(path: str | pathlib.Path) -> Iterator[None]:
-    """Turns what the readers of archives raise for one that is damaged or cut off into an InputError."""
+    """Turn what the readers of archives raise for one that is damaged or cut off into an InputError."""
     try:
         yield
     except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
@@ -324,7 +324,7 @@ def damaged_as_input_error(path: str | pathlib.Path) -> Iterator[None]:
 
 
 def member_name(member: tarfile.TarInfo, archive: str | pathlib.Path) -> str:
-    """The path of a member in its archive.
+    """Return the path of a member in its archive.
 
     Raises:
         InputError: a path that leaves the folder that it would be unpacked to.

@@ -13,7 +13,7 @@ from vit_jax.errors import InputError
 
 
 def download(name: str, data_dir: str | None = None) -> pathlib.Path:
-    """Downloads and prepares a TFDS dataset as array_record; gives its folder.
+    """Download and prepares a TFDS dataset as array_record; gives its folder.
 
     Raises:
         InputError: a name that TFDS does not know, a dataset that is there already or cannot be prepared, or no

@@ -20,7 +20,7 @@ LABELS = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def read_imagenet(path: pathlib.Path, class_names: Sequence[str]) -> Contents | None:
-    """Lists the images of the training and the validation archive: of both, or of the one that is there.
+    """List the images of the training and the validation archive: of both, or of the one that is there.
 
     The validation labels come from the development kit, packed or not, if it lies there; or from its file of labels
     alone; or else from the list that TFDS carries.
@@ -45,7 +45,7 @@ def read_imagenet(path: pathlib.Path, class_names: Sequence[str]) -> Contents | 
 
 
 def _train_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
-    """An archive of archives, one a class: `n01440764.tar` holds `n01440764_10026.JPEG`."""
+    """Return an archive of archives, one a class: `n01440764.tar` holds `n01440764_10026.JPEG`."""
     listed, labels = [], []
     with (
         open(archive, "rb") as file,
@@ -69,7 +69,7 @@ def _train_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
 
 
 def _validation_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
-    """An archive of images, whose labels are listed in the order of their names."""
+    """Return an archive of images, whose labels are listed in the order of their names."""
     with open(archive, "rb") as file:
         images = sorted(members_in(file, str(archive), 0, os.path.getsize(archive)))
     synsets = _validation_synsets(archive.parent)
@@ -83,7 +83,7 @@ def _validation_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
 
 
 def _validation_synsets(folder: pathlib.Path) -> list[str]:
-    """The synset of each validation image, in the order of their names.
+    """Return the synset of each validation image, in the order of their names.
 
     Raises:
         InputError: numbers whose synsets are not known.

@@ -97,7 +97,7 @@ def prepare(
     eval_fraction: float = 0.2,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> pathlib.Path:
-    """Writes a dataset from the user's files to where TFDS looks for it, so that its name opens it.
+    """Write a dataset from the user's files to where TFDS looks for it, so that its name opens it.
 
     It comes to lie there in one piece at the end. An interrupted preparation continues where it stopped.
 
@@ -161,7 +161,7 @@ def _known(name: str, data_dir: str) -> _Known:
 
 
 def _read(name: str, path: pathlib.Path, known: _Known, incomplete: pathlib.Path, eval_fraction: float) -> Contents:
-    """What the archive holds, or else the folder of images."""
+    """Return what the archive holds, or else the folder of images."""
     archive = ARCHIVES.get(name)
     if archive is not None and (contents := archive.read(path, known.class_names)) is not None:
         return contents
@@ -187,7 +187,7 @@ def _read_folder(path: pathlib.Path, eval_fraction: float) -> Contents:
     splits = {}
     for split, files in images.splits.items():
         sizes = [os.path.getsize(os.path.join(files.root, image)) for image in files.paths]
-        splits[split] = Split(_Named(files), files.labels.astype(int), np.array(sizes, np.int64))
+        splits[split] = Split(_Named(files), np.asarray(files.labels, int), np.array(sizes, np.int64))
     return Contents(images.fields["label"].names, splits)
 
 
@@ -245,7 +245,7 @@ def _check_counts(name: str, contents: Contents, path: pathlib.Path) -> None:
 
 
 def _digest(contents: Contents) -> str:
-    """Stands for what is to be written, and how."""
+    """Stand for what is to be written, and how."""
     digest = hashlib.blake2b(json.dumps(contents.class_names).encode())
     for split, examples in contents.splits.items():
         digest.update(f"{split} {len(examples)} {SHARD_BYTES}".encode())
@@ -256,7 +256,7 @@ def _digest(contents: Contents) -> str:
 def _write_split(
     incomplete: pathlib.Path, name: str, split: str, examples: Split, features: Any, max_pixels: int
 ) -> tfds.core.SplitInfo:
-    """Writes a split in an order that is random, so that its slices are samples of it, and always the same."""
+    """Write a split in an order that is random, so that its slices are samples of it, and always the same."""
     # The raw bits of a generator, unlike its permutations, are the same in every NumPy version.
     order = np.argsort(np.random.Philox(_ORDER_SEED).random_raw(len(examples)), kind="stable")
     num_files = min(max(math.ceil(examples.sizes.sum() / SHARD_BYTES), 1), MAX_SHARDS, len(examples))
@@ -266,7 +266,7 @@ def _write_split(
 
 
 def _serialized(record: int, *, split: str, examples: Split, features: Any, max_pixels: int) -> bytes:
-    """An example as TFDS stores it, its image decoded once to see that it can be."""
+    """Return an example as TFDS stores it, its image decoded once to see that it can be."""
     example = examples.records[record]
     height, width, channels = features["image"].shape
     try:
@@ -283,7 +283,7 @@ def _serialized(record: int, *, split: str, examples: Split, features: Any, max_
 
 
 def _convert(name: str, old: pathlib.Path, data_dir: str, max_pixels: int) -> pathlib.Path:
-    """Writes the examples of a TFDS dataset in TFRecord again, file by file and in the same order."""
+    """Write the examples of a TFDS dataset in TFRecord again, file by file and in the same order."""
     try:
         info: Any = tfds.builder_from_directory(str(old)).info
     except (AssertionError, ValueError) as error:
@@ -317,5 +317,5 @@ def _convert(name: str, old: pathlib.Path, data_dir: str, max_pixels: int) -> pa
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first few of many names."""
+    """Return the first few of many names."""
     return ", ".join(names[:5]) + (f", and {len(names) - 5} more" if len(names) > 5 else "")

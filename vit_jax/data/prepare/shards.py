@@ -20,7 +20,7 @@ from vit_jax.system.atomic import named
 
 @contextlib.contextmanager
 def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `target` to write in, which becomes `target` at the end.
+    """Return a folder beside `target` to write in, which becomes `target` at the end.
 
     It is removed if the input is refused, and kept for the next time if the writer is interrupted in any other way.
 
@@ -50,7 +50,7 @@ def new_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def same_as_before(folder: pathlib.Path, plan: str) -> None:
-    """Removes the files that an interrupted writer left of another plan than this."""
+    """Remove the files that an interrupted writer left of another plan than this."""
     file = folder / "plan"
     if not file.exists() or file.read_text() != plan:
         for shard in folder.glob("*.array_record-*"):
@@ -66,7 +66,7 @@ def write_split(
     load: Callable[[int], bytes],
     bar: tqdm,
 ) -> tfds.core.SplitInfo:
-    """Writes what is not there yet of the files of a split.
+    """Write what is not there yet of the files of a split.
 
     Args:
         folder: where to.
@@ -117,7 +117,7 @@ def _write_file(file: pathlib.Path, records: np.ndarray, load: Callable[[int], b
 
 
 def _num_records(file: pathlib.Path) -> int:
-    """Records of a file; 0 if it is not there or not whole."""
+    """Count the records of a file; 0 if it is not there or not whole."""
     if not file.exists():
         return 0
     reader = array_record_module.ArrayRecordReader(str(file))
@@ -136,7 +136,7 @@ def write_metadata(
     description: str,
     homepage: str,
 ) -> None:
-    """Writes what TFDS needs to open the dataset; the folder then holds nothing else but the records."""
+    """Write what TFDS needs to open the dataset; the folder then holds nothing else but the records."""
     for file in folder.glob("*"):
         if "array_record" not in file.name and file.name != ".lock":
             file.unlink()

@@ -41,7 +41,7 @@ class TarMembers:
     labels: np.ndarray
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.members)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class TarMembers:
 
 
 def members_in(file: io.BufferedReader, name: str, start: int, size: int) -> Iterator[Member]:
-    """The files in a tar archive that takes up `size` bytes of an open file from `start` on.
+    """Return the files in a tar archive that takes up `size` bytes of an open file from `start` on.
 
     Raises:
         InputError: the archive is damaged, cut off, or has a member whose path leaves it.
@@ -76,7 +76,7 @@ def members_in(file: io.BufferedReader, name: str, start: int, size: int) -> Ite
 
 
 def read_image_tar(path: pathlib.Path, scratch: pathlib.Path, *, eval_fraction: float) -> Contents:
-    """Lists a tar archive of a folder of images, in either layout that `folder.open_folder` reads.
+    """List a tar archive of a folder of images, in either layout that `folder.open_folder` reads.
 
     Args:
         path: the archive; one that is packed (gzip, bzip2, xz) is first unpacked to a plain one.
@@ -131,7 +131,7 @@ def _trees(archive: pathlib.Path, found: Sequence[Member], top: str) -> dict[str
 
 
 def _halves(tree: dict[str, list[Member]], top: str, eval_fraction: float) -> dict[str, dict[str, list[Member]]]:
-    """Splits train and test, as `folder.open_folder` makes them of the unpacked archive."""
+    """Split train and test, as `folder.open_folder` makes them of the unpacked archive."""
     halves = {"train": {}, "test": {}}
     for name, members in tree.items():
         paths = [member[0].removeprefix(top) for member in members]
@@ -147,7 +147,7 @@ def _is_image(path: str) -> bool:
 
 
 def _plain(archive: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """The archive, unpacked if it is packed; once, if it does not change."""
+    """Return the archive, unpacked if it is packed; once, if it does not change."""
     with open(archive, "rb") as file:
         opener = _PACKED.get(file.read(2))
     if opener is None:

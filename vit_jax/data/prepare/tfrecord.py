@@ -20,7 +20,7 @@ class Tfrecords:
     def __init__(
         self, files: Sequence[str], lengths: Sequence[int], features: Any, max_pixels: int = MAX_IMAGE_PIXELS
     ) -> None:
-        """Takes the files, how many records each has by TFDS's metadata, the dataset's features, an image's limit."""
+        """Take the files, how many records each has by TFDS's metadata, the dataset's features, an image's limit."""
         self._max_pixels = max_pixels
         self._files, self._features = files, features
         self._ends = np.cumsum(lengths)
@@ -32,7 +32,7 @@ class Tfrecords:
         return np.split(np.arange(self._ends[-1]), self._ends[:-1])
 
     def load(self, record: int) -> bytes:
-        """A serialized example, parsed, and its image decoded, once to see that they can be.
+        """Return a serialized example, parsed, and its image decoded, once to see that they can be.
 
         Raises:
             InputError: it cannot; or its file has another number of records than it should.
@@ -60,7 +60,7 @@ class Tfrecords:
 
 
 def read_tfrecord(file: str | os.PathLike) -> Iterator[bytes]:
-    """The records of a file that is not compressed.
+    """Return the records of a file that is not compressed.
 
     Raises:
         InputError: a file that is cut off or is none of these, with the number of the record where that shows.

@@ -12,7 +12,7 @@ from vit_jax.types import Fields, class_fields
 
 
 def read_class_folders(root: str, folders: Mapping[str, str], others: Endings) -> tuple[Fields, dict[str, Files]]:
-    """Lists the images of class folders.
+    """List the images of class folders.
 
     Args:
         root: absolute path.
@@ -45,7 +45,7 @@ def read_class_folders(root: str, folders: Mapping[str, str], others: Endings) -
 
 
 def _class_names(where: str, tree: dict[str, list[str]]) -> tuple[str, ...]:
-    """The classes to train on, sorted.
+    """Return the classes to train on, sorted.
 
     Raises:
         InputError: there are not two or more with images.

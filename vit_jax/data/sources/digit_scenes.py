@@ -27,7 +27,7 @@ class Draws:
     """Whole numbers drawn for one example."""
 
     def __init__(self, split: str, example: int) -> None:
-        """Starts the stream of an example.
+        """Start the stream of an example.
 
         Args:
             split: `train` or `test`.
@@ -36,7 +36,7 @@ class Draws:
         self._bits = np.random.Philox(key=[["train", "test"].index(split), example])
 
     def between(self, least: int, most: int) -> int:
-        """A number from `least` to `most`, both included."""
+        """Return a number from `least` to `most`, both included."""
         return least + int(self._bits.random_raw()) % (most - least + 1)
 
     def bytes(self, *shape: int) -> np.ndarray:
@@ -58,7 +58,7 @@ class Digit:
     record: int
 
     def on_canvas(self, side: int, *, left: int, top: int) -> "Digit":
-        """Puts it on an empty canvas of `side` pixels squared."""
+        """Put it on an empty canvas of `side` pixels squared."""
         pixels = np.zeros((side, side), np.uint8)
         height, width = self.pixels.shape
         pixels[top : top + height, left : left + width] = self.pixels
@@ -78,25 +78,20 @@ class Digit:
 
 @dataclasses.dataclass(frozen=True)
 class Glyphs:
-    """The digits of a split.
-
-    images: `[n, 8, 8]` uint8.
-    labels: `[n]`, what they show.
-    records: `[n]`, their numbers in scikit-learn's digits.
-    """
+    """Digits of a split: `images` `[n, 8, 8]` uint8, `labels` `[n]`, and their `records` in scikit-learn's digits."""
 
     images: np.ndarray
     labels: np.ndarray
     records: np.ndarray
 
     def enlarged(self, number: int, size: int) -> Digit:
-        """Enlarges a digit to `size` pixels squared."""
+        """Enlarge a digit to `size` pixels squared."""
         image = Image.fromarray(self.images[number]).resize((size, size), Image.Resampling.BILINEAR)
         return Digit(np.asarray(image), int(self.labels[number]), int(self.records[number]))
 
 
 def scene(glyphs: Glyphs, draws: Draws, *, count: int, canvas: int, sizes: tuple[int, int]) -> list[Digit]:
-    """Places digits so that no pixel belongs to two of them, and their boxes overlap little.
+    """Place digits so that no pixel belongs to two of them, and their boxes overlap little.
 
     Args:
         glyphs: to choose from.
@@ -128,12 +123,12 @@ def _are_apart(one: Digit, other: Digit) -> bool:
 
 
 def drawn(digits: list[Digit]) -> np.ndarray:
-    """The picture of a scene, `[H, W]` uint8."""
+    """Return the picture of a scene, `[H, W]` uint8."""
     return np.max([digit.pixels for digit in digits], axis=0)
 
 
 def png(values: np.ndarray) -> io.BytesIO:
-    """Encodes `[H, W]` uint8 or uint16; TFDS would need TensorFlow to encode an array."""
+    """Encode `[H, W]` uint8 or uint16; TFDS would need TensorFlow to encode an array."""
     file = io.BytesIO()
     Image.fromarray(values).save(file, format="PNG")
     file.seek(0)
@@ -149,11 +144,11 @@ class _DigitBuilder(tfds.core.GeneratorBasedBuilder):
     ABOUT: ClassVar[str]
 
     def features(self) -> dict[str, Any]:
-        """The features of TFDS."""
+        """Return the features of TFDS."""
         raise NotImplementedError
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
-        """Draws an example."""
+        """Draw an example."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -189,7 +184,7 @@ class DigitScenes(_DigitBuilder):
     SIDE: ClassVar[int] = 48
 
     def features(self) -> dict[str, Any]:
-        """The image, boxes with labels and the digits' records, and two masks."""
+        """Return the image, boxes with labels and the digits' records, and two masks."""
         shape = (self.SIDE, self.SIDE, 1)
         return {
             "image": tfds.features.Image(shape=shape, encoding_format="png"),
@@ -205,7 +200,7 @@ class DigitScenes(_DigitBuilder):
         }
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
-        """Draws a scene."""
+        """Draw a scene."""
         digits = scene(glyphs, draws, count=draws.between(1, 5), canvas=self.SIDE, sizes=(11, 20))
         mask = np.zeros((self.SIDE, self.SIDE), np.uint8)
         instances = np.zeros((self.SIDE, self.SIDE), np.uint16)
@@ -235,7 +230,7 @@ class DigitClips(_DigitBuilder):
         }
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
-        """Draws a clip."""
+        """Draw a clip."""
         number, size = draws.between(0, len(glyphs.labels) - 1), draws.between(14, 20)
         room = self.SIDE - size
         start = (draws.between(0, room), draws.between(0, room))
@@ -248,7 +243,7 @@ class DigitClips(_DigitBuilder):
 
 
 def _bounced(place: int, room: int) -> int:
-    """A place in [0, room] after reflections at both ends."""
+    """Return a place in [0, room] after reflections at both ends."""
     place %= 2 * room
     return min(place, 2 * room - place)
 
@@ -260,14 +255,14 @@ class DigitPairs(_DigitBuilder):
     SIDE: ClassVar[int] = 32
 
     def features(self) -> dict[str, Any]:
-        """The image and its labels."""
+        """Return the image and its labels."""
         return {
             "image": tfds.features.Image(shape=(self.SIDE, self.SIDE, 1), encoding_format="png"),
             "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=DIGITS)),
         }
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
-        """Draws scenes of two digits until one shows different ones."""
+        """Draw scenes of two digits until one shows different ones."""
         while True:
             digits = scene(glyphs, draws, count=2, canvas=self.SIDE, sizes=(12, 16))
             labels = sorted({digit.label for digit in digits})
@@ -282,17 +277,17 @@ class _Restoration(_DigitBuilder):
     SIDE: ClassVar[int] = 32
 
     def features(self) -> dict[str, Any]:
-        """The degraded image, and what it was: `target`."""
-        image = tfds.features.Image(shape=(self.SIDE, self.SIDE, 1), encoding_format="png")
-        return {"image": image, "target": tfds.features.Image(shape=image.shape, encoding_format="png")}
+        """Return the degraded image, and what it was: `target`."""
+        shape = (self.SIDE, self.SIDE, 1)
+        return {name: tfds.features.Image(shape=shape, encoding_format="png") for name in ("image", "target")}
 
     def example(self, glyphs: Glyphs, draws: Draws) -> dict[str, Any]:
-        """Draws a scene and degrades it."""
+        """Draw a scene and degrades it."""
         target = drawn(scene(glyphs, draws, count=draws.between(1, 3), canvas=self.SIDE, sizes=(12, 20)))
         return {"image": png(self.degraded(target, draws)), "target": png(target)}
 
     def degraded(self, image: np.ndarray, draws: Draws) -> np.ndarray:
-        """Makes `[H, W]` uint8 of the same size."""
+        """Make `[H, W]` uint8 of the same size."""
         raise NotImplementedError
 
 
@@ -302,7 +297,7 @@ class DigitLowResolution(_Restoration):
     ABOUT: ClassVar[str] = "Scenes of digits, averaged over squares of 4x4 pixels, and as they were."
 
     def degraded(self, image: np.ndarray, draws: Draws) -> np.ndarray:
-        """Gives all pixels of a square its mean."""
+        """Return all pixels of a square its mean."""
         means = image.reshape(self.SIDE // 4, 4, self.SIDE // 4, 4).astype(int).sum(axis=(1, 3)) // 16
         return means.astype(np.uint8).repeat(4, axis=0).repeat(4, axis=1)
 
@@ -313,7 +308,7 @@ class DigitNoise(_Restoration):
     ABOUT: ClassVar[str] = "Scenes of digits with noise, and as they were."
 
     def degraded(self, image: np.ndarray, draws: Draws) -> np.ndarray:
-        """Adds the sum of four uniform numbers, centred and times 0.3, to each pixel."""
+        """Add the sum of four uniform numbers, centred and times 0.3, to each pixel."""
         # A uniform byte has a standard deviation of 73.9, and the sum of four twice that: 44 in all.
         noise = (draws.bytes(4, *image.shape).sum(axis=0) - 510) * 6 // 20
         return np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -325,7 +320,7 @@ class DigitHoles(_Restoration):
     ABOUT: ClassVar[str] = "Scenes of digits with four black holes, and as they were."
 
     def degraded(self, image: np.ndarray, draws: Draws) -> np.ndarray:
-        """Makes four holes."""
+        """Make four holes."""
         holed = image.copy()
         for _ in range(4):
             top, left = draws.between(0, self.SIDE - 8), draws.between(0, self.SIDE - 8)

@@ -60,7 +60,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def stratified_test_records(labels: np.ndarray, test_size: int, *, seed: int) -> np.ndarray:
-    """Chooses test examples so that each class has its share, to within one example.
+    """Choose test examples so that each class has its share, to within one example.
 
     Args:
         labels: `[n]` int.

@@ -44,11 +44,11 @@ class Examples(Source):
     records: Records
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
         return len(self.records)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
-        """Example number `record`: a checked value for each field, and `path` if the image is a file.
+        """Return example number `record`: a checked value for each field, and `path` if the image is a file.
 
         A label is an int; labels are a row `[classes]` float32 of zeros and ones; boxes are `[n, 5]` float32.
 
@@ -85,7 +85,7 @@ class Examples(Source):
             )
 
     def only(self, names: Sequence[str]) -> "Examples":
-        """Keeps the named fields, so that nothing else is decoded.
+        """Keep the named fields, so that nothing else is decoded.
 
         Raises:
             InputError: a field that the source does not have.
@@ -96,7 +96,7 @@ class Examples(Source):
         return dataclasses.replace(self, fields={name: self.fields[name] for name in names})
 
     def sample(self, size: int) -> "Examples":
-        """Chooses `size` of the examples at random, always the same ones; all if there are fewer."""
+        """Choose `size` of the examples at random, always the same ones; all if there are fewer."""
         numbers = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
         return dataclasses.replace(
             self, name=f"{self.name}, {len(numbers)} of it", records=_Chosen(self.records, numbers)
@@ -118,12 +118,12 @@ class _Chosen:
 
 
 def stand_in(name: str, fields: Fields, num_examples: int) -> Examples:
-    """Makes a source that has a length and fields but no values: for shapes alone."""
+    """Make a source that has a length and fields but no values: for shapes alone."""
     return Examples(name, fields, range(num_examples))  # type: ignore[arg-type]
 
 
 def same_fields(source: AnySource, fields: Fields) -> AnySource:
-    """Checks that a source has a model's fields of classes, with the same names in the same order.
+    """Check that a source has a model's fields of classes, with the same names in the same order.
 
     Args:
         source: what the model is to be trained on, or evaluated with.

@@ -32,7 +32,7 @@ class Feature:
 
 
 def features_of(features: Any) -> dict[str, Feature]:
-    """Maps TFDS features to fields; what is none of these kinds is left out, such as text.
+    """Map TFDS features to fields; what is none of these kinds is left out, such as text.
 
     - `Image`: an image, of 8 bits. One channel and a name with `mask` or `segmentation`, or a `LabeledImage`: a mask;
       with the names of a `LabeledImage`, and 255 ignored. One channel of 16 bits called `instances`: instances, whose
@@ -63,7 +63,7 @@ def features_of(features: Any) -> dict[str, Feature]:
 
 
 def is_default(name: str, field: Field) -> bool:
-    """Whether a field is opened without being asked for."""
+    """Return whether a field is opened without being asked for."""
     return name in BY_DEFAULT or field.kind == "image"
 
 
@@ -77,7 +77,7 @@ class _Encoded(tfds.decode.SkipDecoding):
 
 
 def skip_decoding(features: Any) -> dict[str, Any]:
-    """Tells TFDS to leave images encoded, for which it would need other libraries; nested as the features are."""
+    """Tell TFDS to leave images encoded, for which it would need other libraries; nested as the features are."""
     found: dict[str, Any] = {}
     for key, feature in dict(features).items():
         each = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
@@ -89,7 +89,7 @@ def skip_decoding(features: Any) -> dict[str, Any]:
 
 
 def fields_of(features: Mapping[str, Feature]) -> Fields:
-    """The fields alone."""
+    """Return the fields alone."""
     return {name: feature.field for name, feature in features.items()}
 
 
@@ -111,15 +111,18 @@ def _feature(key: str, feature: Any) -> Feature | None:
     if isinstance(feature, tfds.features.Sequence):
         return _sequence(key, feature)
     is_array = isinstance(feature, tfds.features.Tensor) and not isinstance(feature, tfds.features.Text)
-    dtype = np.dtype(feature.np_dtype) if is_array else np.dtype(object)
-    if not is_array or dtype.kind not in "biuf" or None in feature.shape:
+    shape: Any = feature.shape if is_array else (None,)
+    kind: Any = feature.np_dtype if is_array else object
+    dtype: Any = np.dtype(kind)
+    if dtype.kind not in "biuf" or None in shape:
         return None
-    return Feature(key, Field("array", feature.shape, dtype.name), operator.itemgetter(key))
+    return Feature(key, Field("array", shape, dtype.name), operator.itemgetter(key))
 
 
 def _image(key: str, feature: Any) -> Feature | None:
     names = tuple(feature.names or ()) if isinstance(feature, tfds.features.LabeledImage) else ()
-    height, width, channels = feature.shape
+    shape: Any = feature.shape
+    height, width, channels = shape
     is_mask = channels == 1 and ("mask" in key or "segmentation" in key)
     if isinstance(feature, tfds.features.LabeledImage) or is_mask:
         field = Field("mask", (height, width), names=names, ignore=ignored_by(names))
@@ -133,17 +136,17 @@ def _image(key: str, feature: Any) -> Feature | None:
 
 
 def _sequence(key: str, feature: Any) -> Feature | None:
-    each = feature.feature
+    each: Any = feature.feature
     if isinstance(each, tfds.features.ClassLabel):
         names = tuple(each.names)
         return Feature(key, Field("labels", (len(names),), "float32", names), operator.itemgetter(key))
     if isinstance(each, tfds.features.Image):
         if feature.shape[0] is None or each.np_dtype != np.uint8:
             return None
-        return Feature(
-            key, Field("image", feature.shape, "uint8"), functools.partial(_frames, key=key, channels=each.shape[2])
-        )
-    inner = dict(each) if isinstance(each, tfds.features.FeaturesDict) else {}
+        shape: Any = each.shape
+        read = functools.partial(_frames, key=key, channels=shape[2])
+        return Feature(key, Field("image", feature.shape, "uint8"), read)
+    inner: dict[str, Any] = dict(each) if isinstance(each, tfds.features.FeaturesDict) else {}
     if not isinstance(inner.get("bbox"), tfds.features.BBoxFeature):
         return None
     if inner["bbox"].bbox_format not in (None, tfds.features.BBoxFeature().bbox_format):
@@ -154,7 +157,7 @@ def _sequence(key: str, feature: Any) -> Feature | None:
 
 
 def _frames(record: Mapping[str, Any], *, key: str, channels: int) -> np.ndarray:
-    """Decodes the frames of a clip: `[T, H, W, C]` uint8."""
+    """Decode the frames of a clip: `[T, H, W, C]` uint8."""
     images = [np.asarray(decode(frame, channels)) for frame in record[key]]
     return np.stack([image if image.ndim == 3 else image[:, :, None] for image in images])
 

@@ -32,7 +32,7 @@ class Files:
     masks: Sequence[str] | None = None
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def __getitem__(self, record: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Files:
         return example
 
     def take(self, records: Sequence[int]) -> "Files":
-        """The images of the given numbers."""
+        """Return the images of the given numbers."""
         return Files(
             self.root,
             [self.paths[record] for record in records],
@@ -60,7 +60,7 @@ class Files:
 
 
 def hold_out(files: Files, fraction: float, seed: int) -> dict[str, Files]:
-    """Splits images into `train` and `test`, each class by itself where there are classes.
+    """Split images into `train` and `test`, each class by itself where there are classes.
 
     Args:
         files: all images.
@@ -70,7 +70,7 @@ def hold_out(files: Files, fraction: float, seed: int) -> dict[str, Files]:
     labels = np.zeros(len(files), np.int32) if files.labels is None else files.labels
     test: set[str] = set()
     for label in np.unique(labels):
-        test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label)], fraction, seed)
+        test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label).tolist()], fraction, seed)
     is_test = np.array([path in test for path in files.paths], bool)
     splits = {"train": files.take(np.flatnonzero(~is_test).tolist())}
     return splits | ({"test": files.take(np.flatnonzero(is_test).tolist())} if test else {})
@@ -85,7 +85,7 @@ def _read(path: str) -> bytes:
 
 
 def accept_all(files: Files, *, name: str, max_pixels: int) -> None:
-    """Finds nothing to object to."""
+    """Find nothing to object to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ImageFolder:
     check: Callable[..., None] = accept_all
 
     def source(self, split: str, *, skip_corrupt: bool = False, max_pixels: int = MAX_IMAGE_PIXELS) -> Examples:
-        """Opens a split, of which every file was decoded once, now or in an earlier run.
+        """Open a split, of which every file was decoded once, now or in an earlier run.
 
         Args:
             split: `train`, `val` or `test`.

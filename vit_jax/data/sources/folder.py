@@ -14,7 +14,7 @@ from vit_jax.types import Field, Fields
 
 
 def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0, labelled: bool = True) -> ImageFolder:
-    """Lists a folder of images, and decides by what lies there which kind it is.
+    """List a folder of images, and decides by what lies there which kind it is.
 
     The layouts of one tree:
 
@@ -74,7 +74,7 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0,
 
 
 def _read_images(root: str, folders: Mapping[str, str], others: Endings) -> tuple[Fields, dict[str, Files]]:
-    """Lists images without labels, in any folders; see `read_class_folders`."""
+    """List images without labels, in any folders; see `read_class_folders`."""
     splits = {split: Files(root, sorted(walk(root, folder, others))) for split, folder in folders.items()}
     for split, files in splits.items():
         if not len(files):

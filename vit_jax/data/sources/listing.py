@@ -21,7 +21,7 @@ Endings = collections.Counter[str]
 
 
 def split_folders(root: str) -> dict[str, str]:
-    """Finds the split folders: split -> name of its folder; empty unless all folders are splits.
+    """Find the split folders: split -> name of its folder; empty unless all folders are splits.
 
     Raises:
         InputError: two folders for one split, or other folders beside those of several splits.
@@ -46,7 +46,7 @@ def split_folders(root: str) -> dict[str, str]:
 
 
 def chosen(paths: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """Chooses the paths to hold out: those whose hashes come first, the same on every machine.
+    """Choose the paths to hold out: those whose hashes come first, the same on every machine.
 
     Args:
         paths: at least one of two or more is held out, but never all of them.
@@ -61,7 +61,7 @@ def chosen(paths: Sequence[str], fraction: float, seed: int) -> set[str]:
 
 
 def walk(root: str, folder: str, others: Endings) -> Iterator[str]:
-    """Lists all images below a folder.
+    """List all images below a folder.
 
     Args:
         root: the paths start from here.
@@ -90,7 +90,7 @@ def walk(root: str, folder: str, others: Endings) -> Iterator[str]:
 
 
 def list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, without hidden ones, each sorted.
+    """Name of the folders and of the files in a folder, without hidden ones, each sorted.
 
     Raises:
         InputError: it cannot be read.
@@ -107,12 +107,12 @@ def list_folder(folder: str) -> tuple[list[str], list[str]]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its ending."""
+    """Return whether a file is an image by its ending."""
     return name.lower().endswith(ENDINGS)
 
 
 def some(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
-    """Joins the first few of many names, and says how many there are beyond them."""
+    """Join the first few of many names, and says how many there are beyond them."""
     more = f"{separator}and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 

@@ -31,14 +31,14 @@ def ignored_by(names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def are_in(folder: str) -> bool:
-    """Whether a folder holds images and masks."""
+    """Return whether a folder holds images and masks."""
     return all(os.path.isdir(os.path.join(folder, name)) for name in (_IMAGES, _MASKS))
 
 
 def read_masks(
     root: str, folders: Mapping[str, str], others: Endings, *, classes_in: str
 ) -> tuple[Fields, dict[str, Files]]:
-    """Lists images and their masks: `images/**/NAME.jpg` with `masks/**/NAME.png`.
+    """List images and their masks: `images/**/NAME.jpg` with `masks/**/NAME.png`.
 
     Args:
         root: absolute path.
@@ -112,7 +112,7 @@ def _class_names(path: str) -> tuple[str, ...]:
 
 
 def _read_values(path: str) -> np.ndarray:
-    """Decodes a mask: `[H, W]` int32, of a palette the indices."""
+    """Decode a mask: `[H, W]` int32, of a palette the indices."""
     values = decode_numbers(path)
     with Image.open(path) as image:
         spread = image.mode == "L" and _bit_depth(path) in (2, 4)  # which Pillow spreads over a byte
@@ -136,7 +136,7 @@ class MaskCheck:
     field: Field
 
     def __call__(self, files: Files, *, name: str, max_pixels: int) -> None:
-        """Reads the masks of a split that have not passed before.
+        """Read the masks of a split that have not passed before.
 
         Args:
             files: with readable images and masks.
@@ -183,7 +183,7 @@ class MaskCheck:
 
 
 def value_shares(values: np.ndarray) -> dict[int, float]:
-    """Counts a mask's values: value -> share of the pixels, ascending.
+    """Count a mask's values: value -> share of the pixels, ascending.
 
     Example:
         >>> value_shares(np.array([[0, 0], [0, 7]]))

@@ -22,7 +22,7 @@ _MARK_BYTES = 16
 
 
 def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> dict[int, str]:
-    """Decodes every image as the loaders do, and says which ones fail.
+    """Decode every image as the loaders do, and says which ones fail.
 
     Images that the same version of Pillow has decoded before, with the same path, size, time and limit, are taken as
     good.
@@ -49,7 +49,7 @@ def unreadable(root: str, paths: Sequence[str], *, name: str, max_pixels: int = 
 def failures(
     count: int, check: Callable[[int], Any], mark: Callable[[int], bytes], *, root: str, name: str
 ) -> dict[int, str]:
-    """Checks files in threads, but for those that passed before.
+    """Check files in threads, but for those that passed before.
 
     What passes is remembered in $XDG_CACHE_HOME/vit_jax (by default ~/.cache/vit_jax), 16 bytes for each check; if
     nothing can be written there, nothing is remembered.
@@ -98,7 +98,7 @@ def failures(
 
 
 def mark_of(path: str, *checked: object) -> bytes:
-    """Makes 16 bytes that stand for a file as it is now, and for what it was checked against.
+    """Make 16 bytes that stand for a file as it is now, and for what it was checked against.
 
     Raises:
         InputError: it is not there, or no file.
@@ -120,7 +120,7 @@ def _memory(root: str) -> pathlib.Path:
 
 
 def _load(memory: pathlib.Path) -> set[bytes]:
-    """The marks of good files; a damaged memory has marks that fit no file."""
+    """Return the marks of good files; a damaged memory has marks that fit no file."""
     try:
         marks = memory.read_bytes()
     except OSError:
@@ -129,7 +129,7 @@ def _load(memory: pathlib.Path) -> set[bytes]:
 
 
 def _save(memory: pathlib.Path, marks: Iterable[bytes]) -> None:
-    """Replaces the memory in one piece, or leaves it."""
+    """Replace the memory in one piece, or leaves it."""
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         with writing(memory) as part:

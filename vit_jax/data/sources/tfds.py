@@ -62,7 +62,7 @@ class _TfdsRecords:
 
 
 def open_source(name: str, split: str, data_dir: str | None = None, *, names: Sequence[str] | None = None) -> Examples:
-    """Opens a split of a TFDS dataset that lies on disk as array_record.
+    """Open a split of a TFDS dataset that lies on disk as array_record.
 
     `digits` and the datasets of `digit_scenes` are prepared on first use; others must have been prepared before.
 
@@ -139,7 +139,7 @@ def _features(name: str, features: Any, names: Sequence[str] | None) -> dict[str
 
 
 def open_builder(name: str, data_dir: str | None = None) -> Any:
-    """Opens a TFDS dataset that lies on disk as array_record, with all its files.
+    """Open a TFDS dataset that lies on disk as array_record, with all its files.
 
     Args:
         name: see `open_source`.
@@ -216,5 +216,5 @@ def _own(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def first_line(error: Exception) -> str:
-    """An error's text up to the first line break, or the kind of error if it has none."""
+    """Return an error's text up to the first line break, or the kind of error if it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

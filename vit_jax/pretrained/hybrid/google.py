@@ -6,6 +6,7 @@ Source: google-research/vision_transformer, vit_jax/models_resnet.py and models_
 
 import collections
 import itertools
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +15,23 @@ from vit_jax.layers.resnet import total_stride
 from vit_jax.models import vit
 from vit_jax.models.hybrid import VARIANTS
 from vit_jax.pretrained.description import SIZES, Description, shape_of
+from vit_jax.pretrained.export import ExportModel, Unsupported
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
-from vit_jax.pretrained.vit.google import describe_transformer
+from vit_jax.pretrained.vit.google import (
+    describe_transformer,
+    unsupported_transformer,
+    warnings,
+    write_transformer,
+)
+
+__all__ = ["KINDS", "describe", "resnet_names", "unsupported", "warnings", "write"]
+
+KINDS = ("hybrid",)
 
 
 def resnet_names(stages: Sequence[int]) -> list[Name]:
-    """The rows of the ResNet's parameters.
+    """Make the rows of the ResNet's parameters.
 
     Norms are read from `[C]` and, as the older files have them, `[1, 1, 1, C]`, and written as `[C]`.
     """
@@ -39,7 +50,7 @@ def resnet_names(stages: Sequence[int]) -> list[Name]:
 
 
 def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Description:
-    """Infers the model from the arrays' shapes and names and the file's name; the arguments are those of `google`'s.
+    """Infer the model from the arrays' shapes and names and the file's name; the arguments are those of `google`'s.
 
     Raises:
         InputError: a file of other names, or a geometry that cannot be inferred.
@@ -51,6 +62,7 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     cell = total_stride(len(stages))
 
     def model(options: dict[str, Any]) -> dict[str, Any]:
+        """Make `Description.model` of the fields of `ViT`."""
         return _model(options | {"resnet_stages": stages, "resnet_width": width})
 
     return describe_transformer(
@@ -65,7 +77,7 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
 
 
 def _stages(files: Files) -> tuple[int, ...]:
-    """How many units each stage has, by the arrays `block<i>/unit<j>/conv1/kernel`."""
+    """Count the units of each stage, by the arrays `block<i>/unit<j>/conv1/kernel`."""
     units = collections.Counter(
         int(match[1]) for name in files.tensors if (match := re.fullmatch(r"block(\d+)/unit\d+/conv1/kernel", name))
     )
@@ -73,7 +85,7 @@ def _stages(files: Files) -> tuple[int, ...]:
 
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
-    """A `Description.model`; a published size goes by its name."""
+    """Make `Description.model`; a published size goes by its name."""
     sizes = {name: options[name] for name in SIZES}
     for name, row in VARIANTS.items():
         size = next(known for variant, known in vit.VARIANTS.items() if variant.partition("/")[0] == row.vit)
@@ -83,3 +95,15 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
             rest = {key: x for key, x in options.items() if key not in (*SIZES, "resnet_stages", "resnet_width")}
             return {"name": "hybrid", "variant": name, "options": rest}
     return {"name": "hybrid", "variant": "R50+B/16", "options": options}
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    (rows, columns), stride = model.encoder.patch_size, model.encoder.stride
+    return unsupported_transformer(model, cell=(rows * stride, columns * stride))
+
+
+def write(model: ExportModel, file: pathlib.Path) -> str:
+    """Write the file; gives what the model is called."""
+    write_transformer(model, file, more_names=resnet_names(model.encoder.resnet_stages))
+    return "hybrid ViT"

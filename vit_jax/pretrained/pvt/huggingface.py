@@ -4,14 +4,20 @@ Source: transformers' models/pvt/modeling_pvt.py and models/pvt_v2/modeling_pvt_
 tensors' names in the files that they write.
 """
 
+import pathlib
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import huggingface_config, mapping
 from vit_jax.pretrained.description import Description, pair
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
+from vit_jax.pretrained.huggingface_config import GELU, HEAD
 from vit_jax.pretrained.mapping import Grid, Name
 from vit_jax.pretrained.pvt.names import expand_stages, pvt
-from vit_jax.pretrained.vit.huggingface import GELU, HEAD, class_names, preprocessing_of
+
+KINDS = ("pvt", "pvt_v2")
 
 _BLOCK = "encoder/block_{i}"
 _PATCHES_1, _LAYER_1 = "{prefix}encoder.patch_embeddings.{s}", "{prefix}encoder.block.{s}.{j}"
@@ -84,8 +90,8 @@ ARCHITECTURES = {
     "pvt": ("PvtModel", "PvtForImageClassification"),
     "pvt_v2": ("PvtV2Model", "PvtV2Backbone", "PvtV2ForImageClassification"),
 }
-"""model_type -> the models there are; the last has a head."""
-HIDDEN_ACT = GELU | {"relu": "relu", "silu": "silu", "swish": "silu"}
+"""model_type -> its models; the last has a head."""
+_ACTIVATION = GELU | {"relu": "relu", "silu": "silu", "swish": "silu"}
 """hidden_act -> ours; the first of each kind is the one that is written."""
 
 # What a config.json leaves out has the value of transformers' PvtConfig or PvtV2Config.
@@ -125,7 +131,7 @@ _PROCESSOR = {
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -138,23 +144,21 @@ def describe(files: Files) -> Description:
     options = _options(files.name, config)
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     head = HEAD if _has_head(files, model_type) else ()
-    several = config.get("problem_type") == "multi_label_classification"
     processor = _PROCESSOR
     if config["num_channels"] != 3:  # for which the processor has no means of its own
         processor = {key: value for key, value in _PROCESSOR.items() if not key.startswith("image_")}
     grids = position_grids(image_size, options["strides"])
     return Description(
         model=pvt(options),
-        task=({"loss_type": "sigmoid"} if several else {}) if head else None,
-        class_names=class_names(files, head),
-        preprocessing=preprocessing_of(files, processor, image_size, config["num_channels"]),
+        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, config["num_channels"]),
         names=[*expand_stages(NAMES[options["version"]], options["depths"], prefix, grids), *head],
+        **huggingface_config.read_head(files, head),
         antialias=False,
     )
 
 
 def position_grids(image_size: tuple[int, int], strides: tuple[int, ...]) -> list[Grid]:
-    """Rows and columns of each stage's position embedding in `PvtModel`, which takes its sides from the image's.
+    """Return the grid of each stage's position embedding in `PvtModel`, which takes its sides from the image's.
 
     Stage i has those of an image 1 / 2^(i + 1) as high and wide, but for the first, divided by its stride.
     """
@@ -166,9 +170,9 @@ def position_grids(image_size: tuple[int, int], strides: tuple[int, ...]) -> lis
 
 
 def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
-    if config["hidden_act"] not in HIDDEN_ACT:
+    if config["hidden_act"] not in _ACTIVATION:
         raise InputError(
-            f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(HIDDEN_ACT)}"
+            f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(_ACTIVATION)}"
         )
     version = 1 if config["model_type"] == "pvt" else 2
     stages = config["num_encoder_blocks"]
@@ -192,7 +196,7 @@ def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
         "patch_sizes": patch_sizes,
         "strides": strides,
         "linear_attention": bool(config.get("linear_attention", False)),
-        "activation": HIDDEN_ACT[config["hidden_act"]],
+        "activation": _ACTIVATION[config["hidden_act"]],
         "norm_eps": config["layer_norm_eps"],
         "embed_norm_eps": config["layer_norm_eps"],
         "qkv_bias": config["qkv_bias"],
@@ -203,7 +207,7 @@ def _options(name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_head(files: Files, model_type: str) -> bool:
-    """Whether the architecture has one; where config.json names none, whether the tensors do."""
+    """Tell whether the architecture has a head; where config.json names none, whether the tensors have one."""
     assert files.config is not None, files.name
     named, valid = files.config.get("architectures"), ARCHITECTURES[model_type]
     if named and named[0] not in valid:
@@ -213,3 +217,61 @@ def _has_head(files: Files, model_type: str) -> bool:
         return has_tensor
     no_classes = files.config.get("num_labels") == 0 or files.config.get("id2label") == {}
     return named[0] == valid[-1] and not no_classes
+
+
+_HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(_ACTIVATION.items())}
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    encoder, size = model.encoder, model.preprocessing.image_size
+    found = unsupported_settings("model", encoder, {"embed_norm_eps": (encoder.norm_eps,)})
+    if any(ratio != int(ratio) for ratio in encoder.mlp_ratios):
+        found.append(Unsupported("model.mlp_ratios", encoder.mlp_ratios, "whole numbers"))
+    if encoder.version == 1:
+        if size[0] != size[1]:
+            found.append(Unsupported("data.image_size", size, "a square"))
+        elif encoder.grids(size) != position_grids(size, encoder.strides):
+            valid = f"what makes maps of {position_grids(size, encoder.strides)}"
+            found.append(Unsupported("model.strides", encoder.strides, valid))
+    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    encoder, has_head = model.encoder, model.task is not None
+    family = "pvt" if encoder.version == 1 else "pvt_v2"
+    architecture = ARCHITECTURES[family][-1 if has_head else 0]
+    rows = expand_stages(NAMES[encoder.version], encoder.depths, f"{family}." if has_head else "")
+    config = {"architectures": [architecture], "model_type": family} | _config(model)
+    files_.write_json(folder / "config.json", config)
+    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_safetensors(folder / files_.WEIGHTS, mapping.write([*rows, *(HEAD if has_head else ())], model.params))
+    return architecture
+
+
+def _config(model: ExportModel) -> dict[str, Any]:
+    encoder, is_first = model.encoder, model.encoder.version == 1
+    config: dict[str, Any] = {
+        "image_size": huggingface_config.side_or_sides(model.preprocessing.image_size),
+        "num_channels": model.preprocessing.channels,
+        "num_encoder_blocks": len(encoder.depths),
+        "depths": list(encoder.depths),
+        "sequence_reduction_ratios" if is_first else "sr_ratios": list(encoder.reductions),
+        "hidden_sizes": list(encoder.hidden_dims),
+        # The first version's code takes each for the other.
+        "patch_sizes": list(encoder.strides if is_first else encoder.patch_sizes),
+        "strides": list(encoder.patch_sizes if is_first else encoder.strides),
+        "num_attention_heads": list(encoder.num_heads),
+        "mlp_ratios": [int(ratio) for ratio in encoder.mlp_ratios],
+        "hidden_act": _HIDDEN_ACT[encoder.activation],
+        "hidden_dropout_prob": encoder.dropout,
+        "attention_probs_dropout_prob": encoder.attention_dropout,
+        "drop_path_rate": encoder.drop_path,
+        "layer_norm_eps": encoder.norm_eps,
+        "qkv_bias": encoder.qkv_bias,
+        "dtype": "float32",
+    }
+    if not is_first:
+        config["linear_attention"] = encoder.linear_attention
+    return config | huggingface_config.head_config(model)

@@ -1,4 +1,4 @@
-"""Tables of a PVT's names: as those of `names`, by stage."""
+"""Tables of a PVT's names: those of `mapping`, by stage."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from vit_jax.pretrained.mapping import Grid, Name
 def expand_stages(
     table: Iterable[Name], depths: Sequence[int], prefix: str = "", grids: Sequence[Grid] | None = None
 ) -> list[Name]:
-    """The table with a row for each block or stage, and its tensors' `{prefix}` filled in.
+    """Return the table a row for each block or stage, and fills in its tensors' `{prefix}`.
 
     Args:
         table: its parameters' names may have `{i}`, a block's number among all; `{patch_embed}` and `{norm}`, the
@@ -41,7 +41,7 @@ def expand_stages(
 
 
 def pvt(options: dict[str, Any]) -> dict[str, Any]:
-    """A `Description.model` of a PVT; a published size goes by its name, and what is as there is left out.
+    """Make `Description.model` of a PVT; a published size goes by its name, and what is as there is left out.
 
     Args:
         options: fields of `PVT`.

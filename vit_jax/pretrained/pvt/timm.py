@@ -1,16 +1,21 @@
 """Checkpoints of timm: `pvt_v2_*`, as its `save_for_hf` and the hub's `timm/...` hold them.
 
-Source: timm 1.0's models/pvt_v2.py.
+Source: timm 1.0's models/_hub.py and models/pvt_v2.py.
 """
 
+import pathlib
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import mapping, timm_config
 from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
 from vit_jax.pretrained.pvt.names import expand_stages, pvt
-from vit_jax.pretrained.vit.timm import class_names, preprocessing_of
+
+KINDS = ("pvt_v2_*",)
 
 _BLOCK, _STAGE = "encoder/block_{i}", "stages.{s}"
 _LAYER = f"{_STAGE}.blocks.{{j}}"
@@ -56,7 +61,7 @@ _HEADS = (1, 2, 5, 8)
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -70,13 +75,11 @@ def describe(files: Files) -> Description:
     size = pretrained.get("input_size") or (channels, 224, 224)
     image_size = pair(list(size)[1:], f"{files.name}: input_size {size}")
     options = _options(files, arguments)
-    has_head = "head.weight" in files.tensors or config.get("num_classes", 0)
     return Description(
         model=pvt(options),
-        task={} if has_head else None,
-        class_names=class_names(files, pretrained) if has_head else (),
-        preprocessing=preprocessing_of(files.name, pretrained, image_size, channels),
+        preprocessing=timm_config.read_preprocessing(files.name, pretrained, image_size, channels),
         names=expand_stages(NAMES, options["depths"]),
+        **timm_config.read_head(files, "head"),
     )
 
 
@@ -93,7 +96,7 @@ def _check_arguments(name: str, arguments: dict[str, Any], config: dict[str, Any
 
 
 def _options(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Fields of `PVT`; all but the number of heads shows in the tensors."""
+    """Read the fields of `PVT`; all but the number of heads show in the tensors."""
     tensors = files.tensors
     stages = block_count(tensors, "stages.")
     dims, depths, ratios, reductions = [], [], [], []
@@ -126,10 +129,57 @@ def _options(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def patch_sizes(stages: int) -> tuple[int, ...]:
-    """The side of the patches of so many stages."""
+    """Return each stage's side of the patches."""
     return (7, *[3] * (stages - 1))
 
 
 def strides(stages: int) -> tuple[int, ...]:
-    """How far apart the patches of so many stages are."""
+    """Return each stage's distance between patches."""
     return (4, *[2] * (stages - 1))
+
+
+_SUPPORTED = {
+    "version": (2,),
+    "activation": ("exact",),
+    "norm_eps": (NORM_EPS,),
+    "embed_norm_eps": (EMBED_NORM_EPS,),
+}
+_ARCHITECTURE = "pvt_v2_b0"  # whose values model_args all replace
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    encoder, stages = model.encoder, len(model.encoder.depths)
+    valid = _SUPPORTED | {"patch_sizes": (patch_sizes(stages),), "strides": (strides(stages),)}
+    found = unsupported_settings("model", encoder, valid)
+    if model.task is not None:
+        found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})
+    return found + timm_config.unsupported_preprocessing(model.preprocessing)
+
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json and model.safetensors; gives the architecture's name."""
+    encoder = model.encoder
+    model_args = {
+        "in_chans": model.preprocessing.channels,
+        "depths": list(encoder.depths),
+        "embed_dims": list(encoder.hidden_dims),
+        "num_heads": list(encoder.num_heads),
+        "sr_ratios": list(encoder.reductions),
+        "mlp_ratios": list(encoder.mlp_ratios),
+        "qkv_bias": encoder.qkv_bias,
+        "linear": encoder.linear_attention,
+    }
+    config = timm_config.config(
+        model,
+        _ARCHITECTURE,
+        num_features=encoder.hidden_dim,
+        global_pool="avg",
+        model_args=model_args,
+        fixed_input_size=False,
+        classifier="head",
+    )
+    files_.write_json(folder / "config.json", config)
+    rows = expand_stages(NAMES, encoder.depths)
+    files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
+    return _ARCHITECTURE

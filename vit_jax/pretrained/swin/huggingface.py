@@ -4,15 +4,22 @@ Source: transformers' models/swin/modeling_swin.py and models/swinv2/modeling_sw
 tensors' names in the files that they write.
 """
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.models.swin import Swin
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import huggingface_config, mapping
 from vit_jax.pretrained.description import Description, pair
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
+from vit_jax.pretrained.huggingface_config import GELU, HEAD, HIDDEN_ACT, side_or_sides
 from vit_jax.pretrained.mapping import Name
-from vit_jax.pretrained.swin.names import BUFFERS, block_names, model_info, table_grids, version_of
-from vit_jax.pretrained.vit.huggingface import GELU, HEAD, class_names, preprocessing_of
+from vit_jax.pretrained.swin.names import BUFFERS, MASK_VALUE, block_names, model_info, table_grids, version_of
+
+KINDS = ("swin", "swinv2")
 
 MODEL_TYPES = {1: "swin", 2: "swinv2"}
 """Version -> model_type, which is also what the tensors of a model with a head begin with."""
@@ -20,11 +27,9 @@ ARCHITECTURES = {
     1: ("SwinModel", "SwinForImageClassification"),
     2: ("Swinv2Model", "Swinv2ForImageClassification"),
 }
-"""Version -> the models there are, without a head and with one."""
+"""Version -> its models, without a head and with one."""
 EMBED_NORM_EPS = 1e-5
 """Epsilon of the LayerNorms in the patch embedding and the mergings, which layer_norm_eps does not reach."""
-MASK_VALUE = {1: -100.0, 2: -200.0}
-"""What tells tokens apart that a shift brought together: V2's attention adds the mask of -100 twice."""
 
 _BLOCKS = (
     ("norm1/scale", "layernorm_before.weight", "same"),
@@ -76,7 +81,7 @@ _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and preprocessor_config.json.
+    """Read config.json and preprocessor_config.json.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -92,13 +97,12 @@ def describe(files: Files) -> Description:
     options = _options(files.name, config, version, image_size)
     patch = options["patch_size"]
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
-    several = config.get("problem_type") == "multi_label_classification"
+    processor = _PROCESSOR | (_IMAGENET if channels == 3 else {})
     return Description(
         model=model_info(options),
-        task=({"loss_type": "sigmoid"} if several else {}) if head else None,
-        class_names=class_names(files, head),
-        preprocessing=preprocessing_of(files, _PROCESSOR | (_IMAGENET if channels == 3 else {}), image_size, channels),
+        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, channels),
         names=names_of(options["depths"], options["window_size"], prefix, grid) + list(head),
+        **huggingface_config.read_head(files, head),
         antialias=False,
         buffers=BUFFERS,
     )
@@ -107,7 +111,7 @@ def describe(files: Files) -> Description:
 def names_of(
     depths: Sequence[int], windows: Sequence[tuple[int, int]], prefix: str, grid: tuple[int, int]
 ) -> list[Name]:
-    """The expanded table, but for the head.
+    """Make the expanded table, but for the head.
 
     Args:
         depths: blocks of each stage.
@@ -178,12 +182,12 @@ def _options(name: str, config: dict[str, Any], version: int, image_size: tuple[
 
 
 def fixed_windows(window: int, grid: tuple[int, int], stages: int) -> dict[str, Any]:
-    """`window_size` and `shift_size` of V2, which go by the rows of the config's image size for images of any size.
+    """Return V2's `window_size` and `shift_size`, which go by the rows of the config's image size for any image.
 
     Args:
         window: config.json's.
         grid: rows and columns of patches of the config's image size.
-        stages: how many.
+        stages: number of stages.
     """
     rows = [grid[0] // 2**stage for stage in range(stages)]
     windows = [min(window, side) for side in rows]
@@ -195,9 +199,86 @@ def fixed_windows(window: int, grid: tuple[int, int], stages: int) -> dict[str, 
 
 
 def _has_head(files: Files, version: int) -> bool:
-    """Whether the architecture has one; where config.json names none, whether the tensors do."""
+    """Tell whether the architecture has a head; where config.json names none, whether the tensors have one."""
     assert files.config is not None, files.name
     named, valid = files.config.get("architectures"), ARCHITECTURES[version]
     if named and named[0] not in valid:
         raise InputError(f"{files.name}: architecture {named[0]!r} is not supported; valid: {', '.join(valid)}")
     return named[0] == valid[1] if named else HEAD[0].tensor in files.tensors
+
+
+_SUPPORTED = {"head_dim": (None,), "embed_norm_eps": (EMBED_NORM_EPS,)}
+_SUPPORTED_V1 = {"mask_value": (MASK_VALUE[1],)}
+# Its -200 and our -100 differ by less than float32 resolves, unless a cosine's factor has grown to dozens.
+_SUPPORTED_V2 = {"mask_value": (MASK_VALUE[2], MASK_VALUE[1]), "posemb": ("none",)}
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    encoder = model.encoder
+    found = unsupported_settings(
+        "model", encoder, _SUPPORTED | (_SUPPORTED_V1 if encoder.version == 1 else _SUPPORTED_V2)
+    )
+    size = model.preprocessing.image_size
+    if encoder.fits(size) != _as_there(encoder, size).fits(size):
+        found.append(
+            Unsupported("model.window_size", encoder.window_size, f"windows as transformers places them at {size} px")
+        )
+    for name in ("window_size", "pretrained_window_size"):
+        windows = getattr(encoder, name) or ()
+        same = encoder.version == 2 or len(set(windows)) == 1
+        if any(rows != columns for rows, columns in windows) or (windows and not same):
+            found.append(Unsupported(f"model.{name}", windows, "square windows, in V1 the same in all stages"))
+    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
+    encoder = model.encoder
+    has_head = model.task is not None
+    architecture = ARCHITECTURES[encoder.version][int(has_head)]
+    prefix = f"{MODEL_TYPES[encoder.version]}." if has_head else ""
+    rows = names_of(encoder.depths, encoder.window_size, prefix, (0, 0)) + list(HEAD)
+    kind = {"architectures": [architecture], "model_type": MODEL_TYPES[encoder.version]}
+    files_.write_json(folder / "config.json", kind | _config(model))
+    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
+    return architecture
+
+
+def _config(model: ExportModel) -> dict[str, Any]:
+    encoder = model.encoder
+    config: dict[str, Any] = {
+        "image_size": side_or_sides(model.preprocessing.image_size),
+        "patch_size": side_or_sides(encoder.patch_size),
+        "num_channels": model.preprocessing.channels,
+        "embed_dim": encoder.embed_dim,
+        "depths": list(encoder.depths),
+        "num_heads": list(encoder.num_heads),
+        "window_size": _window(encoder),
+        "mlp_ratio": encoder.mlp_ratio,
+        "qkv_bias": encoder.qkv_bias,
+        "hidden_act": HIDDEN_ACT[encoder.gelu],
+        "hidden_dropout_prob": encoder.dropout,
+        "attention_probs_dropout_prob": encoder.attention_dropout,
+        "drop_path_rate": encoder.drop_path,
+        "layer_norm_eps": encoder.norm_eps,
+        "use_absolute_embeddings": encoder.posemb == "learned",
+        "dtype": "float32",
+    }
+    if encoder.version == 2:
+        windows = encoder.pretrained_window_size or ((0, 0),) * len(encoder.depths)
+        config["pretrained_window_sizes"] = [rows for rows, _ in windows]
+    return config | huggingface_config.head_config(model)
+
+
+def _window(encoder: Swin) -> int:
+    return max(rows for rows, _ in encoder.window_size)
+
+
+def _as_there(encoder: Swin, image_size: tuple[int, int]) -> Swin:
+    """Return the model with its windows as transformers would place them."""
+    if encoder.version == 1:
+        return encoder.clone(window_fit="authors", shift_size=None)
+    grid = (image_size[0] // encoder.patch_size[0], image_size[1] // encoder.patch_size[1])
+    return encoder.clone(window_fit="authors", **fixed_windows(_window(encoder), grid, len(encoder.depths)))

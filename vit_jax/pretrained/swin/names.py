@@ -1,4 +1,4 @@
-"""What the readers and writers of Swin Transformers share."""
+"""What the files of the Swin Transformer's formats share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,12 @@ from vit_jax.pretrained.mapping import Name
 SIZES = ("embed_dim", "depths", "num_heads", "version")
 BUFFERS = (r".*relative_position_index", r".*relative_coords_table", r".*attn_mask")
 """Tensors of older files that follow from the window's size."""
+MASK_VALUE = {1: -100.0, 2: -200.0}
+"""Version -> what transformers adds to attention between tokens that a shift brought together: V2 adds -100 twice."""
 
 
 def model_info(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A `Description.model`; a published size, and a window that is the same in all stages, go by their names.
+    """Make `Description.model`; a published size, and a window that is the same in all stages, go by their names.
 
     Args:
         options: fields of `Swin`, with its sizes and `window_size`.
@@ -32,13 +34,13 @@ def model_info(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def block_names(depths: Sequence[int], parameter: str, tensor: str, layout: str = "same", grids=None) -> list[Name]:
-    """A row for each block.
+    """Make a row for each block.
 
     Args:
         depths: blocks of each stage.
         parameter: within the block, `mlp/fc1/kernel`.
         tensor: with `{s}` for the stage and `{i}` for the block's number in it.
-        layout: of `names.LAYOUTS`.
+        layout: of `mapping.LAYOUTS`.
         grids: of a table by position, each stage's rows and columns in the checkpoint.
     """
     rows = []
@@ -50,10 +52,10 @@ def block_names(depths: Sequence[int], parameter: str, tensor: str, layout: str 
 
 
 def table_grids(windows: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Rows and columns of each stage's bias table."""
+    """Return the rows and columns of each stage's bias table."""
     return [(2 * rows - 1, 2 * columns - 1) for rows, columns in windows]
 
 
 def version_of(kind: str) -> int:
-    """Of a model called `swinv2..`, or else `swin..`."""
+    """Return the version of a model called `swinv2..`, or else `swin..`."""
     return 2 if kind.startswith("swinv2") else 1

@@ -1,26 +1,35 @@
 """Checkpoints of timm: `swin_*` and `swinv2_*`.
 
-Source: timm 1.0's models/swin_transformer.py and models/swin_transformer_v2.py, and the tensors' names in the files
-that it and the authors wrote.
-
+Source: timm 1.0's models/_hub.py, models/swin_transformer.py and models/swin_transformer_v2.py, and the tensors' names
+in the files that it and the authors wrote.
 """
 
+import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from vit_jax.errors import InputError
+from vit_jax.models.swin import Swin
 from vit_jax.ops import windows as windows_
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import mapping, timm_config
 from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
-from vit_jax.pretrained.swin.names import BUFFERS, block_names, model_info, table_grids, version_of
-from vit_jax.pretrained.vit.timm import GELU, class_names, preprocessing_of
+from vit_jax.pretrained.swin.names import BUFFERS, MASK_VALUE, block_names, model_info, table_grids, version_of
+from vit_jax.pretrained.timm_config import ACT_LAYER, GELU
+
+KINDS = ("swin_*", "swinv2_*")
 
 OTHER_MODELS = re.compile(r"^swinv2_cr_")
 WINDOWS = {"swin_s3_tiny_224": (7, 7, 14, 7), "swin_s3_small_224": (14, 14, 14, 7), "swin_s3_base_224": (7, 7, 14, 7)}
-"""Windows of the architectures whose name does not tell, a stage each."""
+"""Each stage's window, of the architectures whose name does not tell it."""
 
 _BLOCK = "layers.{s}.blocks.{i}"
 _BLOCKS = (
@@ -59,7 +68,7 @@ _VALID = {*_FIXED, *_UNNEEDED, *_READ}
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -85,13 +94,11 @@ def describe(files: Files) -> Description:
         options["pretrained_window_size"] = _pretrained_windows(architecture, arguments, options["window_size"])
     at_end = "layers.0.downsample.reduction.weight" in tensors
     head = "head.fc" if "head.fc.weight" in tensors else "head"
-    task = {} if f"{head}.weight" in tensors or config.get("num_classes", 0) else None
     return Description(
         model=model_info(options),
-        task=task,
-        class_names=() if task is None else class_names(files, pretrained, f"{head}.weight"),
-        preprocessing=preprocessing_of(files.name, pretrained, image_size, channels),
+        preprocessing=timm_config.read_preprocessing(files.name, pretrained, image_size, channels),
         names=names_of(options["depths"], options["window_size"], version, head=head, merging_at_end=at_end),
+        **timm_config.read_head(files, head),
         buffers=BUFFERS,
     )
 
@@ -104,7 +111,7 @@ def names_of(
     head: str = "head.fc",
     merging_at_end: bool = False,
 ) -> list[Name]:
-    """The expanded table.
+    """Make the expanded table.
 
     Args:
         depths: blocks of each stage.
@@ -155,7 +162,7 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 
 
 def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The options that show in the tensors' shapes, and in arguments that shapes do not show."""
+    """Read the options that show in the tensors' shapes, and in arguments that shapes do not show."""
     embed_dim, _, *patch = shape_of(files, "patch_embed.proj.weight", 4)
     stages = block_count(files.tensors, "layers.")
     depths = tuple(block_count(files.tensors, f"layers.{stage}.blocks.") for stage in range(stages))
@@ -189,7 +196,7 @@ def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, A
 
 
 def _window(name: str, architecture: str, arguments: dict[str, Any], stages: int) -> list[tuple[int, int]]:
-    """Rows and columns of each stage's window, before it is fitted to the image."""
+    """Return the rows and columns of each stage's window, before it is fitted to the image."""
     window = arguments.get("window_size") or WINDOWS.get(architecture)
     if window is None:
         match = re.search(r"window(?:\d+to)?(\d+)", architecture)
@@ -208,7 +215,7 @@ def _window(name: str, architecture: str, arguments: dict[str, Any], stages: int
 def _windows(
     image_size: tuple[int, int], patch: tuple[int, int], wanted: list[tuple[int, int]], arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """`window_size` and `shift_size`: fitted to the image that the model is made for, and to no other."""
+    """Return `window_size` and `shift_size`, fitted to the image that the model is made for, and to no other."""
     size = (-(-image_size[0] // patch[0]), -(-image_size[1] // patch[1]))
     whole = bool(arguments.get("always_partition"))
     fits = []
@@ -243,3 +250,95 @@ def _pretrained_windows(
     if not any(map(any, pairs)):
         return None
     return tuple(before if all(before) else own for before, own in zip(pairs, windows, strict=False))
+
+
+_SUPPORTED = {"posemb": ("none",), "norm_eps": (1e-5,), "embed_norm_eps": (1e-5,)}
+_SUPPORTED_V1 = {"gelu": ("exact",), "mask_value": (MASK_VALUE[1],)}
+_SUPPORTED_V2 = {"head_dim": (None,), "mask_value": (MASK_VALUE[1], MASK_VALUE[2])}
+
+# model_args replace all that they choose.
+_ARCHITECTURE = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"}
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    encoder, size = model.encoder, model.preprocessing.image_size
+    found = unsupported_settings(
+        "model", encoder, _SUPPORTED | (_SUPPORTED_V1 if encoder.version == 1 else _SUPPORTED_V2)
+    )
+    if _always_partition(encoder, size) is None:
+        found.append(Unsupported("model.window_size", encoder.window_size, f"windows as timm places them at {size} px"))
+    if any(side % patch for side, patch in zip(size, encoder.patch_size, strict=True)):
+        found.append(Unsupported("data.image_size", size, f"multiples of {encoder.patch_size}"))
+    if model.task is not None:
+        found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})
+    return found + timm_config.unsupported_preprocessing(model.preprocessing)
+
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json and model.safetensors; gives the architecture's name."""
+    encoder, size = model.encoder, model.preprocessing.image_size
+    architecture = _ARCHITECTURE[encoder.version]
+    config = timm_config.config(
+        model,
+        architecture,
+        num_features=encoder.dims(len(encoder.depths) - 1),
+        global_pool="avg",
+        model_args=_model_args(model),
+        fixed_input_size=True,
+        classifier="head.fc",
+    )
+    windows = [placed.window for placed in encoder.fits(size)]
+    rows = names_of(encoder.depths, windows, encoder.version)
+    files_.write_json(folder / "config.json", config)
+    files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, _cropped(model).params))
+    return architecture
+
+
+def _model_args(model: ExportModel) -> dict[str, Any]:
+    encoder = model.encoder
+    arguments: dict[str, Any] = {
+        "img_size": list(model.preprocessing.image_size),
+        "patch_size": encoder.patch_size[0] if len(set(encoder.patch_size)) == 1 else list(encoder.patch_size),
+        "in_chans": model.preprocessing.channels,
+        "embed_dim": encoder.embed_dim,
+        "depths": list(encoder.depths),
+        "num_heads": list(encoder.num_heads),
+        "window_size": [list(window) for window in encoder.window_size],
+        "always_partition": bool(_always_partition(encoder, model.preprocessing.image_size)),
+        "strict_img_size": encoder.shift_size is None,  # if not, the windows stay as they are for images of any size
+        "mlp_ratio": encoder.mlp_ratio,
+        "qkv_bias": encoder.qkv_bias,
+    }
+    if encoder.version == 1:
+        return arguments | {"head_dim": encoder.head_dim}
+    before = encoder.pretrained_window_size or ((0, 0),) * len(encoder.depths)
+    return arguments | {
+        "act_layer": ACT_LAYER[encoder.gelu],
+        "pretrained_window_sizes": [list(window) for window in before],
+    }
+
+
+def _always_partition(encoder: Swin, image_size: tuple[int, int]) -> bool | None:
+    """Return the value of timm's option that places the windows as this model does; None if neither does."""
+    halves = tuple((rows // 2, columns // 2) for rows, columns in encoder.window_size)
+    for value, shift in ((False, None), (True, halves)):
+        if encoder.clone(window_fit="timm", shift_size=shift).fits(image_size) == encoder.fits(image_size):
+            return value
+    return None
+
+
+def _cropped(model: ExportModel) -> ExportModel:
+    """Crop the bias tables to the offsets that occur, as timm has them where a window spans a map."""
+    encoder, params = model.encoder, dict(model.params)
+    fits = encoder.fits(model.preprocessing.image_size)
+    stages = [stage for stage, depth in enumerate(encoder.depths) for _ in range(depth)]
+    for path, table in model.params.items():
+        if path.endswith("attention/bias_table"):
+            stage = stages[encoder.layer_number(path.removeprefix("encoder/")) - 1]
+            rows, columns = (
+                slice(whole - used, whole + used - 1)
+                for whole, used in zip(encoder.window_size[stage], fits[stage].window, strict=True)
+            )
+            params[path] = np.asarray(table)[rows, columns]
+    return dataclasses.replace(model, params=params)

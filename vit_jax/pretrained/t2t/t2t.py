@@ -3,14 +3,15 @@
 The authors publish PyTorch files, whose `state_dict_ema` is to be put into model.safetensors under the names it has.
 config.json says `architecture` (the function's name in their models/t2t_vit.py, `t2t_vit_14`), and what may follow from
 the tensors or that name: `num_classes`, `model_args` (the arguments of their class `T2T_ViT`), `pretrained_cfg` and
-`label_names` as in timm's.
+`label_names` as in timm's. The arguments replace what else the architecture would choose.
 
 The table of positions, `pos_embed`, is no trained parameter there. Where it is the sinusoid of the grid it is computed
-anew; where it is not, since it was resized from another grid, it becomes a learned position embedding.
+here too; where it is not, since it was resized from another grid, it becomes a learned position embedding.
 
 Source: yitu-opensource/T2T-ViT, models/t2t_vit.py, token_performer.py and token_transformer.py, and utils.py.
 """
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.layers.tokens_to_token import SPLITS, split_grids
 from vit_jax.models.t2t import VARIANTS, sinusoid
-from vit_jax.pretrained.description import Description, block_count, pair, shape_of
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import mapping, timm_config
+from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.mapping import Name, expand
-from vit_jax.pretrained.vit.timm import class_names, preprocessing_of
+from vit_jax.pretrained.mapping import Name
+
+KINDS = ("t2t_vit_*",)
 
 _TOKENS, _THEIR_TOKENS = "encoder/tokens_to_token", "tokens_to_token"
 _BLOCK, _THEIR_BLOCK = "encoder/block_{i}", "blocks.{i}"
@@ -109,13 +114,13 @@ _POSITION_TOLERANCE = 2e-3
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported, or positions that fit no image size.
     """
     assert files.config is not None, files.name
-    config, tensors = files.config, files.tensors
+    config = files.config
     arguments = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
     pretrained = config.get("pretrained_cfg") or {}
     for key in arguments:
@@ -126,20 +131,18 @@ def describe(files: Files) -> Description:
     image_size = _image_size(files.name, arguments, pretrained)
     grid = split_grids(image_size)[-1]
     options |= _positions(files, grid, options["hidden_dim"])
-    has_head = "head.weight" in tensors or bool(config.get("num_classes", 0))
     return Description(
         model=_model(options),
-        task={} if has_head else None,
-        class_names=class_names(files, pretrained) if has_head else (),
-        preprocessing=preprocessing_of(files.name, {"crop_pct": 0.9} | pretrained, image_size, channels),
-        names=expand(NAMES[options["tokens_type"]], options["depth"], grid=grid),
+        preprocessing=timm_config.read_preprocessing(files.name, {"crop_pct": 0.9} | pretrained, image_size, channels),
+        names=mapping.expand(NAMES[options["tokens_type"]], options["depth"], grid=grid),
+        **timm_config.read_head(files, "head"),
         antialias=False,
         buffers=() if options["posemb"] == "learned" else ("pos_embed",),
     )
 
 
 def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The options that the tensors' shapes say, and on top of them what model_args say."""
+    """Read the options that the tensors' shapes say, and on top of them what model_args say."""
     assert files.config is not None
     architecture = str(files.config["architecture"]).partition(".")[0]
     if "num_heads" not in arguments and architecture not in _HEADS:
@@ -166,13 +169,13 @@ def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any]) -> tuple[int, int]:
-    """The size that the model, and so its table of positions, was made for."""
+    """Read the size that the model, and so its table of positions, was made for."""
     size = arguments.get("img_size") or list(pretrained.get("input_size") or (3, 224, 224))[1:]
     return pair(size, f"{name}: img_size")
 
 
 def _positions(files: Files, grid: tuple[int, int], dim: int) -> dict[str, Any]:
-    """Which positions `pos_embed` has; without it they are those that the authors compute."""
+    """Tell which positions `pos_embed` has; without it they are those that the authors compute."""
     computed = {"posemb": "sincos1d", "posemb_grid": grid}
     if "pos_embed" not in files.tensors:
         return computed
@@ -189,7 +192,7 @@ def _positions(files: Files, grid: tuple[int, int], dim: int) -> dict[str, Any]:
 
 
 def _model(options: dict[str, Any]) -> dict[str, Any]:
-    """A `Description.model`; a published size goes by its name."""
+    """Make `Description.model`; a published size goes by its name."""
     sizes = ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads")
     for name, row in VARIANTS.items():
         if all(options[size] == getattr(row, size) for size in sizes):
@@ -197,3 +200,64 @@ def _model(options: dict[str, Any]) -> dict[str, Any]:
             return {"name": "t2t", "variant": name, "options": rest}
     variant = "14" if options["tokens_type"] == "performer" else "t-14"
     return {"name": "t2t", "variant": variant, "options": options}
+
+
+_SUPPORTED = {"gelu": ("exact",), "norm_eps": (1e-5,)}
+_STRIDE = 16
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    found = unsupported_settings("model", model.encoder, _SUPPORTED)
+    if model.task is not None:
+        found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})
+    size = model.preprocessing.image_size
+    side = size[0] // _STRIDE
+    if size[0] != size[1] or split_grids(size)[-1] != (side, side):
+        found.append(Unsupported("data.image_size", size, f"as high as wide, and a multiple of {_STRIDE}"))
+    return found + timm_config.unsupported_preprocessing(model.preprocessing)
+
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json and model.safetensors; gives the architecture's name."""
+    encoder = model.encoder
+    architecture = _architecture(encoder)
+    num_classes = len(model.class_names)
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "model_args": {
+            "img_size": model.preprocessing.image_size[0],
+            "in_chans": model.preprocessing.channels,
+            "num_classes": num_classes,
+            "tokens_type": encoder.tokens_type,
+            "token_dim": encoder.token_dim,
+            "embed_dim": encoder.hidden_dim,
+            "depth": encoder.depth,
+            "num_heads": encoder.num_heads,
+            "mlp_ratio": mlp_ratio(encoder.mlp_dim, encoder.hidden_dim),
+            "qkv_bias": encoder.qkv_bias,
+            "qk_scale": encoder.qk_scale,
+        },
+        "pretrained_cfg": timm_config.data_config(model.preprocessing)
+        | {"num_classes": num_classes, "classifier": "head"},
+    }
+    if model.task is not None:
+        config["label_names"] = list(model.class_names)
+    rows = mapping.expand(NAMES[encoder.tokens_type], encoder.depth)
+    tensors = mapping.write(rows, model.params)
+    if encoder.posemb != "learned":
+        grid = split_grids(model.preprocessing.image_size)[-1]
+        tensors["pos_embed"] = np.asarray(sinusoid(encoder.posemb_grid or grid, grid, encoder.hidden_dim))[None]
+    files_.write_json(folder / "config.json", config)
+    files_.write_safetensors(folder / files_.WEIGHTS, tensors)
+    return architecture
+
+
+def _architecture(encoder: Any) -> str:
+    """Return the authors' function for this size, or else one whose other values model_args all replace."""
+    for architecture, name in ARCHITECTURES.items():
+        row = VARIANTS[name]
+        if all(getattr(row, size) == getattr(encoder, size) for size in ("tokens_type", "hidden_dim", "depth")):
+            return architecture
+    return "t2t_vit_14" if encoder.tokens_type == "performer" else "t2t_vit_t_14"

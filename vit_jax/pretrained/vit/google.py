@@ -8,55 +8,40 @@ Source: google-research/vision_transformer, vit_jax/models_vit.py and checkpoint
 """
 
 import math
+import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
-from vit_jax.pretrained.description import Description, block_count, numbered_classes, plain_vit, shape_of
-from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.mapping import Name, expand
-
-_BLOCK, _LAYER = "encoder/block_{i}", "Transformer/encoderblock_{i}"
-_ATTENTION = f"{_LAYER}/MultiHeadDotProductAttention_1"
-NAMES = (
-    Name("encoder/class_token", "cls"),
-    Name("encoder/patch_embed/kernel", "embedding/kernel"),
-    Name("encoder/patch_embed/bias", "embedding/bias"),
-    Name("encoder/pos_embedding/prefix", "Transformer/posembed_input/pos_embedding", "prefix"),
-    Name("encoder/pos_embedding/grid", "Transformer/posembed_input/pos_embedding", "grid"),
-    Name(f"{_BLOCK}/norm1/scale", f"{_LAYER}/LayerNorm_0/scale"),
-    Name(f"{_BLOCK}/norm1/bias", f"{_LAYER}/LayerNorm_0/bias"),
-    Name(f"{_BLOCK}/attention/query/kernel", f"{_ATTENTION}/query/kernel", "google_in"),
-    Name(f"{_BLOCK}/attention/query/bias", f"{_ATTENTION}/query/bias", "google_bias"),
-    Name(f"{_BLOCK}/attention/key/kernel", f"{_ATTENTION}/key/kernel", "google_in"),
-    Name(f"{_BLOCK}/attention/key/bias", f"{_ATTENTION}/key/bias", "google_bias"),
-    Name(f"{_BLOCK}/attention/value/kernel", f"{_ATTENTION}/value/kernel", "google_in"),
-    Name(f"{_BLOCK}/attention/value/bias", f"{_ATTENTION}/value/bias", "google_bias"),
-    Name(f"{_BLOCK}/attention/out/kernel", f"{_ATTENTION}/out/kernel", "google_out"),
-    Name(f"{_BLOCK}/attention/out/bias", f"{_ATTENTION}/out/bias"),
-    Name(f"{_BLOCK}/norm2/scale", f"{_LAYER}/LayerNorm_2/scale"),
-    Name(f"{_BLOCK}/norm2/bias", f"{_LAYER}/LayerNorm_2/bias"),
-    Name(f"{_BLOCK}/mlp/fc1/kernel", f"{_LAYER}/MlpBlock_3/Dense_0/kernel"),
-    Name(f"{_BLOCK}/mlp/fc1/bias", f"{_LAYER}/MlpBlock_3/Dense_0/bias"),
-    Name(f"{_BLOCK}/mlp/fc2/kernel", f"{_LAYER}/MlpBlock_3/Dense_1/kernel"),
-    Name(f"{_BLOCK}/mlp/fc2/bias", f"{_LAYER}/MlpBlock_3/Dense_1/bias"),
-    Name("encoder/norm/scale", "Transformer/encoder_norm/scale"),
-    Name("encoder/norm/bias", "Transformer/encoder_norm/bias"),
-    Name("encoder/pre_logits/kernel", "pre_logits/kernel"),
-    Name("encoder/pre_logits/bias", "pre_logits/bias"),
-    Name("head/kernel", "head/kernel"),
-    Name("head/bias", "head/bias"),
+from vit_jax.pretrained import mapping
+from vit_jax.pretrained.description import (
+    Description,
+    block_count,
+    classification,
+    numbered_classes,
+    plain_vit,
+    shape_of,
 )
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
+from vit_jax.pretrained.files import Files
+from vit_jax.pretrained.mapping import Name
+from vit_jax.pretrained.vit.names import GOOGLE
+from vit_jax.pretrained.vit.positions import patch_grid, with_table
+
+KINDS = ("plain",)
+
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
 _MLP = "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"
 _QUERY = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"
 
 
 def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[int, int] | None = None) -> Description:
-    """Infers the model from the arrays' shapes and the file's name.
+    """Infer the model from the arrays' shapes and the file's name.
 
     Args:
         files: with the file's name.
@@ -83,7 +68,7 @@ def describe_transformer(
     num_heads: int | None,
     image_size: tuple[int, int] | None,
 ) -> Description:
-    """Describes a checkpoint whose transformer has the names above, whatever makes its tokens.
+    """Describe a checkpoint whose transformer has the names above, whatever makes its tokens.
 
     Args:
         files: with the file's name.
@@ -111,23 +96,24 @@ def describe_transformer(
     }
     if "pre_logits/kernel" in tensors:
         options["representation_size"] = shape_of(files, "pre_logits/kernel", 2)[1]
-    has_head = "head/kernel" in tensors
+    head = {}
+    if "head/kernel" in tensors:
+        head = classification(numbered_classes(shape_of(files, "head/kernel", 2)[1]))
     return Description(
         model=model(options),
-        task={} if has_head else None,
-        class_names=numbered_classes(shape_of(files, "head/kernel", 2)[1]) if has_head else (),
-        preprocessing=preprocessing_of((grid[0] * cell[0], grid[1] * cell[1]), channels),
-        names=[*expand(NAMES, depth, grid=grid), *more_names],
+        preprocessing=standard_preprocessing((grid[0] * cell[0], grid[1] * cell[1]), channels),
+        names=[*mapping.expand(GOOGLE, depth, grid=grid), *more_names],
+        **head,
     )
 
 
-def preprocessing_of(image_size: tuple[int, int], channels: int) -> Preprocessing:
-    """What the files' models were made with; the files do not say."""
+def standard_preprocessing(image_size: tuple[int, int], channels: int) -> Preprocessing:
+    """Return what the files' models were made with; the files do not say."""
     return Preprocessing(image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def _grid(files: Files, positions: int, cell: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The position embedding's grid: of the resolution in the file's name if it fits, or a square, or as given."""
+    """Find the position embedding's grid: by the resolution in the file's name, or else as given, or a square."""
     named = re.search(r"res_?(\d+)", files.name)
     sizes = [(int(named[1]), int(named[1]))] if named else []
     for height, width in sizes + ([image_size] if image_size else []):
@@ -156,3 +142,82 @@ def _num_heads(files: Files, hidden_dim: int, given: int | None) -> int:
         if row.hidden_dim == hidden_dim:
             return row.num_heads
     raise InputError(f"{files.name}: no variant has a hidden_dim of {hidden_dim}; give num_heads")
+
+
+SUPPORTED = {
+    "gelu": ("tanh",),
+    "norm_eps": (1e-6,),
+    "pooling": ("token", "gap"),
+    "distillation_token": (False,),
+    "register_tokens": (0,),
+    "pre_norm": (False,),
+    "final_norm": ("tokens",),
+    "layer_scale": (None,),
+    "patch_bias": (True,),
+    "qkv_bias": (True,),
+    "qk_norm": (False,),
+}
+
+
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    return unsupported_transformer(model, cell=model.encoder.patch_size)
+
+
+def unsupported_transformer(model: ExportModel, *, cell: tuple[int, int]) -> list[Unsupported]:
+    """List what the format cannot express of a transformer, whatever makes its tokens.
+
+    Args:
+        model: what is to be written.
+        cell: height and width in pixels of what becomes one token.
+    """
+    found = unsupported_settings("model", model.encoder, SUPPORTED)
+    if model.encoder.pooling == "gap" and model.encoder.has_class_token:
+        found.append(Unsupported("model.class_token", True, "False, where pooling is gap"))
+    rows, columns = patch_grid(model)
+    if rows != columns:
+        valid = "as many rows as columns of patches, since it stores only how many there are"
+        found.append(Unsupported("data.image_size", model.preprocessing.image_size, valid))
+    if any(side % each for side, each in zip(model.preprocessing.image_size, cell, strict=True)):
+        valid = f"a multiple of {cell[0]}x{cell[1]} px, since it stores the number of patches alone"
+        found.append(Unsupported("data.image_size", model.preprocessing.image_size, valid))
+    if model.task is not None:
+        found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})
+    return found
+
+
+def warnings(model: ExportModel) -> list[str]:
+    """List what around the model the format has no place for, and what takes its place where it is loaded."""
+    lines = []
+    names_there = numbered_classes(len(model.class_names))
+    if model.class_names != names_there:
+        lines.append(
+            f"an .npz holds no class names: loaded, its classes are called {names_there[0]!r} to {names_there[-1]!r}"
+        )
+    standard = standard_preprocessing(model.preprocessing.image_size, model.preprocessing.channels)
+    if model.preprocessing != standard:
+        lines.append(
+            "an .npz holds no preprocessing: loaded, it resizes exactly and bilinearly and normalises with mean and "
+            f"std 0.5, but the model has {model.preprocessing}"
+        )
+    return lines
+
+
+def write(model: ExportModel, file: pathlib.Path) -> str:
+    """Write the file; gives what the model is called."""
+    write_transformer(model, file)
+    return "ViT"
+
+
+def write_transformer(model: ExportModel, file: pathlib.Path, *, more_names: Sequence[Name] = ()) -> None:
+    """Write an `.npz` of a transformer.
+
+    Args:
+        model: what is written.
+        file: path of any name.
+        more_names: the rows of what is before the transformer.
+    """
+    model = with_table(model)
+    arrays = mapping.write([*mapping.expand(GOOGLE, model.encoder.depth), *more_names], model.params)
+    with file.open("wb") as stream:  # a path would get another .npz at its end
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]

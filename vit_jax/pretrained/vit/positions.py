@@ -1,22 +1,22 @@
-"""The position embedding of a plain ViT on its way into a format that has only a learned one."""
+"""The position embedding of a plain ViT for a format that has only a learned one."""
 
 import dataclasses
 
 import numpy as np
 
 from vit_jax.ops import posemb
-from vit_jax.pretrained.outgoing import Outgoing
+from vit_jax.pretrained.export import ExportModel
 
 _GRID, _PREFIX = "encoder/pos_embedding/grid", "encoder/pos_embedding/prefix"
 
 
-def patch_grid(model: Outgoing) -> tuple[int, int]:
-    """Rows and columns of patches."""
+def patch_grid(model: ExportModel) -> tuple[int, int]:
+    """Return the rows and columns of patches."""
     return model.encoder.grid_of(model.preprocessing.image_size)
 
 
-def with_table(model: Outgoing) -> Outgoing:
-    """The same function of the images with one learned position for each token, prefix tokens included.
+def with_table(model: ExportModel) -> ExportModel:
+    """Return every token one learned position, prefix tokens included; the outputs stay the same.
 
     Computed embeddings become a table of their values, and where there is no position, that position is zero.
     """

@@ -3,80 +3,27 @@
 Their config.json names an architecture and, on the hub, little else: most of the geometry is in the tensors'
 shapes, and what is not (heads, GELU, LayerNorm's epsilon) follows from the architecture's name.
 
-Source: timm 1.0's models/vision_transformer.py, models/deit.py and data/transforms_factory.py.
+Source: timm 1.0's models/_hub.py, models/vision_transformer.py and models/deit.py.
 """
 
-import math
+import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
-from vit_jax.data.images.transforms import INTERPOLATION, Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import Description, block_count, numbered_classes, pair, plain_vit, shape_of
+from vit_jax.pretrained import files as files_
+from vit_jax.pretrained import mapping, timm_config
+from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, plain_vit, shape_of
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
-from vit_jax.pretrained.mapping import Name, expand
+from vit_jax.pretrained.timm_config import ACT_LAYER, GELU
+from vit_jax.pretrained.vit.names import TIMM
+from vit_jax.pretrained.vit.positions import with_table
 
-_BLOCK, _LAYER = "encoder/block_{i}", "blocks.{i}"
-NAMES = (
-    Name("encoder/class_token", "cls_token"),
-    Name("encoder/distillation_token", "dist_token"),
-    Name("encoder/registers", "reg_token"),
-    Name("encoder/patch_embed/kernel", "patch_embed.proj.weight", "conv"),
-    Name("encoder/patch_embed/bias", "patch_embed.proj.bias"),
-    Name("encoder/pos_embedding/prefix", "pos_embed", "prefix"),
-    Name("encoder/pos_embedding/grid", "pos_embed", "grid"),
-    Name("encoder/norm_pre/scale", "norm_pre.weight"),
-    Name("encoder/norm_pre/bias", "norm_pre.bias"),
-    Name(f"{_BLOCK}/norm1/scale", f"{_LAYER}.norm1.weight"),
-    Name(f"{_BLOCK}/norm1/bias", f"{_LAYER}.norm1.bias"),
-    Name(f"{_BLOCK}/attention/query/kernel", f"{_LAYER}.attn.qkv.weight", "heads_in"),
-    Name(f"{_BLOCK}/attention/key/kernel", f"{_LAYER}.attn.qkv.weight", "heads_in"),
-    Name(f"{_BLOCK}/attention/value/kernel", f"{_LAYER}.attn.qkv.weight", "heads_in"),
-    Name(f"{_BLOCK}/attention/query/bias", f"{_LAYER}.attn.qkv.bias", "heads_bias"),
-    Name(f"{_BLOCK}/attention/key/bias", f"{_LAYER}.attn.qkv.bias", "heads_bias"),
-    Name(f"{_BLOCK}/attention/value/bias", f"{_LAYER}.attn.qkv.bias", "heads_bias"),
-    Name(f"{_BLOCK}/attention/query_norm/scale", f"{_LAYER}.attn.q_norm.weight"),
-    Name(f"{_BLOCK}/attention/query_norm/bias", f"{_LAYER}.attn.q_norm.bias"),
-    Name(f"{_BLOCK}/attention/key_norm/scale", f"{_LAYER}.attn.k_norm.weight"),
-    Name(f"{_BLOCK}/attention/key_norm/bias", f"{_LAYER}.attn.k_norm.bias"),
-    Name(f"{_BLOCK}/attention/out/kernel", f"{_LAYER}.attn.proj.weight", "heads_out"),
-    Name(f"{_BLOCK}/attention/out/bias", f"{_LAYER}.attn.proj.bias"),
-    Name(f"{_BLOCK}/scale1", f"{_LAYER}.ls1.gamma"),
-    Name(f"{_BLOCK}/norm2/scale", f"{_LAYER}.norm2.weight"),
-    Name(f"{_BLOCK}/norm2/bias", f"{_LAYER}.norm2.bias"),
-    Name(f"{_BLOCK}/mlp/fc1/kernel", f"{_LAYER}.mlp.fc1.weight", "linear"),
-    Name(f"{_BLOCK}/mlp/fc1/bias", f"{_LAYER}.mlp.fc1.bias"),
-    Name(f"{_BLOCK}/mlp/fc2/kernel", f"{_LAYER}.mlp.fc2.weight", "linear"),
-    Name(f"{_BLOCK}/mlp/fc2/bias", f"{_LAYER}.mlp.fc2.bias"),
-    Name(f"{_BLOCK}/scale2", f"{_LAYER}.ls2.gamma"),
-    Name("encoder/norm/scale", "norm.weight"),
-    Name("encoder/norm/bias", "norm.bias"),
-    Name("encoder/fc_norm/scale", "fc_norm.weight"),
-    Name("encoder/fc_norm/bias", "fc_norm.bias"),
-    Name("encoder/pool/probe", "attn_pool.latent"),
-    Name("encoder/pool/attention/query/kernel", "attn_pool.q.weight", "heads_in"),
-    Name("encoder/pool/attention/query/bias", "attn_pool.q.bias", "heads_bias"),
-    Name("encoder/pool/attention/key/kernel", "attn_pool.kv.weight", "heads_in"),
-    Name("encoder/pool/attention/value/kernel", "attn_pool.kv.weight", "heads_in"),
-    Name("encoder/pool/attention/key/bias", "attn_pool.kv.bias", "heads_bias"),
-    Name("encoder/pool/attention/value/bias", "attn_pool.kv.bias", "heads_bias"),
-    Name("encoder/pool/attention/out/kernel", "attn_pool.proj.weight", "heads_out"),
-    Name("encoder/pool/attention/out/bias", "attn_pool.proj.bias"),
-    Name("encoder/pool/norm/scale", "attn_pool.norm.weight"),
-    Name("encoder/pool/norm/bias", "attn_pool.norm.bias"),
-    Name("encoder/pool/mlp/fc1/kernel", "attn_pool.mlp.fc1.weight", "linear"),
-    Name("encoder/pool/mlp/fc1/bias", "attn_pool.mlp.fc1.bias"),
-    Name("encoder/pool/mlp/fc2/kernel", "attn_pool.mlp.fc2.weight", "linear"),
-    Name("encoder/pool/mlp/fc2/bias", "attn_pool.mlp.fc2.bias"),
-    Name("encoder/pre_logits/kernel", "pre_logits.fc.weight", "linear"),
-    Name("encoder/pre_logits/bias", "pre_logits.fc.bias"),
-    Name("head/kernel", "head.weight", "linear"),
-    Name("head/bias", "head.bias"),
-    Name("head_distillation/kernel", "head_dist.weight", "linear"),
-    Name("head_distillation/bias", "head_dist.bias"),
-)
+KINDS = ("vit_*", "deit*")
+
 
 OTHER_MODELS = re.compile(
     r"rpn|_xp_|18x2|relpos|rope|dinov3|sapiens|lingbot|_pe_|_r\d+_|_r_s16|resnet|_mci_|d?pwee|radio|naflex"
@@ -95,7 +42,6 @@ DEFAULTS = (
 """(part of an architecture's name, what it implies); later rows count more, model_args and the config most."""
 
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
-GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
 _NORMS = ("layernorm",)
 OPTIONS = {
     "embed_dim": "hidden_dim",
@@ -125,7 +71,7 @@ _VALID = {*OPTIONS, *_FIXED, *_READ, *_UNNEEDED}
 
 
 def describe(files: Files) -> Description:
-    """Reads config.json and the tensors' shapes.
+    """Read config.json and the tensors' shapes.
 
     Raises:
         InputError: a model, or an option of it, that is not supported.
@@ -171,15 +117,12 @@ def describe(files: Files) -> Description:
     options |= _told_by_tensors(tensors) | {"prefix_posemb": prefix_positions > 0 or not any(counts.values())}
     options |= {ours: arguments[theirs] for theirs, ours in OPTIONS.items() if arguments.get(theirs) is not None}
     options["layer_scale"] = options.get("layer_scale") or None  # 0 is none in timm
-    task = None
-    if "head.weight" in tensors or config.get("num_classes", 0):
-        task = {"distillation_head": True} if "head_dist.weight" in tensors else {}
+    two_heads = {"distillation_head": True} if "head_dist.weight" in tensors else {}
     return Description(
         model=plain_vit(options),
-        task=task,
-        class_names=() if task is None else class_names(files, pretrained),
-        preprocessing=preprocessing_of(files.name, pretrained, image_size, channels),
-        names=expand(NAMES, options["depth"], grid=grid),
+        preprocessing=timm_config.read_preprocessing(files.name, pretrained, image_size, channels),
+        names=mapping.expand(TIMM, options["depth"], grid=grid),
+        **timm_config.read_head(files, "head", **two_heads),
     )
 
 
@@ -196,7 +139,7 @@ def _defaults(name: str, architecture: str) -> dict[str, Any]:
 
 
 def _num_heads(hidden_dim: int) -> int:
-    """64 channels a head in the models up to Large, 16 heads in those above."""
+    """Return the number of heads: 64 channels each in the models up to Large, 16 heads in those above."""
     return hidden_dim // 64 if hidden_dim <= 1024 else 16
 
 
@@ -213,7 +156,7 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 
 
 def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The options that show in which tensors there are."""
+    """Read the options that show in the tensors' names."""
     final_norm = "tokens" if "norm.weight" in tensors else "pooled" if "fc_norm.weight" in tensors else "none"
     options: dict[str, Any] = {
         "posemb": "learned" if "pos_embed" in tensors else "none",
@@ -231,7 +174,7 @@ def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any], channels: int) -> tuple[int, int]:
-    """The size that the model, and so its position embedding, was made for."""
+    """Read the size that the model, and so its position embedding, was made for."""
     if arguments.get("img_size"):
         return pair(arguments["img_size"], f"{name}: model_args.img_size")
     size = pretrained.get("input_size") or (channels, 224, 224)
@@ -241,7 +184,7 @@ def _image_size(name: str, arguments: dict[str, Any], pretrained: dict[str, Any]
 def _positions(
     files: Files, image_size: tuple[int, int], patch: tuple[int, int], num_prefix: int
 ) -> tuple[tuple[int, int], int]:
-    """The position embedding's grid, and how many prefix tokens it covers: all or none (`no_embed_class`)."""
+    """Return the position embedding's grid, and the number of prefix tokens that it covers, all or none."""
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     if "pos_embed" not in files.tensors:
         return grid, 0
@@ -255,46 +198,72 @@ def _positions(
     return grid, covered
 
 
-def class_names(files: Files, pretrained: dict[str, Any], head_name: str = "head.weight") -> tuple[str, ...]:
-    """The names in config.json, or else numbers; as many as the head has."""
-    assert files.config is not None, files.name
-    names = files.config.get("label_names") or pretrained.get("label_names")
-    head = files.tensors.get(head_name)
-    count = files.config.get("num_classes", 0) if head is None else len(head)
-    if names and len(names) != count:
-        raise InputError(f"{files.name}: label_names has {len(names)} names, but {head_name} has {count} classes")
-    return tuple(map(str, names)) if names else numbered_classes(count)
+_SUPPORTED = {"representation_size": (None,)}
+_DISTILLED_SUPPORTED = {"pooling": ("token",), "register_tokens": (0,), "final_norm": ("tokens", "none")}
+_GLOBAL_POOL = {ours: theirs for theirs, ours in POOLING.items()}
+
+# model_args cannot say LayerNorm's epsilon; it follows from the architecture, whose other values they all replace.
+_ARCHITECTURE = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
+_DISTILLED = {1e-6: "deit_base_distilled_patch16_224"}
 
 
-def preprocessing_of(
-    name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int
-) -> Preprocessing:
-    """What timm's evaluation transform does.
+def unsupported(model: ExportModel) -> list[Unsupported]:
+    """List the settings of a model that the format cannot express."""
+    encoder, task, preprocessing = model.encoder, model.task, model.preprocessing
+    found = unsupported_settings("model", encoder, _SUPPORTED | {"norm_eps": tuple(_architectures(model))})
+    if encoder.patch_bias == encoder.pre_norm:
+        found.append(Unsupported("model.patch_bias", encoder.patch_bias, f"{not encoder.pre_norm}, with this pre_norm"))
+    if encoder.pooling == "map" and encoder.num_prefix_tokens:
+        found.append(Unsupported("model.pooling", "map", "token, gap; map only without class token and registers"))
+    if encoder.distillation_token:
+        found += unsupported_settings("model", encoder, _DISTILLED_SUPPORTED)
+        if task is None or not task.distillation_head:
+            found.append(Unsupported("model.distillation_token", True, "False, without task.distillation_head"))
+    if task is not None:
+        found += unsupported_settings("task", task, {"loss_type": ("softmax",)})
+    return found + timm_config.unsupported_preprocessing(preprocessing)
 
-    Args:
-        name: of the checkpoint, for messages.
-        pretrained: `pretrained_cfg` of config.json.
-        image_size: height and width in pixels.
-        channels: of the images.
-    """
-    interpolation = pretrained.get("interpolation") or "bicubic"
-    if interpolation not in INTERPOLATION:
-        raise InputError(f"{name}: interpolation {interpolation!r} is not supported; valid: {', '.join(INTERPOLATION)}")
-    crop_mode = pretrained.get("crop_mode") or "center"
-    if crop_mode not in ("center", "squash"):
-        raise InputError(f"{name}: crop_mode {crop_mode!r} is not supported; valid: center, squash")
-    fraction = pretrained.get("crop_pct") or 0.875
-    height, width = (math.floor(side / fraction) for side in image_size)
-    mean = np.resize(np.asarray(pretrained.get("mean") or (0.485, 0.456, 0.406), float), channels)
-    std = np.resize(np.asarray(pretrained.get("std") or (0.229, 0.224, 0.225), float), channels)
-    return Preprocessing(
-        image_size=image_size,
-        channels=channels,
-        resize="shortest_edge" if crop_mode == "center" else "exact",
-        crop_fraction=fraction if crop_mode == "center" else 1.0,
-        resize_to=(height, width) if crop_mode == "squash" else None,
-        crop_offset="nearest",
-        interpolation=interpolation,
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
+
+def write(model: ExportModel, folder: pathlib.Path) -> str:
+    """Write config.json and model.safetensors; gives the architecture's name."""
+    if model.encoder.posemb != "learned" or model.encoder.distillation_token:
+        model = with_table(model)
+    encoder = model.encoder
+    architectures = _architectures(model)
+    architecture = architectures.get(encoder.norm_eps, architectures[1e-6])
+    config = timm_config.config(
+        model,
+        architecture,
+        num_features=encoder.hidden_dim,
+        global_pool=_GLOBAL_POOL[encoder.pooling],
+        model_args=_model_args(model),
+        fixed_input_size=True,
+        classifier=["head", "head_dist"] if encoder.distillation_token else "head",
     )
+    files_.write_json(folder / "config.json", config)
+    rows = mapping.expand(TIMM, encoder.depth)
+    files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
+    return architecture
+
+
+def _architectures(model: ExportModel) -> dict[float, str]:
+    """Return LayerNorm's epsilon -> an architecture that has it."""
+    return _DISTILLED if model.encoder.distillation_token else _ARCHITECTURE
+
+
+def _model_args(model: ExportModel) -> dict[str, Any]:
+    """Return all that the architecture's function would otherwise choose."""
+    encoder = model.encoder
+    arguments = {theirs: getattr(encoder, ours) for theirs, ours in OPTIONS.items()}
+    return arguments | {
+        "img_size": list(model.preprocessing.image_size),
+        "patch_size": list(encoder.patch_size),
+        "in_chans": model.preprocessing.channels,
+        "global_pool": _GLOBAL_POOL[encoder.pooling],
+        "mlp_ratio": mlp_ratio(encoder.mlp_dim, encoder.hidden_dim),
+        "class_token": encoder.has_class_token,
+        "no_embed_class": not encoder.prefix_posemb,
+        "final_norm": encoder.final_norm != "none",
+        "fc_norm": encoder.final_norm == "pooled",
+        "act_layer": ACT_LAYER[encoder.gelu],
+    }

@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 
 def newest(steps: Iterable[int]) -> int | None:
-    """The last of the steps, or None; that of process 0, since a shared folder may show it to the others later."""
+    """Return the last of the steps as process 0 sees it, since a shared folder may show it later to others; or None."""
     step = max(steps, default=-1)
     if jax.process_count() > 1:
         step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
@@ -16,13 +16,13 @@ def newest(steps: Iterable[int]) -> int | None:
 
 
 def processes_with(flag: bool) -> list[int]:
-    """The processes that call this with True; the same answer in all of them."""
+    """Return the processes that call this with True; the same answer in all of them."""
     if jax.process_count() == 1:
         return [0] if flag else []
     return np.flatnonzero(multihost_utils.process_allgather(np.array(flag))).tolist()
 
 
 def wait_for_all() -> None:
-    """Waits until all processes have come this far."""
+    """Wait until all processes have come this far."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints")

@@ -29,14 +29,14 @@ SCORE = "score"
 
 
 def items_of(state: TrainState) -> dict[str, Any]:
-    """Splits a state into the items that are saved: name -> tree."""
+    """Split a state into the items that are saved: name -> tree."""
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     parts = {name: rest.pop(name) for name in PARTS}
     return {name: part for name, part in parts.items() if part is not None and part != {}} | {"rest": rest}
 
 
 def state_of(items: Mapping[str, Any], like: TrainState) -> TrainState:
-    """Puts a state together again; undoes `items_of`.
+    """Put a state together again; undoes `items_of`.
 
     Args:
         items: name -> tree.
@@ -46,12 +46,12 @@ def state_of(items: Mapping[str, Any], like: TrainState) -> TrainState:
 
 
 def is_format_1(folder: pathlib.Path) -> bool:
-    """Whether a checkpoint keeps its companion in the item of format 1."""
+    """Return whether a checkpoint keeps its companion in the item of format 1."""
     return (folder / TEACHER).is_dir()
 
 
 def saved_shapes(checkpointer: ocp.StandardCheckpointer, item: pathlib.Path) -> Any:
-    """Reads a saved tree's shapes and types, without its arrays.
+    """Read a saved tree's shapes and types, without its arrays.
 
     Raises:
         FileNotFoundError: the item has none.
@@ -63,19 +63,19 @@ def saved_shapes(checkpointer: ocp.StandardCheckpointer, item: pathlib.Path) -> 
 
 
 def empty(leaf: Any) -> np.ndarray:
-    """Makes an array of a leaf's shape and type that takes no memory; what Orbax restores into it is NumPy."""
+    """Make an array of a leaf's shape and type that takes no memory; what Orbax restores into it is NumPy."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def brief(error: Exception) -> str:
-    """An error's type and the first line of its message."""
+    """Return an error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 @functools.cache  # once in a process
 def quiet() -> None:
-    """Makes Orbax log nothing: whoever catches an error reports it.
+    """Make Orbax log nothing: whoever catches an error reports it.
 
     Orbax logs each item that it reads or writes, and the traceback of errors that it then raises. It closes its
     event loop at the first file that it cannot read or write, upon which each of TensorStore's other requests

@@ -34,7 +34,7 @@ class SavedModel:
 
 
 def read_model(workdir: pathlib.Path, step: int | str = "last") -> SavedModel:
-    """Reads the model of a work directory.
+    """Read the model of a work directory.
 
     Args:
         workdir: with `checkpoints/` in it, which is all that is read of it.
@@ -62,7 +62,7 @@ def read_model(workdir: pathlib.Path, step: int | str = "last") -> SavedModel:
 
 
 def _candidates(workdir: pathlib.Path, step: int | str) -> list[int]:
-    """The steps to try, in order."""
+    """Return the steps to try, in order."""
     directory = workdir / "checkpoints"
     steps = steps_in(directory)
     if not steps:
@@ -80,14 +80,14 @@ def _candidates(workdir: pathlib.Path, step: int | str) -> list[int]:
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
-    """Lists the steps that have a checkpoint, ascending; half-written ones have other names and are left out."""
+    """List the steps that have a checkpoint, ascending; half-written ones have other names and are left out."""
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
 def best_step(directory: pathlib.Path) -> int | None:
-    """Finds the step that is best by the run's `best_metric`; None if no checkpoint was saved with it."""
+    """Find the step that is best by the run's `best_metric`; None if no checkpoint was saved with it."""
     scores = {}
     for step in steps_in(directory):
         file = directory / str(step) / "metrics" / "metrics"
@@ -97,7 +97,7 @@ def best_step(directory: pathlib.Path) -> int | None:
 
 
 def last_info(directory: pathlib.Path) -> Info | None:
-    """Reads the info of the newest checkpoint whose info can be read; None if there is none."""
+    """Read the info of the newest checkpoint whose info can be read; None if there is none."""
     for step in reversed(steps_in(directory)):
         with contextlib.suppress(OSError, ValueError):
             return read_info(directory, step)
@@ -105,7 +105,7 @@ def last_info(directory: pathlib.Path) -> Info | None:
 
 
 def read_info(directory: pathlib.Path, step: int) -> Info:
-    """Reads what a checkpoint says of its model, in the newest format.
+    """Read what a checkpoint says of its model, in the newest format.
 
     Raises:
         OSError: there is no such file.
@@ -115,13 +115,13 @@ def read_info(directory: pathlib.Path, step: int) -> Info:
 
 
 def read_params(directory: pathlib.Path, step: int) -> Params:
-    """Reads the parameters to use for inference as NumPy arrays: the moving average where there is one."""
+    """Read the parameters to use for inference as NumPy arrays: the moving average where there is one."""
     folder = directory.absolute() / str(step)
     return _read(folder / ("ema_params" if (folder / "ema_params").is_dir() else "params"))
 
 
 def read_variables(directory: pathlib.Path, step: int) -> Variables:
-    """Reads the model's collections besides `params` as NumPy arrays; empty where there are none."""
+    """Read the model's collections besides `params` as NumPy arrays; empty where there are none."""
     item = directory.absolute() / str(step) / "variables"
     return _read(item) if item.is_dir() else {}
 
@@ -135,7 +135,7 @@ def _read(item: pathlib.Path) -> Any:
 def write_params(
     directory: pathlib.Path, step: int, params: Params, info: Info, *, variables: Variables | None = None
 ) -> None:
-    """Writes a checkpoint that `read_model` reads, without the state that training needs.
+    """Write a checkpoint that `read_model` reads, without the state that training needs.
 
     Args:
         directory: `<workdir>/checkpoints`.

@@ -64,7 +64,7 @@ class Checkpoints:
         best_mode: str = "max",
         known_metrics: Iterable[str] = (),
     ) -> None:
-        """Checks the options; `with` opens the directory, and makes it if need be.
+        """Check the options; `with` opens the directory, and makes it if need be.
 
         Args:
             directory: `<workdir>/checkpoints`.
@@ -97,16 +97,16 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
-        """Opens the directory."""
+        """Open the directory."""
         self._manager = ocp.CheckpointManager(self._directory, options=self._options)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends Orbax's threads."""
+        """End Orbax's threads."""
         self._manager.close()
 
     def save(self, step: int, state: TrainState, info: Info, metrics: dict[str, float] | None) -> None:
-        """Starts to save in the background; a failure of the save before is raised here.
+        """Start to save in the background; a failure of the save before is raised here.
 
         Args:
             step: of the state.
@@ -125,12 +125,12 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items), metrics=score)
 
     def wait(self) -> None:
-        """Waits for the save in the background and raises its failure."""
+        """Wait for the save in the background and raises its failure."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
 
     def restore(self, template: TrainState, info: Info, *, max_step: int) -> Restored | None:
-        """Restores the newest complete checkpoint, of any format.
+        """Restore the newest complete checkpoint, of any format.
 
         A step that cannot be read is put aside under another name, and the one before it is taken.
 
@@ -168,7 +168,7 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, template: TrainState) -> _Found:
-        """Reads the info, and the state if its leaves are the template's."""
+        """Read the info, and the state if its leaves are the template's."""
         folder = self._directory / str(step)
         info = read_info(self._directory, step)
         wanted = layout.items_of(template)
@@ -178,7 +178,7 @@ class Checkpoints:
         return _Found(step, info, layout.state_of(_restored_items(folder, wanted), template), [])
 
     def _checked(self, found: _Found, info: Info, max_step: int) -> TrainState:
-        """The state, if it is one that this run may continue from."""
+        """Return the state, if it is one that this run may continue from."""
         if not (self._directory / str(found.step) / "rest").is_dir():
             raise InputError(
                 f"{self._directory} holds the parameters of a converted model, but no training to continue; "
@@ -203,7 +203,7 @@ class Checkpoints:
         return found.state
 
     def _tidy(self, broken: dict[int, str]) -> list[str]:
-        """Removes half-written saves, and renames steps that cannot be read so that they can be saved again.
+        """Remove half-written saves, and renames steps that cannot be read so that they can be saved again.
 
         Args:
             broken: step -> why it cannot be read.
@@ -228,7 +228,7 @@ class Checkpoints:
 
 
 def _score(metrics: dict[str, float]) -> float:
-    """What Orbax makes as great as possible."""
+    """Return what Orbax makes as great as possible."""
     return metrics[layout.SCORE]
 
 
@@ -243,7 +243,7 @@ def _saved_items(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _restored_items(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Reads the items of a checkpoint that are wanted, of any format; wanted are those of the newest."""
+    """Read the items of a checkpoint that are wanted, of any format; wanted are those of the newest."""
     is_old = layout.is_format_1(folder)
     if is_old:
         wanted = {**wanted, layout.TEACHER: wanted["companions"][layout.TEACHER]}
@@ -260,7 +260,7 @@ def _restored_items(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, A
 
 
 def _target(leaf: Any) -> Any:
-    """What tells Orbax how to restore a leaf: in shards, or into NumPy."""
+    """Return what tells Orbax how to restore a leaf: in shards, or into NumPy."""
     is_sharded = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
     return leaf if is_sharded else layout.empty(leaf)
 
@@ -271,7 +271,7 @@ def _described(tree: Any) -> dict[str, str]:
 
 
 def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    """A line for each leaf that is missing on either side or differs."""
+    """Return a line for each leaf that is missing on either side or differs."""
     return [
         f"{name} is {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
         for name in sorted(saved.keys() | wanted.keys())
@@ -280,7 +280,7 @@ def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
 
 
 def _other_settings(saved: Info, wanted: Info) -> list[str]:
-    """A line for each setting of the model or the optimizer that differs."""
+    """Return a line for each setting of the model or the optimizer that differs."""
     old, new = flat(saved), flat(wanted)
     return [
         f"{key.replace('.options.', '.')} is {old.get(key)} there and {new.get(key)} here"
@@ -295,7 +295,7 @@ def _class_names(info: Info) -> dict[str, list[str]]:
 
 
 def _other_class(saved: dict[str, list[str]], wanted: dict[str, list[str]]) -> str | None:
-    """Names the first class that differs; None if all are the same."""
+    """Name the first class that differs; None if all are the same."""
     fields = sorted(saved.keys() | wanted.keys())
     for field in fields:
         pairs = itertools.zip_longest(saved.get(field, []), wanted.get(field, []))
@@ -314,6 +314,6 @@ def _notes(saved: Info, info: Info) -> list[str]:
 
 
 def _free_name(path: pathlib.Path) -> pathlib.Path:
-    """The path itself, or with a number, whichever does not exist yet."""
+    """Return the path itself, or with a number, whichever does not exist yet."""
     candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(1, 1000))]
     return next(candidate for candidate in candidates if not candidate.exists())

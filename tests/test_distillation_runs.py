@@ -1,6 +1,5 @@
 """Runs with a teacher: it stays as it is, is no part of the result, sees images its own way, and must fit the data."""
 
-import dataclasses
 import json
 import shutil
 
@@ -9,21 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import GOLDEN, small_config, write_classifier
+from conftest import small_config, write_classifier
 from flax.traverse_util import flatten_dict
 from test_train import assert_equal_runs, run
-from vit_jax.training.teacher import Teacher
 
 import train
 import vit_jax
-from vit_jax.build import experiment as build
+from vit_jax.build.experiment import experiment
 from vit_jax.cli.main import main
-from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.parallel.mesh import Mesh
 from vit_jax.parallel.pmap import Pmap
+from vit_jax.training.checkpoints import reading
 from vit_jax.training.checkpoints.writing import Checkpoints
-from vit_jax.training.step import make_init, make_train_step
 
 DIGITS = "0123456789"
 SMALL = {
@@ -37,6 +34,12 @@ SMALL = {
 
 def config_with(teacher, **changes):
     return small_config(**(SMALL | {"task__name": "distillation", "task__options__teacher": str(teacher)} | changes))
+
+
+def teacher_of(run):
+    """The companion as a function of images."""
+    companion = run.problem.companions["teacher"]
+    return lambda images: companion.apply(companion.params, images)
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +59,15 @@ def distilled(teacher, tmp_path_factory):
     return folder / "run"
 
 
-def parts_of(run, strategy):
-    """What makes a run's first state, and its compiled step."""
-    parts = (run.model, run.task, run.optimizer)
-    init = make_init(*parts, prepare=run.prepare, ema=True, teacher=run.teacher)
-    step = make_train_step(
-        *parts, prepare=run.prepare, ema_decay=0.9, axis_name=strategy.axis_name, teacher=run.teacher
-    )
-    return lambda: init(0, run.example), strategy.compile_train_step(step)
-
-
 def test_the_teacher_stays_as_it_is_and_costs_no_optimizer_state(teacher, distilled):
-    info = json.loads((distilled / "checkpoints" / "12" / "info" / "metadata").read_text())
-    run = build.experiment(config_with(distilled.parent / "teacher"), saved_info=info)
-    make_state, _ = parts_of(run, Pmap())
+    info = reading.read_info(distilled / "checkpoints", 12)
+    assert info["companions"]["teacher"]["info"]["task"]["name"] == "classification"
+    run = experiment(config_with(distilled.parent / "teacher"), saved_info=info)
     with Checkpoints(distilled / "checkpoints", keep_last=2) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(make_state), run.info, max_step=12).state
-    chex.assert_trees_all_equal(state.teacher, vit_jax.load(teacher).params)
-    assert run.teacher.params is None
+        template = jax.eval_shape(lambda: run.init(0, run.example))
+        state = checkpoints.restore(template, run.info, max_step=12).state
+    chex.assert_trees_all_equal(state.companions["teacher"], reading.read_model(teacher, "last").params)
+    assert run.problem.companions["teacher"].params is None
     paths = set(flatten_dict(state.params, sep="/"))
     assert {"head/kernel", "head_distillation/kernel", "encoder/distillation_token"} < paths
     assert jax.tree.structure(state.ema_params) == jax.tree.structure(state.params)
@@ -88,7 +82,7 @@ def test_resuming_without_the_teachers_source_is_exact(distilled, tmp_path):
 
 
 def test_a_run_keeps_the_teacher_that_it_began_with(distilled, tmp_path):
-    message = r"task.teacher is 'other', but the run began with '.*teacher', which its checkpoint holds; valid: that"
+    message = r"task.options.teacher is 'other', but the run began with '.*teacher', which its checkpoint holds; valid"
     with pytest.raises(InputError, match=message):
         train.train(config_with("other", num_steps=14), distilled)
 
@@ -124,47 +118,28 @@ def test_the_result_goes_to_other_libraries_and_comes_back(to, name, distilled, 
 
 def test_a_run_starts_from_the_result(distilled):
     config = small_config(**SMALL | {"init__source": str(distilled), "model__variant": None})
-    started = build.experiment(config)
-    assert started.teacher is None
+    started = experiment(config)
+    assert not started.problem.companions
     expected = flatten_dict(vit_jax.load(distilled).params, sep="/")
     chex.assert_trees_all_equal(dict(started.warm_start.arrays), expected)
 
 
-def test_the_teacher_sees_images_in_its_own_way():
-    """Flat images, so that they are the same at any size."""
-    ours = Preprocessing((8, 8), 3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    theirs = Preprocessing((12, 16), 3, mean=(0.9, 0.5, 0.1), std=(0.2, 0.3, 0.4))
-
-    class Same:
-        def apply(self, variables, images, *, train):
-            assert not train and variables == {"params": "theirs"}
-            return images
-
-    pixels = np.array([[0, 128, 255], [10, 20, 30]], np.uint8)
-    seen = build.eval_prepare(ours)(None, {"image": np.tile(pixels[:, None, None], (1, 8, 8, 1))})["image"]
-    expected = build.eval_prepare(theirs)(None, {"image": np.tile(pixels[:, None, None], (1, 12, 16, 1))})["image"]
-    np.testing.assert_allclose(Teacher(Same(), theirs, ours, None, "").logits("theirs", seen), expected, atol=1e-5)
-    assert Teacher(Same(), ours, ours, None, "").logits("theirs", seen) is seen
-
-
 def test_an_image_of_another_size_is_resized_smoothly(teacher):
-    run = build.experiment(config_with(teacher))
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    logits = run.teacher.logits(run.teacher.params, run.prepare(None, {"image": images})["image"])
+    run = experiment(config_with(teacher))
+    batch = batch_of(0) | {"image": batch_of(0)["image"][:3]}
+    logits = teacher_of(run)(run.problem.prepare(None, batch)["image"])
     classifier = vit_jax.load(teacher)
     # On the host pixels are rounded after resizing, which moves the logits a little.
-    np.testing.assert_allclose(logits, classifier.apply(classifier.preprocess(images)), atol=0.05)
+    np.testing.assert_allclose(logits, classifier.apply(classifier.preprocess(batch["image"])), atol=0.05)
     assert np.ptp(np.asarray(logits)) > 0.5
 
 
 def test_the_teachers_classes_are_put_in_the_order_of_the_data(tmp_path):
     shuffled = write_classifier(tmp_path / "shuffled", "9876543210", image_size=[12, 12])
     plain = write_classifier(tmp_path / "plain", DIGITS, image_size=[12, 12])
-    images = np.zeros((1, 8, 8, 1), np.float32)
 
     def logits(source, **changes):
-        run = build.experiment(config_with(source, **changes))
-        return np.asarray(run.teacher.logits(run.teacher.params, images))
+        return np.asarray(teacher_of(experiment(config_with(source, **changes)))(np.zeros((1, 8, 8, 1), np.float32)))
 
     expected = logits(plain)
     np.testing.assert_array_equal(logits(shuffled), expected[:, ::-1])
@@ -172,24 +147,21 @@ def test_the_teachers_classes_are_put_in_the_order_of_the_data(tmp_path):
 
 
 def test_the_teacher_computes_in_the_configs_dtype(teacher):
-    assert (
-        build.experiment(config_with(teacher, model__options__dtype="bfloat16")).teacher.model.encoder.dtype
-        == "bfloat16"
-    )
+    run = experiment(config_with(teacher, model__options__dtype="bfloat16"))
+    assert run.problem.companions["teacher"].model.encoder.dtype == "bfloat16"
 
 
-def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
-    config = config_with(teacher, model__options__drop_path=0.0, optimizer__name="sgd", task__options__kind="soft")
-    config.data.mixup_alpha = 0.8
-    run = build.experiment(config)
-    batches = [
-        {
-            "image": np.random.default_rng(step).integers(0, 256, (16, 8, 8, 1), np.uint8),
-            "label": np.arange(16, dtype=np.int32) % 10,
-            "index": np.arange(16 * step, 16 * step + 16, dtype=np.uint32),
-        }
-        for step in range(5)
-    ]
+def batch_of(step):
+    return {
+        "image": np.random.default_rng(step).integers(0, 256, (16, 8, 8, 1), np.uint8),
+        "label": np.arange(16, dtype=np.int32) % 10,
+        "index": np.arange(16 * step, 16 * step + 16, dtype=np.uint32),
+    }
+
+
+def test_every_way_of_spreading_trains_alike(teacher):
+    changes = {"model__options__drop_path": 0.0, "optimizer__name": "sgd", "task__options__kind": "soft"}
+    run = experiment(config_with(teacher, ema_decay=0.9, **changes))
     devices = jax.local_devices()
     ends = {}
     for name, strategy in {
@@ -197,64 +169,35 @@ def test_every_way_of_spreading_and_of_accumulating_trains_alike(teacher):
         "pmap 8": Pmap(devices[:8]),
         "data 2 fsdp 2 tensor 2": Mesh(2, 2, 2, devices=devices[:8], min_size=0),
     }.items():
-        make_state, step = parts_of(run, strategy)
-        state = strategy.place_state(run.teacher.apply(strategy.new_state(make_state)))
+        step = strategy.compile_train_step(run.make_train_step(strategy.axis_name))
+        state, notes = run.prepare_state(strategy.new_state(lambda: run.init(0, run.example)))
+        assert "images of 12x12 px" in notes[0]
+        state = strategy.place_state(state)
         if name.startswith("data"):
             student, taught = (
                 jax.tree.map(lambda x: x.sharding.spec, tree["encoder"]["block_0"])
-                for tree in (state.params, state.teacher)
+                for tree in (state.params, state.companions["teacher"])
             )
             assert student["mlp"]["fc1"] == taught["mlp"]["fc1"] and "tensor" in student["mlp"]["fc1"]["kernel"]
             assert student["attention"] == taught["attention"]
-        for batch in batches:
-            state, _ = step(state, strategy.place_batch(batch))
+        for number in range(5):
+            state, _ = step(state, strategy.place_batch(batch_of(number)))
         ends[name] = strategy.fetch(state)
-    for name, end in ends.items():
+    for end in ends.values():
         assert end.skipped == 0
-        chex.assert_trees_all_close(end.params, ends["one"].params, atol=1e-5), name
-        chex.assert_trees_all_equal(end.teacher, run.teacher.params)
+        chex.assert_trees_all_close(end.params, ends["one"].params, atol=1e-5)
+        chex.assert_trees_all_equal(end.companions["teacher"], run.problem.companions["teacher"].params)
 
 
-@pytest.mark.parametrize("accumulate_steps", [1, 4])
-def test_accumulating_changes_nothing(teacher, accumulate_steps):
-    run = build.experiment(
-        config_with(teacher, model__options__drop_path=0.0, optimizer__name="sgd", task__options__kind="soft")
-    )
-    batch = {
-        "image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8),
-        "label": np.arange(16, dtype=np.int32) % 10,
-        "index": np.arange(16, dtype=np.uint32),
-    }
-    parts = (run.model, run.task, run.optimizer)
-    state = run.teacher.apply(make_init(*parts, prepare=run.prepare, ema=False, teacher=run.teacher)(0, batch))
-    ends = [
-        jax.jit(make_train_step(*parts, prepare=run.prepare, teacher=run.teacher, accumulate_steps=n))(state, batch)[0]
-        for n in (1, accumulate_steps)
-    ]
-    chex.assert_trees_all_close(ends[0].params, ends[1].params, atol=1e-6)
-
-
-def test_the_loss_is_the_hand_made_one_on_the_augmented_batch(teacher):
-    config = config_with(
-        teacher,
-        model__options__drop_path=0.0,
-        task__options__kind="soft",
-        task__options__temperature=2.0,
-        task__options__teacher_weight=0.3,
-    )
-    config.data.update({"mixup_alpha": 0.8, "flip": True})
-    run = build.experiment(config)
-    batch = {
-        "image": np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8),
-        "label": np.arange(16, dtype=np.int32) % 10,
-        "index": np.arange(16, dtype=np.uint32),
-    }
-    parts = (run.model, run.task, run.optimizer)
-    state = run.teacher.apply(make_init(*parts, prepare=run.prepare, ema=False, teacher=run.teacher)(0, batch))
-    _, metrics = jax.jit(make_train_step(*parts, prepare=run.prepare, teacher=run.teacher))(state, batch)
+def test_the_loss_is_the_hand_made_one_on_the_augmented_batch_in_parts_too(teacher):
+    options = {"kind": "soft", "temperature": 2.0, "teacher_weight": 0.3}
+    changes = {f"task__options__{name}": value for name, value in options.items()}
+    changes |= {"model__options__drop_path": 0.0, "data__augment": {"mix": {"mixup_alpha": 0.8}, "flip": {}}}
+    run = experiment(config_with(teacher, accumulate_steps=4, **changes))
+    state, _ = run.prepare_state(run.init(0, run.example))
+    _, metrics = jax.jit(run.make_train_step(None))(state, batch_of(0))
     augment_key, _ = jax.random.split(jax.random.wrap_key_data(state.key))
-    augmented = run.prepare(augment_key, batch)
-    teaches = jax.nn.softmax(run.teacher.logits(state.teacher, augmented["image"]) / 2.0)
+    teaches = jax.nn.softmax(teacher_of(run)(run.problem.prepare(augment_key, batch_of(0))["image"]) / 2.0)
     # The heads start at zero, so that the student finds every class equally probable.
     divergence = (teaches * jnp.log(10 * teaches)).sum(axis=-1).mean()
     expected = 0.7 * np.log(10) + 0.3 * 4.0 * divergence
@@ -265,13 +208,6 @@ def rgb(folder):
     return write_classifier(folder, DIGITS, channels=3, mean=[0.5] * 3, std=[0.5] * 3)
 
 
-def zero_head(folder):
-    classifier = vit_jax.load(write_classifier(folder / "full", DIGITS))
-    params = classifier.params | {"head": jax.tree.map(np.zeros_like, classifier.params["head"])}
-    vit_jax.save(dataclasses.replace(classifier, params=params), folder / "zero", to="workdir")
-    return folder / "zero"
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -279,11 +215,10 @@ def zero_head(folder):
         (lambda folder: write_classifier(folder, "012345678"), r"has 9 classes, and the data 10; valid: a teacher of"),
         (
             lambda folder: write_classifier(folder, "abcdefghij"),
-            r"has a class 'a'; valid: .* or task.teacher_classes 'nu",
+            r"has a class 'a'; valid: .* or task.options.teacher_classes 'nu",
         ),
-        (lambda folder: GOLDEN / "timm_vit", r"has .* classes, and the data 10|has a class"),
-        (rgb, r"takes images of 3 channels; valid with data.channels 1: a teacher of 1"),
-        (zero_head, r"head/kernel is zero throughout"),
+        (rgb, r"takes images of 3 channels; valid with data.channels 1: one of 1"),
+        (lambda folder: write_classifier(folder, DIGITS, scale=0.0), r"head/kernel is zero throughout"),
         (
             lambda folder: write_classifier(folder, DIGITS, task={"options": {"loss_type": "sigmoid"}}),
             r"was trained for classification without a softmax",
@@ -292,28 +227,29 @@ def zero_head(folder):
 )
 def test_a_teacher_that_does_not_fit_is_refused(make, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        build.experiment(config_with(make(tmp_path)))
+        experiment(config_with(make(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task__options__teacher": None}, r"task.teacher is not set; valid for distillation: a work directory"),
-        ({"task__name": "classification"}, r"task.teacher is '.*', but task.name is 'classification', which has none"),
         (
-            {"task__options__teacher": None, "task__name": "classification", "task__options__kind": "hard"},
-            r"has no option 'kind'",
+            {"task__options__teacher": None},
+            r"task.options.teacher is not set; valid for distillation: a work directory",
         ),
-        ({"task__options__teacher_classes": "order"}, r"task.teacher_classes is 'order'; valid: names, numbers"),
-        ({"task__options__teacher_revision": "main"}, r"task.teacher_revision is 'main', but .* is a work directory"),
+        ({"task__name": "classification"}, r"task 'classification' has no option 'teacher'"),
+        (
+            {"task__options__teacher_revision": "main"},
+            r"task.options.teacher_revision is 'main', but .* is a work directory",
+        ),
         ({"task__options__teacher_step": "7"}, r"has no checkpoint of step 7"),
-        ({"task__options__kind": "warm"}, r"task.kind is 'warm'; valid: hard, soft"),
+        ({"task__options__kind": "warm"}, r"task.options.kind is 'warm'; valid: hard, soft"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes, message, teacher):
     with pytest.raises(InputError, match=message):
-        build.experiment(config_with(teacher, **changes))
+        experiment(config_with(teacher, **changes))
 
 
 def test_a_missing_teacher_ends_the_command_with_one_line(tmp_path):

@@ -1,0 +1,219 @@
+"""Every task keeps the contract: one row of ROWS for each file of vit_jax/tasks, and the same checks for all."""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY, scaled
+
+from vit_jax.build import plugins
+from vit_jax.errors import InputError
+from vit_jax.ops.keys import example_streams
+from vit_jax.training import optimizer as optimizers
+from vit_jax.training.evaluation import make_eval_step
+from vit_jax.training.problem import Problem, forward, without_masked_rows
+from vit_jax.training.state import make_init
+from vit_jax.training.step import make_train_step
+from vit_jax.types import Field, Fields, Placement, class_fields
+
+NAMES = tuple("abcdefgh")
+IMAGE = {"image": Field("image", (8, 8, 3), "uint8")}
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+IMAGES[:, 0, 0, 0] = 32 * np.arange(8)  # the number of an image, which a teacher can read
+QUARTERS = RNG.integers(-1, 3, (8, 2, 2))  # a class for each patch; -1 is ignored
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A companion that knows the eight images."""
+
+    def zeros(self):
+        """No parameters."""
+        return {}
+
+    def apply(self, params, images):
+        """Sure of the right class."""
+        return 8.0 * jax.nn.one_hot(jnp.round((images[:, 0, 0, 0] + 1.0) * 127.5 / 32), 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A task on eight images of 8x8 pixels.
+
+    fields: of the data.
+    arrays: of the batch, without the images.
+    options: of the task.
+    companions: that it learns with.
+    falls_to: share of its first loss that is left after 100 steps on the same eight images.
+    """
+
+    fields: Fields
+    arrays: dict[str, np.ndarray]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    companions: dict[str, Any] = dataclasses.field(default_factory=dict)
+    falls_to: float = 0.1
+
+
+LABELS = {"label": np.arange(8, dtype=np.int32)}
+CLASSES = class_fields(NAMES) | IMAGE
+SMALL_DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp_dim": 32}
+ROWS = {
+    "classification": Row(CLASSES, LABELS),
+    "distillation": Row(CLASSES, LABELS, {"teacher": "of this test"}, {"teacher": Teacher()}),
+    # Patches of noise are learned slowly: each image has its own.
+    "masked_autoencoder": Row(IMAGE, {}, SMALL_DECODER, falls_to=0.5),
+    "segmentation": Row(
+        IMAGE | {"mask": Field("mask", (8, 8), names=NAMES[:3])},
+        {"mask": QUARTERS.repeat(4, axis=1).repeat(4, axis=2).astype(np.int32)},
+        {"dice_weight": 0.5},
+        falls_to=0.3,
+    ),
+}
+EVERY = pytest.mark.parametrize("name", ROWS)
+
+
+def test_every_task_has_a_row():
+    assert sorted(ROWS) == plugins.names("task")
+
+
+@functools.cache
+def problem(name):
+    row = ROWS[name]
+    task = plugins.create_task(name, row.fields, **row.options)
+    encoder = plugins.create_encoder("vit", TINY["vit"].variant, **TINY["vit"].options)
+    return Problem(task.wrap(encoder), task, scaled, row.companions)
+
+
+@functools.cache
+def started(name):
+    """First state, and the compiled step."""
+    optimizer = optimizers.create("adam", schedule=lambda step: 0.01)
+    step = jax.jit(make_train_step(problem(name), optimizer, log_every_steps=1))
+    state = jax.jit(lambda: make_init(problem(name), optimizer, moving_average=False)(0, batch_of(name)))()
+    return state, step
+
+
+def batch_of(name, size=8):
+    arrays = {"image": IMAGES, **ROWS[name].arrays, "index": np.arange(8, dtype=np.uint32)}
+    return {key: x[:size] for key, x in arrays.items()}
+
+
+def outputs_of(name, batch, *, train=False):
+    state, _ = started(name)
+    prepared = without_masked_rows(scaled(None, batch))
+    key = jax.random.key(0)
+    rngs = {"dropout": key, **example_streams(key, batch["index"])}
+    outputs, _ = forward(
+        problem(name),
+        prepared,
+        params=state.params,
+        variables=state.variables,
+        rngs=rngs,
+        train=train,
+        companions={each: {} for each in ROWS[name].companions} if train else None,
+    )
+    return outputs, prepared
+
+
+def loss_of(metrics):
+    total, count = metrics["loss"]
+    return float(total) / float(count)
+
+
+@EVERY
+def test_an_unknown_option_is_refused(name):
+    with pytest.raises(InputError, match=f"task {name!r} has no option 'colour'"):
+        plugins.create_task(name, ROWS[name].fields, colour=1)
+
+
+@EVERY
+def test_a_checkpoint_describes_it_and_its_inference(name):
+    for task in (problem(name).task, problem(name).task.inference()):
+        about = plugins.describe(task)
+        assert plugins.create_task(about["name"], task.fields, **about["options"]) == task
+
+
+@EVERY
+@pytest.mark.parametrize("train", [False, True])
+def test_the_loss_is_a_number_for_each_example(name, train):
+    outputs, batch = outputs_of(name, batch_of(name), train=train)
+    task = problem(name).task
+    for values in (task.loss(outputs, batch), task.weight(batch)):
+        chex.assert_shape(values, (8,))
+        chex.assert_type(values, jnp.float32)
+        assert jnp.isfinite(values).all() and (values >= 0).all()
+    metrics = task.metrics(outputs, batch, train=train)
+    assert "loss" not in metrics
+    for pair in metrics.values():
+        chex.assert_shape(pair, ())
+        chex.assert_type(pair, jnp.float32)
+
+
+@EVERY
+def test_an_example_does_not_depend_on_its_neighbours(name):
+    task = problem(name).task
+    whole, part = (task.loss(*outputs_of(name, batch_of(name, size))) for size in (8, 3))
+    np.testing.assert_allclose(whole[:3], part, rtol=1e-5)
+
+
+@EVERY
+def test_jit_equals_eager(name):
+    batch = batch_of(name)
+    eager, _ = outputs_of(name, batch)
+    compiled, _ = jax.jit(functools.partial(outputs_of, name))(batch)
+    chex.assert_trees_all_close(compiled, eager, atol=1e-5)
+
+
+@EVERY
+def test_masked_rows_change_nothing(name):
+    """The rows beyond the first three are NaN: loss, gradient (as Adam keeps it) and rows are those of three."""
+    state, step = started(name)
+    filled = batch_of(name)
+    for key in ("image", *(key for key, x in filled.items() if np.issubdtype(x.dtype, np.floating))):
+        filled[key] = filled[key].astype(np.float32)
+        filled[key][3:] = np.nan
+    filled["is_example"] = (np.arange(8) < 3).astype(np.float32)
+    (new, metrics), (expected, of_three) = step(state, filled), step(state, batch_of(name, 3))
+    assert metrics["skipped_steps"][0] == 0
+    chex.assert_trees_all_close(new.opt_state, expected.opt_state, atol=1e-5)
+    chex.assert_trees_all_close(metrics, of_three, rtol=1e-4)
+    rows = sorted(problem(name).task.rows)
+    evaluate = jax.jit(make_eval_step(problem(name), row_names=rows))
+    learned = {"params": state.params, "variables": state.variables}
+    (sums, rows), (of_three, three_rows) = evaluate(learned, filled), evaluate(learned, batch_of(name, 3))
+    chex.assert_trees_all_close(sums, of_three, rtol=1e-4)
+    chex.assert_trees_all_close({key: x[:3] for key, x in rows.items()}, three_rows, atol=1e-5)
+
+
+@EVERY
+def test_eight_examples_are_learned_by_heart(name):
+    state, step = started(name)
+    losses = []
+    for _ in range(100):
+        state, metrics = step(state, batch_of(name))
+        losses.append(loss_of(metrics))
+    assert losses[-1] < ROWS[name].falls_to * losses[0]
+    assert int(state.skipped) == 0
+
+
+@EVERY
+def test_results_are_text_and_pictures_of_the_original_image(name):
+    outputs, _ = outputs_of(name, batch_of(name, 2))
+    placements = [Placement((40, 60), (10.0, 0.0, 50.0, 40.0), (8, 8)), Placement.whole((8, 8))]
+    results = problem(name).task.inference().results(jax.tree.map(np.asarray, outputs), placements)
+    assert len(results) == 2
+    for result, placement in zip(results, placements, strict=True):
+        assert result.line() and "\n" not in result.line()
+        assert result.json() == json.loads(json.dumps(result.json()))
+        height, width = placement.image_size
+        picture = result.draw(Image.new("RGB", (width, height)))
+        assert picture is None or (picture.width >= width and picture.height >= height)
+        assert all(file.size == (width, height) for file in result.files().values())

@@ -1,0 +1,7 @@
+"""DeiT in the format of Google's `.npz`: written as a ViT with its options, as which it is also read."""
+
+from vit_jax.pretrained.vit.google import unsupported, warnings, write
+
+__all__ = ["KINDS", "unsupported", "warnings", "write"]
+
+KINDS = ()

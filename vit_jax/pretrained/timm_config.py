@@ -1,0 +1,150 @@
+"""What timm's config.json says for every family.
+
+Source: timm 1.0's models/_hub.py and data/transforms_factory.py.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.images.transforms import INTERPOLATION, Preprocessing
+from vit_jax.errors import InputError
+from vit_jax.pretrained.description import classification, numbered_classes
+from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
+from vit_jax.pretrained.files import Files
+
+GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
+ACT_LAYER = {ours: theirs for theirs, ours in GELU.items()}
+
+
+def read_head(files: Files, head: str, **options: Any) -> dict[str, Any]:
+    """Return `task` and `fields` of a `Description`; nothing without a head.
+
+    Args:
+        files: the checkpoint.
+        head: name of the head, `head.fc`.
+        **options: of the classification.
+    """
+    assert files.config is not None, files.name
+    if f"{head}.weight" not in files.tensors and not files.config.get("num_classes", 0):
+        return {}
+    return classification(_class_names(files, f"{head}.weight"), **options)
+
+
+def _class_names(files: Files, head_name: str) -> tuple[str, ...]:
+    """Read the names in config.json, or else numbers; as many as the head has."""
+    assert files.config is not None, files.name
+    pretrained = files.config.get("pretrained_cfg") or files.config
+    names = files.config.get("label_names") or pretrained.get("label_names")
+    head = files.tensors.get(head_name)
+    count = files.config.get("num_classes", 0) if head is None else len(head)
+    if names and len(names) != count:
+        raise InputError(f"{files.name}: label_names has {len(names)} names, but {head_name} has {count} classes")
+    return tuple(map(str, names)) if names else numbered_classes(count)
+
+
+def read_preprocessing(
+    name: str, pretrained: dict[str, Any], image_size: tuple[int, int], channels: int
+) -> Preprocessing:
+    """Read what timm's evaluation transform does.
+
+    Args:
+        name: of the checkpoint, for messages.
+        pretrained: `pretrained_cfg` of config.json.
+        image_size: height and width in pixels.
+        channels: of the images.
+    """
+    interpolation = pretrained.get("interpolation") or "bicubic"
+    if interpolation not in INTERPOLATION:
+        raise InputError(f"{name}: interpolation {interpolation!r} is not supported; valid: {', '.join(INTERPOLATION)}")
+    crop_mode = pretrained.get("crop_mode") or "center"
+    if crop_mode not in ("center", "squash"):
+        raise InputError(f"{name}: crop_mode {crop_mode!r} is not supported; valid: center, squash")
+    fraction = pretrained.get("crop_pct") or 0.875
+    height, width = (math.floor(side / fraction) for side in image_size)
+    mean = np.resize(np.asarray(pretrained.get("mean") or (0.485, 0.456, 0.406), float), channels)
+    std = np.resize(np.asarray(pretrained.get("std") or (0.229, 0.224, 0.225), float), channels)
+    return Preprocessing(
+        image_size=image_size,
+        channels=channels,
+        resize="shortest_edge" if crop_mode == "center" else "exact",
+        crop_fraction=fraction if crop_mode == "center" else 1.0,
+        resize_to=(height, width) if crop_mode == "squash" else None,
+        crop_offset="nearest",
+        interpolation=interpolation,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+    )
+
+
+def config(
+    model: ExportModel,
+    architecture: str,
+    *,
+    num_features: int,
+    global_pool: str,
+    model_args: dict[str, Any],
+    fixed_input_size: bool,
+    classifier: str | list[str],
+) -> dict[str, Any]:
+    """Return config.json, as `save_for_hf` writes it.
+
+    Args:
+        model: what is written.
+        architecture: a function of timm.
+        num_features: dimension of the pooled vector.
+        global_pool: how the model pools.
+        model_args: all arguments of the function but the number of classes.
+        fixed_input_size: whether the model takes images of its size alone.
+        classifier: names of the heads.
+    """
+    num_classes = len(model.class_names)
+    there = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "num_features": num_features,
+        "global_pool": global_pool,
+        "model_args": model_args | {"num_classes": num_classes},
+        "pretrained_cfg": {
+            **data_config(model.preprocessing),
+            "fixed_input_size": fixed_input_size,
+            "num_classes": num_classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": classifier,
+        },
+    }
+    return there if model.task is None else there | {"label_names": list(model.class_names)}
+
+
+def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the preprocessing as `pretrained_cfg` has it."""
+    height, width = preprocessing.image_size
+    return {
+        "input_size": [preprocessing.channels, height, width],
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": _crop_pct(preprocessing) or height / preprocessing.resize_target[0],
+        "crop_mode": "squash" if preprocessing.resize == "exact" else "center",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
+def _crop_pct(preprocessing: Preprocessing) -> float | None:
+    """Find the share that gives `resize_target` if both sides are divided by it and rounded down, as timm does."""
+    target, size = preprocessing.resize_target, preprocessing.image_size
+    shares = [after / before for after, before in zip(size, target, strict=True)]
+    for share in (preprocessing.crop_fraction, *shares, *np.nextafter(shares, 0).tolist()):
+        if tuple(math.floor(side / share) for side in size) == target:
+            return share
+    return None
+
+
+def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]:
+    """List what `pretrained_cfg` cannot express of the preprocessing."""
+    found = unsupported_cut(preprocessing, "nearest")
+    if _crop_pct(preprocessing) is None:
+        valid = f"in proportion to data.image_size {preprocessing.image_size}"
+        found.insert(0, Unsupported("data.resize_to", preprocessing.resize_target, valid))
+    return found
