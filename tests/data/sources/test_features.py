@@ -75,7 +75,7 @@ def test_further_labels_and_arrays_have_to_be_asked_for(tmp_path):
     coarse = sources.open_source("small", "train", str(tmp_path), names=("image", "coarse_label"))
     with pytest.raises(InputError, match="example 0 of small train has the class in coarse_label -1; valid: 0 to 1"):
         coarse[0]
-    with pytest.raises(InputError, match="has no field 'mask'; it has image, label, age, coarse_label"):
+    with pytest.raises(InputError, match="has no field 'mask'; it has image, label, coarse_label, age"):
         sources.open_source("small", "train", str(tmp_path), names=("mask",))
 
 
