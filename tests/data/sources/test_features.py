@@ -88,7 +88,7 @@ def test_a_dataset_without_images_is_refused(tmp_path):
     features = tfds.features.FeaturesDict({"label": ANIMALS, "text": tfds.features.Text()})
     write_dataset(tmp_path / "small" / "1.0.0", features, [{"label": 0, "text": "a"}])
     with pytest.raises(
-        InputError, match="dataset 'small' has the features (label, text|text, label); valid: one called image"
+        InputError, match=r"dataset 'small' has the features (label, text|text, label); valid: one called image"
     ):
         sources.open_source("small", "train", str(tmp_path))
 
