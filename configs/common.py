@@ -115,7 +115,8 @@ def _data() -> ConfigDict:
     # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2
     data.split_seed = 0
-    # Fields of the examples to use, ("image", "mask"); empty is all that there are.
+    # Fields of the examples to use, ("image", "mask"); empty is all but arrays and further labels. With ("image",) a
+    # folder may have any layout.
     data.fields = ()
     # Of a folder: leave out images that cannot be decoded, with a warning; otherwise they stop the run before step 1.
     data.skip_corrupt = False

@@ -164,7 +164,7 @@ def test_contact_sheet_shows_each_image_in_its_place():
         (["show", "shapes", "--out", "OUT", "--augment", "x"], "--augment is 'x'; valid: crop, none, .*randaugment"),
         (["show", "shapes", "--out", "OUT", "--augment", "none", "--config", "a.py"], "--config or --augment"),
         (["show", "shapes", "--out", "OUT", "--count", "0"], "--count must be 1 or more"),
-        (["show", "shapes", "--out", "OUT", "--config", "no.py"], "config file no.py does not exist"),
+        (["show", "shapes", "--out", "OUT", "--config", "no.py"], "config no.py does not exist"),
         (["draw"], "draw"),
         ([], "ACTION"),
     ],

@@ -200,7 +200,7 @@ def test_the_search_stops_at_its_limit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/no.py"], "config file configs/no.py does not exist"),
+        (["--config=configs/no.py"], "config configs/no.py does not exist"),
         ([*DIGITS, "--config.batch_siz=3"], "the config has no key 'batch_siz'; nearest: 'batch_size'"),
         ([*DIGITS, "--config.batch_size=9"], "batch_size 9 is not a multiple of the 8 devices"),
         ([*DIGITS, "--config.accumulate_steps=3"], "accumulate_steps is 3"),

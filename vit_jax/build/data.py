@@ -115,6 +115,7 @@ class Splits:
         """
         if section.folder is not None:
             options = {"eval_fraction": section.eval_fraction, "split_seed": section.split_seed}
+            options["labelled"] = tuple(section.fields) != ("image",)
             return cls(section, folder.open_folder(section.folder, **options))
         if section.name is None:
             raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
@@ -131,7 +132,8 @@ class Splits:
             options = {"skip_corrupt": section.skip_corrupt, "max_pixels": section.max_image_pixels}
             source = self.images.source(split, **options)
         else:
-            source = tfds_sources.open_source(section.name, split, section.data_dir)
+            names = section.fields or None
+            source = tfds_sources.open_source(section.name, split, section.data_dir, names=names)
         return source.only(section.fields) if section.fields else source
 
     def held_out(self, training_split: str) -> dict[str, str]:

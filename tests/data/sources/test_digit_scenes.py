@@ -1,4 +1,4 @@
-"""The digits drawn for every kind of task: what their fields say of the pixels, and that no test digit is trained on."""
+"""The digits drawn for every kind of task: fields that agree with the pixels, and no test digit in training."""
 
 import io
 

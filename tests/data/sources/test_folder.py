@@ -310,8 +310,8 @@ def test_worker_processes_read_what_threads_read(tmp_path):
     source = folder.open_folder(str(tmp_path), eval_fraction=0).source("train")
     for workers in (0, 2):
         batches = list(Streaming(Pipeline(source, PREPROCESSING), num_workers=workers).eval_batches(Share(4)))
-        pixels = np.concatenate([batch["image"][batch["mask"] > 0, 0, 0, 0] for batch in batches])
-        labels = np.concatenate([batch["label"][batch["mask"] > 0] for batch in batches])
+        pixels = np.concatenate([batch["image"][batch["is_example"] > 0, 0, 0, 0] for batch in batches])
+        labels = np.concatenate([batch["label"][batch["is_example"] > 0] for batch in batches])
         assert (pixels.tolist(), labels.tolist()) == ([10] * 3 + [200] * 3, [0, 0, 0, 1, 1, 1])
 
 

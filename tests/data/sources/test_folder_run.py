@@ -126,3 +126,12 @@ def test_evaluate_can_leave_unreadable_images_out(run, tmp_path, capsys):
     assert "--skip-corrupt" in capsys.readouterr().err
     assert main([*arguments, "--skip-corrupt"]) == 0
     assert json.loads(capsys.readouterr().out)["test/examples"] == 15
+
+
+def test_with_the_field_image_alone_a_folder_may_have_any_layout(tmp_path):
+    from vit_jax.build.data import Splits
+
+    add(tmp_path, "1.png", "a/2.png", "a/b/3.png")
+    config = small_config(data__folder=str(tmp_path), data__fields=("image",))
+    source = Splits.of(config.data).open("train")
+    assert source.fields.keys() == {"image"} and len(source) == 2

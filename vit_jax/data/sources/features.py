@@ -52,7 +52,8 @@ def features_of(features: Any) -> dict[str, Feature]:
         Name -> feature, `image` first; further labels and arrays last.
     """
     found: dict[str, Feature] = {}
-    for key, feature in dict(features or {}).items():
+    # Sorted, since what TFDS reads from a file comes in another order in each process; names that are ours come first.
+    for key, feature in sorted(dict(features or {}).items(), key=lambda item: (item[0] not in BY_DEFAULT, item[0])):
         if (mapped := _feature(key, feature)) is not None:
             found[_name(key, mapped.field, found)] = mapped
     if "instances" in found:
