@@ -33,7 +33,7 @@ FILL = (128, 128, 128)
 
 
 def sheet(name: str, rows: list[tuple[str, list[np.ndarray]]]) -> None:
-    """Writes a picture with a labelled row of tiles, `[TILE_PX, TILE_PX, 3]` uint8, for each entry."""
+    """Write a picture with a labelled row of tiles, `[TILE_PX, TILE_PX, 3]` uint8, for each entry."""
     columns = max(len(tiles) for _, tiles in rows)
     step = TILE_PX + GAP_PX
     picture = Image.new("RGB", (LABEL_PX + columns * step, GAP_PX + len(rows) * step), "white")
@@ -84,7 +84,7 @@ def host() -> list[tuple[str, list[np.ndarray]]]:
 
 
 def device() -> list[tuple[str, list[np.ndarray]]]:
-    """What is done inside the compiled step; the partner in mixing is a mirrored copy in other colours."""
+    """Show what is done inside the compiled step; the partner in mixing is a mirrored copy in other colours."""
     photo = PREPROCESSING(PHOTO)
     other = np.asarray(ops.hue(Image.fromarray(photo[:, ::-1]), 0.4))
     chosen = {

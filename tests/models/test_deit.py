@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDEN
+from tiny import classification
 
 import vit_jax
 from vit_jax.errors import InputError
 from vit_jax.models import vit
 from vit_jax.models.deit import VARIANTS, create
-from vit_jax.tasks.classification import Classification
 
 
 def num_params(model):
@@ -29,12 +29,12 @@ def test_the_paper_has_these():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_counts(variant):
     row, encoder = VARIANTS[variant], create(variant)
-    assert num_params(Classification(1000, distillation_head=True).wrap(encoder)) == row.params
+    assert num_params(classification(1000, distillation_head=True).wrap(encoder)) == row.params
     assert round(row.params / 1e6) == row.paper_params_millions
     assert (encoder.hidden_dim, encoder.depth, encoder.mlp_dim) == (row.hidden_dim, row.depth, row.mlp_dim)
     assert (encoder.num_heads, encoder.patch_size) == (row.num_heads, row.patch_size)
     # Without distillation it has as many as the ViT of its size.
-    plain = Classification(1000).wrap(create(variant, distillation_token=False))
+    plain = classification(1000).wrap(create(variant, distillation_token=False))
     assert num_params(plain) == vit.VARIANTS[variant].params
 
 

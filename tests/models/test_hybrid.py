@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import classification
 
 from vit_jax.errors import InputError
 from vit_jax.layers.norm import GroupNorm
 from vit_jax.layers.resnet import StdConv, stage_grids
 from vit_jax.models.hybrid import VARIANTS, create
-from vit_jax.tasks.classification import Classification
 
 IMAGES = jax.random.normal(jax.random.key(7), (2, 32, 48, 3))
 TINY = {"hidden_dim": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "resnet_stages": (1, 1), "resnet_width": 32}
@@ -37,7 +37,7 @@ def test_table_has_the_published_variants():
 def test_parameter_count_is_the_published_one(variant):
     row = VARIANTS[variant]
     model = create(variant)
-    wrapped = Classification(1000).wrap(model)
+    wrapped = classification(1000).wrap(model)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(lambda x: wrapped.init(jax.random.key(0), x, train=False), images)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == row.params

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from tiny import classification
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.layers.roles import roles_of
 from vit_jax.models.pvt import VARIANTS, create
 from vit_jax.parallel import sharding
-from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer as optimizers
 
 SMALL = {"hidden_dims": (8, 12, 16), "depths": (1, 2, 1), "num_heads": (1, 2, 4), "mlp_ratios": (2, 1.5, 2)}
@@ -46,7 +46,7 @@ def test_table_has_the_published_variants():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variant_has_the_published_parameters_and_flops(variant):
     row, encoder = VARIANTS[variant], create(variant)
-    model = Classification(1000).wrap(encoder)
+    model = classification(1000).wrap(encoder)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)["params"]
     counted = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, params["encoder"])]

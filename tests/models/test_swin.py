@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import classification
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.layers.roles import roles_of
 from vit_jax.models.swin import VARIANTS, create
 from vit_jax.parallel.sharding import partition
-from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 24, 44, 3)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_parameters_and_flops_are_the_published_ones(variant):
     row = VARIANTS[variant]
     encoder = create(variant)
     images = jax.ShapeDtypeStruct((1, row.image_size, row.image_size, 3), jnp.float32)
-    model = Classification(1000).wrap(encoder)
+    model = classification(1000).wrap(encoder)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == row.params

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import classification
 
 from vit_jax.errors import InputError
 from vit_jax.layers.roles import Role, roles_of
 from vit_jax.layers.tokens_to_token import performer_attention, split_grids
 from vit_jax.models.t2t import VARIANTS, create
-from vit_jax.tasks.classification import Classification
 from vit_jax.training import optimizer
 
 IMAGES = jax.random.normal(jax.random.key(7), (2, 32, 48, 3))
@@ -45,7 +45,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(variant):
     for field in ("tokens_type", "hidden_dim", "depth", "mlp_dim", "num_heads"):
         assert getattr(model, field) == getattr(row, field)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    wrapped = Classification(1000).wrap(model)
+    wrapped = classification(1000).wrap(model)
     params = jax.eval_shape(lambda x: wrapped.init(jax.random.key(0), x, train=False), images)["params"]
     assert count(params) == row.params
     # The authors' model keeps its table of positions among the parameters.

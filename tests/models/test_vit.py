@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import classification
 
 from vit_jax.errors import InputError
 from vit_jax.layers.patch_embed import POSEMB
 from vit_jax.models.vit import POOLING, VARIANTS, create
-from vit_jax.tasks.classification import Classification
 
 IMAGES = jax.random.normal(jax.random.key(7), (2, 8, 12, 3))
 
@@ -38,7 +38,7 @@ def test_table_has_the_published_variants():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameter_count_is_the_published_one(variant):
     row = VARIANTS[variant]
-    model = Classification(1000).wrap(create(variant))
+    model = classification(1000).wrap(create(variant))
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)["params"]
     assert count(params) == row.params

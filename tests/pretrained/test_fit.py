@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.layers.roles import Role, kernel, trace
+from vit_jax.layers.roles import trace
 from vit_jax.models import hybrid, swin, vit
 from vit_jax.ops.posemb import resize_grid
 from vit_jax.ops.windows import resize_table
-from vit_jax.pretrained.report import Found, adapt_channels, fit, zero_heads
+from vit_jax.pretrained.report import Found, adapt_channels, fit
+from vit_jax.tasks.classification import zero_heads
 
 SMALL = {"hidden_dim": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2}
 SMALL_SWIN = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "mlp_ratio": 2.0}
@@ -64,7 +65,7 @@ def test_what_has_another_role_is_refused():
         fitted(traced(model, 16, 16, 3), traced(model.clone(mlp_dim=32), 16, 16, 3))
 
 
-def test_heads_that_are_zero_are_found_by_their_role():
-    roles = {"head/kernel": kernel(1, kind="head"), "other/kernel": Role("head"), "fc/kernel": kernel(1)}
-    params = {name: {"kernel": np.zeros((2, 2))} for name in ("head", "fc")} | {"other": {"kernel": np.ones((2, 2))}}
-    assert zero_heads(params, roles) == ["head/kernel"]
+def test_heads_that_are_zero_are_found():
+    params = {name: {"kernel": np.zeros((2, 2))} for name in ("head", "fc")}
+    assert zero_heads(params) == ["head/kernel"]
+    assert zero_heads({"head": {"kernel": np.eye(2)}}) == []

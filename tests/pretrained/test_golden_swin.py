@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import vit_jax
+from vit_jax.layers.roles import Role
 from vit_jax.ops import windows
 from vit_jax.pretrained.report import Found, fit
 
@@ -167,7 +168,7 @@ def test_a_table_of_biases_for_another_window_is_resized_and_reported():
     table = rng.normal(size=(13, 13, 3)).astype(np.float32)
     found = Found({path: table}, {path: "theirs"}, ["theirs"])
     template = {path: np.zeros((23, 15, 3))}
-    params, report = fit(found, template, source="there", antialias=True)
+    params, report = fit(found, template, roles={path: Role("bias_table")}, source="there", antialias=True)
     np.testing.assert_array_equal(params[path], windows.resize_table(table, (23, 15)))
     assert report.resized == {path: ((13, 13), (23, 15))}
 

@@ -138,7 +138,7 @@ def test_biases_and_scale_of_the_backbones_attention(changed, golden):
         ({"tokens_type": "convolution"}, "tokens_type 'convolution' is not supported; valid: performer, transformer"),
         ({"img_size": 96}, r"pos_embed has shape \[1, 17, 48\], but .* grid of 6x6 tokens need \[1, 37, 48\]"),
         ({"img_size": "64"}, "img_size is '64'; valid: one number, or height and width"),
-        ({"num_heads": 5}, "model.hidden_dim 48 is not divisible by model.num_heads 5"),
+        ({"num_heads": 5}, "model.options.hidden_dim 48 is not divisible by model.options.num_heads 5"),
         ({"embed_dim": 64}, r"pos_embed has shape \[1, 17, 48\]"),
         ({"token_dim": 8}, r"tokens_to_token.attention1.kqv.bias gives .*layer1/key/bias \[16\], not \[8\]"),
         ({"depth": 3}, r"it lacks blocks.2.attn.qkv.weight, "),
