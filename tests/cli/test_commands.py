@@ -100,7 +100,7 @@ def test_evaluate_another_split_as_a_table(trained, capsys):
         (["evaluate", "--model", ""], "'' does not exist; valid: a work directory of train.py"),
         (["predict", "--model", "", "x.png"], "the name of the model is empty; valid: a work directory"),
         (["convert", "TRAINED", "", "--to", "timm"], "the name of the destination is empty; valid: a folder"),
-        (["plan", "--config", "/nowhere/configs/x.py"], "x.py does not exist; valid here: none, as there is no folder"),
+        (["plan", "--config", "/nowhere/configs/x.py"], "x.py does not exist; valid: a Python file, cifar10"),
         (["predict", "--model", "TRAINED"], "IMAGE"),
         (["trian"], "'trian'"),
         ([], "COMMAND"),
