@@ -144,6 +144,7 @@ def test_numbers_of_numpy_are_steps_and_sizes(trained):
     assert vit_jax.load(trained, step=np.int64(6)).info["step"] == 6
     assert vit_jax.load(trained, image_size=np.int64(16)).preprocessing.image_size == (16, 16)
     assert vit_jax.load(trained, image_size=np.array([16, 8])).preprocessing.image_size == (16, 8)
+    assert vit_jax.load(trained, image_size=(16, 8)).task.fields["image"].shape == (16, 8, 1)
     with pytest.raises(vit_jax.InputError, match="image_size is 0; valid: one number, or height and width"):
         vit_jax.load(trained, image_size=0)
 
