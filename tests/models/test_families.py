@@ -249,9 +249,9 @@ def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
     with pytest.raises(vit_jax.InputError, match=rf"{family} has no variant 'X/99'; valid: "):
         plugins.create_encoder(family, "X/99")
     with pytest.raises(
-        vit_jax.InputError, match=rf"{family} has no option 'heads'; nearest: 'num_heads'; valid: .*drop_path"
+        vit_jax.InputError, match=rf"{family} has no option 'drop_paths'; nearest: 'drop_path'; valid: .*norm_eps"
     ):
-        tiny(family, heads=3)
+        tiny(family, drop_paths=0.1)
     with pytest.raises(vit_jax.InputError, match=r"model.options.drop_path is 1.5; valid: at least 0 and less than 1"):
         tiny(family, drop_path=1.5)
     with pytest.raises(vit_jax.InputError, match=r"model.options.dtype is 'float16'; valid: float32, bfloat16"):
@@ -262,7 +262,7 @@ def test_an_unknown_variant_or_option_is_refused_with_the_valid_ones(family):
     ("name", "value", "valid"),
     [
         ("scan", "no", "True, False"),
-        ("qkv_bias", 1, "True, False"),
+        ("scan", 1, "True, False"),
         ("drop_path", False, "at least 0 and less than 1"),
         ("norm_eps", float("inf"), "above 0"),
         ("norm_eps", "1e-6", "above 0"),

@@ -110,7 +110,9 @@ def fit(
             adapted[path] = (array.shape[2], shape[2])
             array = adapt_channels(array, shape[2])
         if array.shape != shape:
-            raise InputError(f"{source}: {found.tensors[path]} gives {path} {list(array.shape)}, not {list(shape)}")
+            tensor = found.tensors[path]
+            what = f"{tensor} gives {path}" if tensor != path else f"{path} is"
+            raise InputError(f"{source}: {what} {list(array.shape)}, not {list(shape)}")
         params[path] = array
     missing = [path for path in template if path not in params]
     used = {found.tensors[path] for path in params}
