@@ -5,8 +5,8 @@ vit-jax predict --model runs/segmentation --out pictures scene.png
 
 Expected result: a mean_iou of 0.649, a mean_dice of 0.782 and a pixel accuracy of 0.956 on the 300 test scenes (seed
 0); calling everything background gives a pixel accuracy of 0.87.
-Hardware and time: 4 minutes 16 seconds of training and half a minute of compilation and evaluation on two CPU cores that
-other programs used as well.
+Hardware and time: 4 minutes 16 seconds of training and half a minute of compilation and evaluation on two CPU cores
+that other programs used as well.
 
 The dataset is made from scikit-learn's digits, 1,200 scenes to train on and 300 of other digits to test on. Prediction
 writes each scene in the colours of its classes, and a PNG whose values are the classes' numbers.

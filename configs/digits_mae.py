@@ -5,7 +5,7 @@ vit-jax predict --model runs/digits_mae --out pictures digit.png
 
 Expected result: a test loss of 0.28, and of the encoder's features, which never saw a label, a knn_accuracy of 0.82
 (360 test digits, seed 0).
-Hardware and time: two CPU cores, one minute and the compilation.
+Hardware and time: one and a half minutes on two CPU cores that other programs used as well, compilation included.
 
 The pictures show a digit, its visible patches and the reconstruction. Labels serve the evaluation alone: `knn` and
 `probe` judge the encoder's features. Training a classifier may start from the encoder:

@@ -50,6 +50,38 @@ def test_agrees_with_scikit_learn():
     }
 
 
+@pytest.mark.parametrize(
+    ("truth", "predicted"),
+    [
+        ([1, 1, 1], [1, 1, 1]),  # one class, all right
+        ([0, 0, 0], [2, 2, 2]),  # nothing right, and a class that is only predicted
+        ([0, 0, 1, 1], [0, 1, 1, 1]),  # a class that occurs nowhere
+        ([-1, 0, -1, 2], [1, 0, 2, 2]),  # ignored pixels, whose predictions do not count
+    ],
+)
+def test_agrees_with_scikit_learn_on_degenerate_pixels(truth, predicted):
+    """From the logits on, as the task counts the pixels."""
+    truth, predicted = np.array(truth), np.array(predicted)
+    logits = np.eye(3, dtype=np.float32)[predicted][None, None]
+    rows = {
+        "pixel_confusion": np.asarray(Segmentation(FIELDS).rows["pixel_confusion"](logits, {"mask": truth[None, None]}))
+    }
+    found = figures(mean_iou.create(FIELDS), rows)
+    pixels = truth[truth >= 0], predicted[truth >= 0]
+    assert found["mean_iou"] == pytest.approx(jaccard_score(*pixels, average="macro"), rel=1e-12)
+    assert found["mean_dice"] == pytest.approx(f1_score(*pixels, average="macro"), rel=1e-12)
+
+
+def test_ignored_pixels_alone_have_no_figures():
+    mask = np.full((2, 1, 4), -1)
+    rows = {
+        "pixel_confusion": np.asarray(
+            Segmentation(FIELDS).rows["pixel_confusion"](np.zeros((2, 1, 4, 3)), {"mask": mask})
+        )
+    }
+    assert all(math.isnan(value) for value in figures(mean_iou.create(FIELDS), rows).values())
+
+
 def test_tables_and_picture():
     shown = files(mean_iou.create(FIELDS), ROWS)
     assert shown["iou.csv"] == [

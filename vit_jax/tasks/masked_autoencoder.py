@@ -147,7 +147,7 @@ class MaskedAutoencoderModel(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"], noise: Float[Array, "b n"], *, train: bool) -> Reconstruction:
-        """Masks images and reconstructs them.
+        """Mask images and reconstruct them.
 
         Args:
             images: `[B, H, W, C]`, normalised.
@@ -293,7 +293,7 @@ class MaskedAutoencoder(Task):
     def forward(
         self, given: Forward, batch: Batch, *, rngs: Mapping[str, jax.Array], train: bool
     ) -> tuple[Reconstruction, Variables]:
-        """Hide patches of each image, drawn from its key in `rngs["mask"]`, and reconstructs them."""
+        """Hide patches of each image, drawn from its key in `rngs["mask"]`, and reconstruct them."""
         images = batch["image"]
         return given.apply(images, self._noise(given.model, images, rngs["mask"]), train=train, rngs=rngs)
 
