@@ -102,6 +102,7 @@ def test_evaluate_another_split_as_a_table(trained, capsys):
         (["convert", "TRAINED", "", "--to", "timm"], "the name of the destination is empty; valid: a folder"),
         (["plan", "--config", "/nowhere/configs/x.py"], "x.py does not exist; valid: a Python file, cifar10"),
         (["predict", "--model", "TRAINED"], "IMAGE"),
+        (["evaluate", "--model", "TRAINED", "--data", "digits"], "unrecognized arguments: --data digits"),
         (["trian"], "'trian'"),
         ([], "COMMAND"),
     ],

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from typing import Any
 
 from vit_jax.cli.errors import one_line_errors
 from vit_jax.system import malloc
@@ -29,7 +30,11 @@ EPILOG = """examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says what is wrong in one line."""
+    """argparse that says what is wrong in one line, and takes no flag for another whose name it begins."""
+
+    def __init__(self, *args: Any, **options: Any):
+        """Take what `argparse.ArgumentParser` takes."""
+        super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str):
         """End the process with exit status 2."""
