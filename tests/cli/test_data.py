@@ -135,6 +135,19 @@ def test_captions(label, caption):
     assert examples.caption({"label": np.array(label)}, class_fields(list("abcd"), several=several)) == caption
 
 
+def test_show_moves_boxes_as_training_does(tmp_path):
+    config = tmp_path / "boxes.py"
+    config.write_text(
+        "from configs import digit_scenes_segmentation\n\n\ndef get_config():\n"
+        "    config = digit_scenes_segmentation.get_config().unlock()\n"
+        "    config.data.fields = ('image', 'mask', 'boxes')\n    config.data.augment.flip = {}\n"
+        "    return config.lock()\n"
+    )
+    out = tmp_path / "boxes.png"
+    assert status("data", "show", "digit_scenes", "--out", out, "--config", config, "--count", 4) == 0
+    assert Image.open(out).width > 48
+
+
 def test_contact_sheet_shows_each_image_in_its_place():
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     images = [np.full((4, 4, 3), colour, np.uint8) for colour in colours]

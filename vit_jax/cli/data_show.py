@@ -117,7 +117,7 @@ def _as_trained_on(args: argparse.Namespace) -> _Drawn:
     run = build.experiment(config)
     count = min(args.count, len(run.train_loader))
     batch = next(run.train_loader.train_batches(Share(count), seed=args.seed, start_step=0, total_steps=1))
-    batch = jax.device_get(run.problem.prepare(jax.random.key(args.seed), batch))
+    batch = jax.device_get(jax.jit(run.problem.prepare)(jax.random.key(args.seed), batch))
     fields = {name: field for name, field in run.problem.task.fields.items() if name in batch}
     preprocessing = run.info["preprocessing"]
     for name, field in fields.items():
