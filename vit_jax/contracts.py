@@ -190,6 +190,14 @@ class Task:
     model_options: ClassVar[tuple[str, ...]] = ()
     """Options that say what the model is; a run with init.source takes them from there unless they are given."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that the head tells apart, in its order; empty for a task without classes.
+
+        A warm start keeps the head of the same task if these names are the same.
+        """
+        return ()
+
     def wrap(self, encoder: nn.Module) -> nn.Module:
         """Add the head: a module that has the encoder as `encoder`."""
         raise NotImplementedError

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, set_key, small_config
 from flax.traverse_util import flatten_dict
+from tiny import IMAGE_FIELD
 
 import train
 import vit_jax
 from vit_jax.build.experiment import experiment
 from vit_jax.build.info import from_info
+from vit_jax.build.warm_start import keeps_head
 from vit_jax.errors import InputError
+from vit_jax.info import new_info
+from vit_jax.types import class_fields
 
 OPEN = {
     f"data__{key}": None
@@ -132,6 +136,15 @@ def test_resuming_needs_the_source_no_more_and_changes_nothing(changed, tmp_path
     assert train.train(config_from(copy.folder, **options), parts) == 0
     assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
     chex.assert_trees_all_equal(vit_jax.load(whole).params, vit_jax.load(parts).params)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("masked_autoencoder", True), ("classification", False)])
+def test_the_datas_classes_say_nothing_of_the_head_of_a_task_without_classes(name, kept):
+    old = class_fields(["cat", "dog"]) | IMAGE_FIELD
+    task = {"name": name, "options": {}}
+    info = new_info(model={}, task=task, fields=old, preprocessing={})
+    assert keeps_head("auto", info, task, class_fields(["oak", "elm"]) | IMAGE_FIELD) is kept
+    assert keeps_head("auto", info, task, old)
 
 
 @pytest.mark.parametrize("options", [{"optimizer__freeze_encoder": True}, {"optimizer__freeze_blocks": 2}])

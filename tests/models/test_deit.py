@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from tiny import classification
+from tiny import Tiny, classification
 
 import vit_jax
 from vit_jax.errors import InputError
 from vit_jax.models import vit
 from vit_jax.models.deit import VARIANTS, create
+
+TINY = Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20)))
 
 
 def num_params(model):

@@ -7,19 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import classification
+from tiny import Tiny, classification
 
 from vit_jax.errors import InputError
 from vit_jax.layers.norm import GroupNorm
 from vit_jax.layers.resnet import StdConv, stage_grids
 from vit_jax.models.hybrid import VARIANTS, create
 
+TINY = Tiny(
+    "R50+B/16",
+    {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2, "resnet_stages": (1, 1), "resnet_width": 32},
+    ((32, 32), (16, 48)),
+)
 IMAGES = jax.random.normal(jax.random.key(7), (2, 32, 48, 3))
-TINY = {"hidden_dim": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "resnet_stages": (1, 1), "resnet_width": 32}
+SMALL = {"hidden_dim": 16, "depth": 1, "mlp_dim": 24, "num_heads": 2, "resnet_stages": (1, 1), "resnet_width": 32}
 
 
 def tiny(variant="R50+B/16", **overrides):
-    return create(variant, **TINY | overrides)
+    return create(variant, **SMALL | overrides)
 
 
 def init(model, images=IMAGES):

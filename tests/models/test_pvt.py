@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from tiny import classification
+from tiny import Tiny, classification
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
@@ -15,6 +15,12 @@ from vit_jax.models.pvt import VARIANTS, create
 from vit_jax.parallel import sharding
 from vit_jax.training import optimizer as optimizers
 
+TINY = Tiny(
+    "B0",
+    {"hidden_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 2, 3, 4), "mlp_ratios": (2, 2, 2, 2)},
+    ((64, 64), (64, 36)),  # smaller ones are reduced to a single key, which attention learns nothing from
+    without=("fewer tokens",),  # keys and values are a convolution of the whole map
+)
 SMALL = {"hidden_dims": (8, 12, 16), "depths": (1, 2, 1), "num_heads": (1, 2, 4), "mlp_ratios": (2, 1.5, 2)}
 SMALL |= {"reductions": (4, 2, 1), "strides": (4, 2, 2)}
 FIRST = SMALL | {"patch_sizes": (4, 2, 2)}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import classification
+from tiny import Tiny, classification
 
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
@@ -15,6 +15,12 @@ from vit_jax.models.swin import VARIANTS, create
 from vit_jax.parallel.sharding import partition
 from vit_jax.training import optimizer
 
+TINY = Tiny(
+    "T/2",
+    {"embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "mlp_ratio": 2.0},
+    ((32, 32), (24, 44)),
+    without=("fewer tokens",),  # its windows are full
+)
 IMAGES = np.random.default_rng(0).normal(size=(2, 24, 44, 3)).astype(np.float32)
 
 

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import classification
+from tiny import Tiny, classification
 
 from vit_jax.errors import InputError
 from vit_jax.layers.patch_embed import POSEMB
 from vit_jax.models.vit import POOLING, VARIANTS, create
 
+TINY = Tiny("Ti/4", {"hidden_dim": 16, "depth": 2, "mlp_dim": 24, "num_heads": 2}, ((16, 16), (8, 20)))
 IMAGES = jax.random.normal(jax.random.key(7), (2, 8, 12, 3))
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import small_config, write_classifier
-from tiny import TINY
+from families import TINY
 
 from vit_jax.build import experiment as build
 from vit_jax.build import plugins

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import classification
+from tiny import LABEL_FIELDS, LABELS, TaskRow, classification
 
 from vit_jax.errors import InputError
 from vit_jax.models.vit import create
 from vit_jax.tasks.classification import Classification, Prediction
 from vit_jax.types import Field, Placement
 
+ROW = TaskRow(LABEL_FIELDS, LABELS)
 LOG = np.log
 THIRDS = jnp.log(jnp.array([[1.0, 2.0, 5.0]]))
 """Logits whose softmax is 1/8, 2/8, 5/8."""

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import TINY
 from PIL import Image
-from tiny import TINY
+from tiny import IMAGE_FIELD, TaskRow
 
 import vit_jax
 from vit_jax.build import plugins
@@ -16,6 +17,14 @@ from vit_jax.contracts import Forward
 from vit_jax.errors import InputError
 from vit_jax.tasks.masked_autoencoder import MaskedAutoencoder, Reconstruction, num_kept
 from vit_jax.types import Field, Placement
+
+# Patches of noise are learned slowly: each image has its own.
+ROW = TaskRow(
+    IMAGE_FIELD,
+    {},
+    {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp_dim": 32},
+    falls_to=0.5,
+)
 
 FIELDS = {"image": Field("image", (None, None, 1), "uint8")}
 SMALL = {"decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp_dim": 12}

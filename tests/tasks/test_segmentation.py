@@ -4,14 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import TINY
 from PIL import Image
-from tiny import TINY, classification
+from tiny import IMAGE_FIELD, TaskRow, classification
 
 from vit_jax.build import plugins
 from vit_jax.errors import InputError
 from vit_jax.tasks.segmentation import UNSEEN, Segmentation
 from vit_jax.types import IGNORED, Field, Placement
 
+QUARTERS = np.random.default_rng(0).integers(-1, 3, (8, 2, 2))  # a class for each patch; -1 is ignored
+ROW = TaskRow(
+    IMAGE_FIELD | {"mask": Field("mask", (8, 8), names=("a", "b", "c"))},
+    {"mask": QUARTERS.repeat(4, axis=1).repeat(4, axis=2).astype(np.int32)},
+    {"dice_weight": 0.5},
+    falls_to=0.3,
+)
 FIELDS = {"image": Field("image"), "mask": Field("mask", names=("sky", "road"))}
 LOG = np.log
 # One image of 1x3 pixels; probabilities of the first class 1/4, 1/2, 1/8.

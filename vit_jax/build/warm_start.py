@@ -8,9 +8,10 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from vit_jax.build import plugins
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.info import Info, class_names_of, fields_of
+from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
@@ -59,16 +60,30 @@ def keeps_head(head: str, old: Info, task: dict[str, Any], fields: Fields) -> bo
     """
     if head not in HEAD:
         raise InputError(f"init.head is {head!r}; valid: {', '.join(HEAD)}")
-    same_task = old["task"] is not None and old["task"]["name"] == task["name"]
-    return head == "keep" or (head == "auto" and same_task and same_names(_names(old), class_names_of(fields)))
+    if head != "auto" or old["task"] is None or old["task"]["name"] != task["name"]:
+        return head == "keep"
+    return same_names(_class_names(old["task"], fields_of(old)), _class_names(task, fields))
 
 
-def _names(info: Info) -> tuple[str, ...]:
-    return class_names_of(fields_of(info))
+def _class_names(task: dict[str, Any] | None, fields: Fields) -> tuple[str, ...]:
+    return () if task is None else plugins.create_task(task["name"], fields, **task["options"]).class_names
 
 
 def _is_head(path: str) -> bool:
     return not path.startswith("encoder/") or path.startswith("encoder/pre_logits/")
+
+
+def _in_the_datas_order(heads: dict[str, np.ndarray], opened: Opened, info: Info) -> dict[str, np.ndarray]:
+    """Put the classes of heads that are taken over into the order of the data's."""
+    old = _class_names(opened.info["task"], fields_of(opened.info))
+    new = _class_names(info["task"], fields_of(info))
+    if len(old) != len(new):
+        raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
+    if old == new or not same_names(old, new):
+        return heads
+    if info["task"]["name"] != "classification":
+        raise InputError(f"the classes of {opened.source} are in another order than the data's; valid: init.head 'new'")
+    return reordered_heads(heads, old, new)
 
 
 def open_trained(
@@ -156,21 +171,14 @@ def warm_start(
         InputError: leaves not accounted for, or a head that cannot be kept.
     """
     template = flax.traverse_util.flatten_dict(traced.shapes, sep="/")
-    old, new = _names(opened.info), _names(info)
     encoder = {path: x for path, x in opened.found.arrays.items() if not _is_head(path)}
     heads = {path: x for path, x in opened.found.arrays.items() if _is_head(path)}
     if not keeps_head(head, opened.info, info["task"], fields_of(info)):
         replaced = [path for path in {*template, *heads} if _is_head(path)]
         allow = [*allow, *replaced, *(opened.found.tensors.get(path, path) for path in replaced)]
         heads = {}
-    elif len(old) != len(new):
-        raise InputError(f"init.head is 'keep', but {opened.source} has {len(old)} classes and the data {len(new)}")
-    elif old != new and same_names(old, new):
-        if info["task"]["name"] != "classification":
-            raise InputError(
-                f"the classes of {opened.source} are in another order than the data's; valid: init.head 'new'"
-            )
-        heads = reordered_heads(heads, old, new)
+    else:
+        heads = _in_the_datas_order(heads, opened, info)
     found = dataclasses.replace(opened.found, arrays=encoder | heads)
     fitted = fit(
         found,

@@ -22,7 +22,7 @@ from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.inference.attention_maps import attention_of
 from vit_jax.inference.images import read_images
-from vit_jax.info import Info, class_names_of, fields_of
+from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
@@ -164,7 +164,7 @@ class Predictor:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes by number, in the order of a classifier's logits; empty without a task or classes."""
-        return () if self.task is None else class_names_of(self.fields)
+        return () if self.task is None else self.task.class_names
 
     @property
     def encoder(self) -> Any:

@@ -1,4 +1,4 @@
-"""Counts the matrix products of a function, of any model and task."""
+"""Counts matrix products: of any function, by tracing it, and of a classifier, by its model's formula."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,6 +22,24 @@ def matrix_flops(function: Callable, *args: Any) -> int:
         60
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def classifier_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
+    """Return the FLOPs of a classifier's forward pass of one image by the model's own formula.
+
+    A training step takes three times as many. The patches' tokens are not asked for; the head counts with the products
+    of its kernels. None if the model has no formula.
+
+    Args:
+        encoder: with `flops`.
+        params: abstract; all that is not in `encoder` is the head.
+        shape: of an image, `(H, W, channels)`.
+    """
+    if not hasattr(encoder, "flops"):
+        return None
+    head = {name: leaf for name, leaf in params.items() if name != "encoder"}
+    kernels = [math.prod(leaf.shape) for leaf in jax.tree.leaves(head) if len(leaf.shape) > 1]
+    return encoder.flops(shape[:2], shape[2], patch_tokens=False) + 2 * sum(kernels)
 
 
 def _count(jaxpr: Any) -> int:

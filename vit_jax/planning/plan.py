@@ -194,24 +194,6 @@ def available_memory(device: Any) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
-def matrix_flops(encoder: Any, params: Any, shape: tuple[int, int, int]) -> int | None:
-    """Return the FLOPs of a classifier's products in one image's forward pass by the model's formula.
-
-    A training step takes three times as many. The patches' tokens are not asked for; the head counts with the products
-    of its kernels. None if the model has no formula.
-
-    Args:
-        encoder: with `flops`.
-        params: abstract; all that is not in `encoder` is the head.
-        shape: of an image, `(H, W, channels)`.
-    """
-    if not hasattr(encoder, "flops"):
-        return None
-    head = {name: leaf for name, leaf in params.items() if name != "encoder"}
-    kernels = [math.prod(leaf.shape) for leaf in jax.tree.leaves(head) if len(leaf.shape) > 1]
-    return encoder.flops(shape[:2], shape[2], patch_tokens=False) + 2 * sum(kernels)
-
-
 def bounds(*, flops: float, memory_bytes: float, sent_bytes: float, rates: Rates) -> list[Bound]:
     """Return the times that a device's arithmetic, memory traffic and messages take at the given rates.
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
-from vit_jax.info import class_names_of
 from vit_jax.types import Fields
 
 ALLOWED_DIFFERENCES = (
@@ -44,7 +43,7 @@ class ExportModel:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits; empty without a head."""
-        return () if self.task is None else class_names_of(self.fields)
+        return () if self.task is None else self.task.class_names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from vit_jax.build import plugins
     from vit_jax.cli.commands.convert import image_size
     from vit_jax.parallel import strategy as parallel
-    from vit_jax.planning import hardware, plan, throughput
+    from vit_jax.planning import flops, hardware, throughput
     from vit_jax.types import class_fields
 
     size = image_size(args.image_size)
@@ -70,7 +70,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     model = task.wrap(encoder)
     image = jnp.zeros((1, *size, 3))
     variables: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
-    forward = plan.matrix_flops(encoder, variables["params"], (*size, 3))
+    forward = flops.classifier_flops(encoder, variables["params"], (*size, 3))
     train = not args.infer
     speed = throughput.measure(
         model,
@@ -83,7 +83,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         windows=args.windows,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    flops = None if forward is None else float(forward * args.batch_size * (3 if train else 1))
+    of_a_step = None if forward is None else float(forward * args.batch_size * (3 if train else 1))
     peak = hardware.peak_of(jax.devices())
     device = jax.devices()[0]
     return {
@@ -96,8 +96,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         **options,
         "attention": getattr(encoder, "attention", None),
         **dataclasses.asdict(speed),
-        "formula_flops": flops,
-        "mfu": flops / speed.step_seconds / peak.flops if flops and peak else None,
+        "formula_flops": of_a_step,
+        "mfu": of_a_step / speed.step_seconds / peak.flops if of_a_step and peak else None,
         "peak_flops": peak.flops if peak else None,
         "peak_origin": peak.origin if peak else f"unknown for {device.device_kind}, so no MFU",
     }
