@@ -150,11 +150,10 @@ def _crop_pct(preprocessing: Preprocessing) -> float | None:
 def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]:
     """List what `pretrained_cfg` cannot express of the preprocessing."""
     found = unsupported_cut(preprocessing, "nearest")
-    target = preprocessing.resize_target
-    if preprocessing.resize != "exact" and preprocessing.resize != _by_edge(target):
-        found.append(
-            Unsupported("data.resize", preprocessing.resize, f"{_by_edge(target)}, for {target[0]}x{target[1]} px")
-        )
+    rows, columns = preprocessing.resize_target
+    if preprocessing.resize not in ("exact", _by_edge((rows, columns))):
+        valid = f"{_by_edge((rows, columns))}, for {rows}x{columns} px"
+        found.append(Unsupported("data.resize", preprocessing.resize, valid))
     if _crop_pct(preprocessing) is None:
         valid = f"in proportion to data.image_size {preprocessing.image_size}"
         found.insert(0, Unsupported("data.resize_to", preprocessing.resize_target, valid))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from types import ModuleType
 from typing import Any
 
@@ -173,10 +174,7 @@ class Picture:
             box: left, top, right, bottom in pixels of the image.
             reduction: see `decode`.
         """
-        x, y = (
-            -(-self.width // reduction) - self.width / reduction,
-            -(-self.height // reduction) - self.height / reduction,
-        )
+        x, y = (math.ceil(side / reduction) - side / reduction for side in (self.width, self.height))
         x = x if self._opened.orientation in metadata.FROM_THE_RIGHT else 0
         y = y if self._opened.orientation in metadata.FROM_THE_BOTTOM else 0
         left, top, right, bottom = box

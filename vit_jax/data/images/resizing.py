@@ -55,8 +55,8 @@ def _by_pillow(
     image, method = picture.decode(reduction), INTERPOLATION[interpolation]
     box = picture.in_reduced(box, reduction)
     if strip:  # Pillow's boxes are of single precision
-        x, y, *end = _around(box, size, (image.height, image.width))
-        image, box = image.crop((x, y, *end)), _moved(box, x, y)
+        around = _around(box, size, (image.height, image.width))
+        image, box = image.crop(around), _moved(box, around[0], around[1])
     height, width = size
     if width * (box[3] - box[1]) > max(_MOST_BETWEEN, height * image.width):
         image = image.resize((image.width, height), method, box=(0, box[1], image.width, box[3]))
@@ -89,8 +89,8 @@ def _around(box: Box, size: tuple[int, int], image_size: tuple[int, ...]) -> tup
     """Return whole pixels of an image, all that resizing a box to a size looks at."""
     (left, top, right, bottom), (height, width) = box, size
     x, y = (_REACH * max(scale, 1) for scale in ((right - left) / width, (bottom - top) / height))
-    start = max(math.floor(left - x), 0), max(math.floor(top - y), 0)
-    return *start, min(math.ceil(right + x), image_size[1]), min(math.ceil(bottom + y), image_size[0])
+    end = min(math.ceil(right + x), image_size[1]), min(math.ceil(bottom + y), image_size[0])
+    return max(math.floor(left - x), 0), max(math.floor(top - y), 0), *end
 
 
 def _moved(box: Box, x: int, y: int) -> Box:
