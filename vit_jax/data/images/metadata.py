@@ -1,6 +1,8 @@
 """What a file says of its pixels: which way up they are; and the file without all that its pixels do not need."""
 
+import contextlib
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +11,9 @@ from PIL import Image
 _ORIENTATION = 0x0112
 _XMP = ("XML:com.adobe.xmp", "xmp")
 """Pillow's names of XMP data in `Image.info`."""
+_TELLING = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+"""Keywords of texts in a PNG file that may tell the orientation."""
+_MOST_TEXT = 2**20  # bytes
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,10 +43,10 @@ class Bare(NamedTuple):
 def orientation(image: Image.Image) -> int:
     """Return which way up an image is stored, 1 to 8 as EXIF numbers them; 1 where nothing readable says so."""
     for bearer in (image, _bearer({name: value for name, value in image.info.items() if name in _XMP})):
-        try:
-            return _valid(bearer.getexif().get(_ORIENTATION))
-        except Exception:  # whatever damaged EXIF data lead Pillow to
-            continue
+        with contextlib.suppress(Exception):  # whatever damaged EXIF data lead Pillow to
+            found = bearer.getexif().get(_ORIENTATION)
+            if found is not None:
+                return _valid(found)
     return 1
 
 
@@ -125,10 +130,24 @@ def _without_png(data: bytes) -> Bare:
             kept.append(data[place:end])
         elif kind == b"eXIf":
             info["exif"] = body
-        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0"):
-            info["xmp"] = body
+        elif kind in (b"iTXt", b"zTXt") and body.startswith(_TELLING):
+            name, text = _text(kind, body)
+            info[name] = text
         place = end
     return Bare(b"".join(kept), orientation(_bearer(info)))
+
+
+def _text(kind: bytes, body: bytes) -> tuple[str, str]:
+    """Read keyword and text of a chunk `iTXt` or `zTXt`, or as much of it as is of use; see PNG, 11.3.3."""
+    keyword, _, rest = body.partition(b"\0")
+    packed = kind == b"zTXt" or rest.startswith(b"\1")
+    text = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    if packed:
+        try:
+            text = zlib.decompressobj().decompress(text, _MOST_TEXT)
+        except zlib.error:
+            text = b""
+    return keyword.decode("latin-1"), text.decode("latin-1")
 
 
 _NEEDED = {

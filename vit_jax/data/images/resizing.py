@@ -23,6 +23,8 @@ _MOST_CUT_OFF = 2**22  # pixels that are resized and then cut off
 _MOST_BETWEEN = 2**27  # pixels between Pillow's two passes, the first of which is along the rows
 _REACH = 4  # pixels on each side that a filter looks at, and one more; times the scale where it shrinks
 
+_ROUNDING = 2**-10  # of a pixel, so that whole numbers stay what they are
+
 
 def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Reading) -> np.ndarray:
     """Return what a geometry makes of an image: `[height, width, C]` uint8.
@@ -75,7 +77,10 @@ def _by_opencv(picture: Picture, box: Box, size: tuple[int, int], reduction: int
     x, y, right_end, bottom_end = _around(box, size, pixels.shape[:2])
     left, top, right, bottom = _moved(box, x, y)
     x_scale, y_scale = (right - left) / width, (bottom - top) / height
-    matrix = [[x_scale, 0.0, left + (x_scale - 1) / 2], [0.0, y_scale, top + (y_scale - 1) / 2]]
+    # `cv2.resize` takes the centres of pixels, and for the nearest pixel their corners, rounded down.
+    corner = _ROUNDING - 0.5
+    x_shift, y_shift = (corner, corner) if interpolation == "nearest" else ((x_scale - 1) / 2, (y_scale - 1) / 2)
+    matrix = [[x_scale, 0.0, left + x_shift], [0.0, y_scale, top + y_shift]]
     return cv2.warpAffine(
         pixels[y:bottom_end, x:right_end],
         np.array(matrix),
