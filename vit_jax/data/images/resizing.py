@@ -19,8 +19,10 @@ INTERPOLATION = {
 WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "nearest": "INTER_NEAREST"}
 """Names in OpenCV."""
 
-_MOST_CUT_OFF = 2**22  # pixels that are resized and then cut off
-_MOST_BETWEEN = 2**27  # pixels between Pillow's two passes, the first of which is along the rows
+MOST_CUT_OFF = 2**22
+"""Pixels that are resized and then cut off, at most."""
+MOST_BETWEEN = 2**27
+"""Pixels between Pillow's two passes, the first of which is along the rows, if it can be fewer."""
 _REACH = 4  # pixels on each side that a filter looks at, and one more; times the scale where it shrinks
 
 _ROUNDING = 2**-10  # of a pixel, so that whole numbers stay what they are
@@ -37,7 +39,7 @@ def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Re
     """
     box, size, (top, left, height, width) = geometry.box, geometry.resized, geometry.cut
     # Of a strip the resized whole would be huge. Else it is resized as a whole, to the last bit like other libraries.
-    strip = size[0] * size[1] > height * width + _MOST_CUT_OFF
+    strip = size[0] * size[1] > height * width + MOST_CUT_OFF
     if strip:
         box, size, top, left = geometry.kept, (height, width), 0, 0
     ratio = min((box[3] - box[1]) / size[0], (box[2] - box[0]) / size[1])
@@ -60,7 +62,7 @@ def _by_pillow(
         around = _around(box, size, (image.height, image.width))
         image, box = image.crop(around), _moved(box, around[0], around[1])
     height, width = size
-    if width * (box[3] - box[1]) > max(_MOST_BETWEEN, height * image.width):
+    if width * (box[3] - box[1]) > max(MOST_BETWEEN, height * image.width):
         image = image.resize((image.width, height), method, box=(0, box[1], image.width, box[3]))
         box = (box[0], 0, box[2], height)
     return np.asarray(image.resize((width, height), method, box=box))
