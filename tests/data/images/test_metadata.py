@@ -198,7 +198,8 @@ def test_tiff(compression, orientation):
     check(replaced(data, 274, entry(274, 2, 2, b"6\0\0\0")), 1)
     if compression == "raw":
         check(encoded("TIFF", big_tiff=True, tiffinfo={274: orientation}), orientation)
-    assert decode(Image.open(io.BytesIO(data)), 3).width == (24 if orientation == 6 else 40)
+    opened = Image.open(io.BytesIO(encoded("TIFF", compression=compression, tiffinfo={274: orientation})))
+    assert decode(opened, 3).width == (24 if orientation == 6 else 40)
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")

@@ -42,11 +42,15 @@ class Bare(NamedTuple):
 
 def orientation(image: Image.Image) -> int:
     """Return which way up an image is stored, 1 to 8 as EXIF numbers them; 1 where nothing readable says so."""
-    for bearer in (image, _bearer({name: value for name, value in image.info.items() if name in _XMP})):
-        with contextlib.suppress(Exception):  # whatever damaged EXIF data lead Pillow to
-            found = bearer.getexif().get(_ORIENTATION)
-            if found is not None:
-                return _valid(found)
+    with contextlib.suppress(Exception):  # whatever damaged EXIF data lead Pillow to
+        found = image.getexif().get(_ORIENTATION)
+        if found is not None:
+            return _valid(found)
+    for xmp in (image.info.get(name) for name in _XMP):
+        text = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
+        found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', text) if isinstance(text, bytes) else None
+        if found:
+            return int(found[1])
     return 1
 
 
