@@ -126,7 +126,8 @@ def _data() -> ConfigDict:
     # Height and width of the model's input in pixels; 1 (grey) or 3 (RGB) channels.
     data.image_size = (224, 224)
     data.channels = 3
-    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the ratio); then a centre crop.
+    # exact (resize to image_size, changing the aspect ratio) or shortest_edge (keep the ratio; the longer side rounded
+    # down, or with shortest_edge_nearest to the nearest pixel); then a centre crop.
     data.resize = "exact"
     # Share of each side that the crop keeps after shortest_edge, in (0, 1]; or height and width before the crop.
     data.crop_fraction = 1.0

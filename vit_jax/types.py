@@ -1,6 +1,7 @@
 """Data that travels between the parts: fields, batches, features, placements, the training state."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -145,6 +146,20 @@ class Placement:
         """Pixels of the original for each pixel of the input, along x and y."""
         left, top, right, bottom = self.box
         return (right - left) / self.input_size[1], (bottom - top) / self.input_size[0]
+
+    @property
+    def whole_box(self) -> tuple[int, int, int, int]:
+        """The box in whole pixels of the original; of a strip, too, at least one pixel wide and high.
+
+        Example:
+            >>> Placement((9, 1), (0.0, 4.5, 1.0, 5.5), (8, 8)).whole_box
+            (0, 4, 1, 6)
+            >>> Placement((8, 1), (0.0, 3.5, 1.0, 4.5), (8, 8)).whole_box
+            (0, 4, 1, 5)
+        """
+        left, top, right, bottom = self.box
+        x, y = min(round(left), math.ceil(right) - 1), min(round(top), math.ceil(bottom) - 1)
+        return x, y, max(round(right), x + 1), max(round(bottom), y + 1)
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """Map points `[..., 2]` (x, y) of the input to the original image.

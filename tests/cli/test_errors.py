@@ -1,11 +1,14 @@
-"""How a command ends when Ctrl-C comes."""
+"""How a command ends when Ctrl-C comes, and which warnings are shown."""
 
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import ROOT
+
+from vit_jax.cli.errors import one_line_errors
 
 IN_IMPORT = """
 try:
@@ -33,3 +36,13 @@ def test_ctrl_c_is_one_line_whatever_it_comes_in(tmp_path, work, output):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
     )
     assert (result.returncode, result.stdout, result.stderr) == (130, output, "program: interrupted\n")
+
+
+def test_a_warning_is_a_line_unless_it_is_pillows(monkeypatch, capsys):
+    """What Pillow says of an image names no file."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    warnings.simplefilter("always")
+    with one_line_errors("vit-jax predict"):
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/lib/PIL/TiffImagePlugin.py", 1)
+        warnings.warn_explicit("2 images were skipped", UserWarning, "/lib/vit_jax/data/sources/files.py", 1)
+    assert capsys.readouterr().err == "vit-jax predict: 2 images were skipped\n"

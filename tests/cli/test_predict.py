@@ -121,6 +121,28 @@ def test_a_folder_stands_for_all_that_decodes_in_it(photo, capsys):
     assert len(out.splitlines()) == 3 and "damaged.png" in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("out", [False, True])
+def test_encoded_images_are_kept_until_the_batch_is_full_only_to_be_drawn_on(out, tmp_path, monkeypatch, capsys):
+    held = set()
+
+    class Content(bytes):
+        def __del__(self):
+            held.discard(id(self))
+
+    def read():
+        content = Content(encoded(half_bright()))
+        held.add(id(content))
+        return content
+
+    inputs = [image_inputs.ImageInput(name, name, read) for name in "abcdefgh"]
+    monkeypatch.setattr(image_inputs, "find_images", lambda names, on_error: iter(inputs))
+    seen, model = [], bright_predictor()
+    predict = type(model).predict
+    monkeypatch.setattr(type(model), "predict", lambda *args, **kw: seen.append(len(held)) or predict(*args, **kw))
+    assert status("any", "--batch-size", 4, *(["--out", tmp_path / "out"] if out else [])) == 0
+    assert seen == ([4, 5] if out else [1, 1])
+
+
 def test_a_folder_without_images_is_an_error(tmp_path, photo, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()

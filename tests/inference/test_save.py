@@ -177,6 +177,10 @@ TIMM = [
     {"data": {"resize": "shortest_edge", "crop_fraction": 0.875, "crop_offset": "nearest"}},
     {"data": {"resize": "shortest_edge", "resize_to": (19, 19), "crop_offset": "nearest", "interpolation": "box"}},
     {"data": {"resize_to": (20, 40)}, "image_size": (16, 32)},
+    {
+        "data": {"resize": "shortest_edge_nearest", "crop_fraction": 0.9, "crop_offset": "nearest"},
+        "image_size": (16, 32),
+    },
 ]
 GOOGLE = [
     {"names": ("0", "1", "2"), "pooling": "gap"},
@@ -242,6 +246,16 @@ REFUSED = [
         "huggingface",
         {"data": {"resize": "shortest_edge"}, "image_size": (8, 16)},
         "data.resize 'shortest_edge' (valid: exact, for 8x16 px); formats that can: workdir; to write",
+    ),
+    (
+        "huggingface",
+        {"data": {"resize": "shortest_edge_nearest"}},
+        "data.resize 'shortest_edge_nearest' (valid: shortest_edge)",
+    ),
+    (
+        "timm",
+        {"data": {"resize": "shortest_edge", "crop_offset": "nearest"}, "image_size": (8, 16)},
+        "data.resize 'shortest_edge' (valid: shortest_edge_nearest, for 8x16 px)",
     ),
     ("timm", {"norm_eps": 1e-12}, "model.norm_eps 1e-12 (valid: 1e-06, 1e-05); formats that can: huggingface, workdir"),
     ("timm", {"representation_size": 8}, "model.representation_size 8 (valid: None); formats that can: google, work"),

@@ -142,6 +142,9 @@ def test_a_picture_has_the_original_size_and_changes_within_the_inputs_place_alo
     assert (visible[:40, 100:140] == 128).all()  # in a hidden patch, away from the bicubic edge
     assert (whole[:100, 100:500] == 255).all()
     assert result.json() == {"loss": pytest.approx(result.loss)} and "mean squared error" in result.line()
+    strip = Placement((200, 1), (0.0, 99.5, 1.0, 100.5), (2, 4))
+    [result] = task.results(outputs, [strip])
+    assert result.draw(Image.new("RGB", (1, 200))).height >= 200
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,10 @@ class TestInTheOriginalImage:
         result = self.result(Placement((6, 6), (-2, 0, 6, 6), (6, 8)))
         np.testing.assert_array_equal(result.mask, np.repeat([[0, 0, 1, 1, 1, 1]], 6, axis=0))
 
+    def test_of_a_strip_one_pixel_is_said(self):
+        result = self.result(Placement((1, 200), (99.5, 0.0, 100.5, 1.0), (6, 8)))
+        assert np.flatnonzero(result.mask != IGNORED).tolist() == [100] and result.mask.shape == (1, 200)
+
     def test_the_written_mask_holds_the_classes_numbers(self):
         result = self.result(Placement((6, 20), (2, 0, 10, 6), (6, 8)))
         written = result.files()["mask.png"]

@@ -8,7 +8,8 @@ from vit_jax.build import plugins
 from vit_jax.contracts import Prepare, Source
 from vit_jax.data.augment.stages import HostAugmentation, PlacingAugmentation, StepAugmentation
 from vit_jax.data.images.decoding import Reading
-from vit_jax.data.images.transforms import WITHOUT_ANTIALIAS, Preprocessing
+from vit_jax.data.images.resizing import WITHOUT_ANTIALIAS
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.data.loading.loader import Loader
 from vit_jax.data.loading.memory import InMemory
 from vit_jax.data.loading.pipeline import Pipeline, bound

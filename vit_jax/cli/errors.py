@@ -30,7 +30,12 @@ def one_line_errors(program: str) -> Iterator[None]:
     Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged and for
     the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
     """
-    warnings.showwarning = lambda message, *_: print(f"{program}: {message}", file=sys.stderr)
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+        if os.path.basename(os.path.dirname(filename)) != "PIL":  # whose warnings, of an image's metadata, name no file
+            print(f"{program}: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
     try:
         with _interruptible_imports(program):
             yield

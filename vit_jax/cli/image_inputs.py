@@ -63,7 +63,7 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
 def files_of_images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Return the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
 
-    A file counts if Pillow knows its content, or its ending, so that a damaged image is not passed over in silence.
+    A file counts by its ending, so that a damaged image is not passed over in silence, or else by its content.
     """
     paths = []
     for parent, folders, files in os.walk(folder):
@@ -114,11 +114,15 @@ def _url_stem(url: str) -> str:
 def _is_image(path: pathlib.Path) -> bool:
     from PIL import Image
 
+    from vit_jax.data.images import formats
+
+    if formats.is_image(path):
+        return True
     try:
-        with Image.open(path):
+        with Image.open(path, formats=formats.formats()):
             return True
-    except Exception:  # Pillow raises many kinds for damaged files
-        return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
+    except Exception:  # Pillow raises many kinds for what is no image
+        return False
 
 
 class _File:

@@ -140,7 +140,7 @@ def head_config(model: ExportModel) -> dict[str, Any]:
 def processor(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return preprocessor_config.json for the image processor that transformers 4 and 5 have for this kind of cut."""
     rows, columns = preprocessing.resize_target
-    by_edge = preprocessing.resize == "shortest_edge" and rows == columns
+    by_edge = preprocessing.resize != "exact" and rows == columns
     cut = by_edge or (rows, columns) != preprocessing.image_size
     processor = {
         "image_processor_type": f"{'CLIP' if by_edge else 'DeiT' if cut else 'ViT'}ImageProcessor",
@@ -165,8 +165,9 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
     """List what the image processors cannot express of the preprocessing."""
     found = unsupported_settings("data", preprocessing, {"interpolation": _INTERPOLATION})
     rows, columns = preprocessing.resize_target
-    if preprocessing.resize == "shortest_edge" and rows != columns:
-        found.append(Unsupported("data.resize", "shortest_edge", f"exact, for {rows}x{columns} px"))
+    if preprocessing.resize == "shortest_edge_nearest" or (preprocessing.resize == "shortest_edge" and rows != columns):
+        valid = "shortest_edge" if rows == columns else f"exact, for {rows}x{columns} px"
+        found.append(Unsupported("data.resize", preprocessing.resize, valid))
     return found + unsupported_cut(preprocessing, "floor")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.images.transforms import INTERPOLATION, Preprocessing
+from vit_jax.data.images.resizing import INTERPOLATION
+from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.pretrained.description import classification, numbered_classes
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
@@ -68,7 +69,7 @@ def read_preprocessing(
     return Preprocessing(
         image_size=image_size,
         channels=channels,
-        resize="shortest_edge" if crop_mode == "center" else "exact",
+        resize="exact" if crop_mode == "squash" else _by_edge((height, width)),
         crop_fraction=fraction if crop_mode == "center" else 1.0,
         resize_to=(height, width) if crop_mode == "squash" else None,
         crop_offset="nearest",
@@ -76,6 +77,11 @@ def read_preprocessing(
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
     )
+
+
+def _by_edge(target: tuple[int, int]) -> str:
+    """Return how timm rounds the longer side: torchvision resizes to a square, and timm itself to a rectangle."""
+    return "shortest_edge" if target[0] == target[1] else "shortest_edge_nearest"
 
 
 def config(
@@ -144,6 +150,10 @@ def _crop_pct(preprocessing: Preprocessing) -> float | None:
 def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]:
     """List what `pretrained_cfg` cannot express of the preprocessing."""
     found = unsupported_cut(preprocessing, "nearest")
+    rows, columns = preprocessing.resize_target
+    if preprocessing.resize not in ("exact", _by_edge((rows, columns))):
+        valid = f"{_by_edge((rows, columns))}, for {rows}x{columns} px"
+        found.append(Unsupported("data.resize", preprocessing.resize, valid))
     if _crop_pct(preprocessing) is None:
         valid = f"in proportion to data.image_size {preprocessing.image_size}"
         found.insert(0, Unsupported("data.resize_to", preprocessing.resize_target, valid))

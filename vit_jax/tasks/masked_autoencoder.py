@@ -212,7 +212,7 @@ class ReconstructedImage(Result):
         return panels(pictures, ["original", "visible", "reconstruction"])
 
     def _within(self, image: Image.Image, pixels: np.ndarray) -> Image.Image:
-        left, top, right, bottom = (round(side) for side in self.placement.box)
+        left, top, right, bottom = self.placement.whole_box
         part = Image.fromarray(np.squeeze(pixels, -1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
         picture = image.convert("RGB")
         picture.paste(part.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))

@@ -226,11 +226,10 @@ def _in_original(logits: Float[np.ndarray, "H W classes"], placement: Placement)
     The logits are interpolated bilinearly, one class after the other, so that a large photograph takes little memory.
     """
     height, width = placement.image_size
-    left, top, right, bottom = placement.box
+    left, top, right, bottom = placement.whole_box
     first, last = placement.to_input(np.array([[0.0, 0.0], [width, height]]))
     box = (max(first[0], 0.0), max(first[1], 0.0), *np.minimum(last, placement.input_size[::-1]).tolist())
-    rows = slice(max(round(top), 0), min(round(bottom), height))
-    columns = slice(max(round(left), 0), min(round(right), width))
+    rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
     size = (columns.stop - columns.start, rows.stop - rows.start)
     best = np.full((size[1], size[0]), -np.inf, np.float32)
     label = np.full(best.shape, IGNORED, np.int32)

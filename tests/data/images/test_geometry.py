@@ -16,6 +16,7 @@ PREPROCESSINGS = [
     Preprocessing((20, 14)),
     Preprocessing((16, 16), resize="shortest_edge"),
     Preprocessing((15, 22), resize="shortest_edge", crop_fraction=0.8, crop_offset="nearest"),
+    Preprocessing((15, 22), resize="shortest_edge_nearest", crop_fraction=0.9, crop_offset="nearest"),
     Preprocessing((12, 12), resize_to=(17, 30)),
 ]
 SIZES = [(30, 40), (57, 23), (16, 16), (9, 100)]
@@ -153,7 +154,7 @@ def test_the_numbers_of_a_file_are_kept(mode, values):
     [
         (np.zeros((2, 2, 3), np.uint8), r"array of shape \(2, 2, 3\)"),
         (np.zeros((2, 2)), "type float64; valid: whole numbers"),
-        (b"nothing", "the mask cannot be read"),
+        (b"nothing", "the mask is not an image in a format"),
         ("/nowhere/mask.png", "/nowhere/mask.png cannot be read: No such file"),
     ],
 )

@@ -1,6 +1,7 @@
 """Decoding, resizing and cropping."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -89,6 +90,25 @@ def test_the_other_edge_is_rounded_down():
     np.testing.assert_array_equal(cut(image)[:, :, 0], expected)
 
 
+@pytest.mark.parametrize(
+    ("image_size", "fraction", "size", "expected"),
+    [
+        # timm 1.0's ResizeKeepRatio, then torchvision's CenterCrop: height and width, then top and left.
+        ((145, 29), 0.875, (100, 37), ((165, 61), (10, 16))),
+        ((42, 153), 1.0, (135, 65), ((318, 153), (138, 0))),
+        ((118, 8), 0.95, (141, 374), ((124, 329), (3, 160))),
+        ((120, 134), 0.9, (181, 123), ((218, 148), (49, 7))),
+        ((10, 14), 1.0, (25, 33), ((11, 14), (0, 0))),
+    ],
+)
+def test_a_rectangle_is_covered_as_by_timm(image_size, fraction, size, expected):
+    preprocessing = Preprocessing(
+        image_size, resize="shortest_edge_nearest", crop_fraction=fraction, crop_offset="nearest"
+    )
+    geometry = preprocessing.geometry(*size)
+    assert (geometry.resized, geometry.cut[:2]) == expected
+
+
 def test_images_of_other_channels_than_pillows_are_not_decoded():
     preprocessing = Preprocessing((4, 4), channels=5, mean=(0.5,) * 5, std=(0.5,) * 5)
     with pytest.raises(InputError, match=r"images of 5 channels, which are not decoded; valid: 1 .*3"):
@@ -166,18 +186,21 @@ def test_pixels_of_unknown_range_are_refused(pixels):
         decode(encoded(Image.fromarray(pixels), "TIFF"), 3)
 
 
-def test_damaged_exif_data_are_one_line():
-    """A count of the tag's values that its type does not fit."""
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
-    exif += b"\x1a\x01\x02\0\x02\0\0\0ab\0\0" + b"\0\0\0\0"
-    with pytest.raises(InputError, match="cannot be read"):
-        decode(encoded(Image.new("L", (8, 8)), "JPEG", exif=exif), 3)
+def test_sixteen_and_twelve_bits_of_tiff():
+    levels = Image.fromarray(np.array([[0, 256, 65535]], np.uint16))
+    white_is_zero = encoded(levels, "TIFF", tiffinfo={262: 0})
+    assert np.asarray(decode(white_is_zero, 1)).tolist() == [[255, 254, 0]]
+    entries = [(256, 4, 4), (257, 4, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 1)]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in [*entries, (279, 4, 6)])
+    packed = b"II*\0" + struct.pack("<I", 14) + bytes.fromhex("000fff800123") + b"\x09\0" + directory + bytes(4)
+    assert np.asarray(decode(packed, 1)).tolist() == [[0, 255, 128, 18]]
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (b"hello", "not an image"),
+        (b"", "the image is empty"),
         (png(np.random.default_rng(0).integers(0, 255, (50, 50)))[:900], "cannot be read"),
         ("/nowhere/x.png", "/nowhere/x.png cannot be read: No such file"),
         (np.zeros((2, 2), np.float32), "type float32 is not valid"),

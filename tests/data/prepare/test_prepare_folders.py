@@ -10,6 +10,8 @@ from vit_jax.data.prepare import prepare
 from vit_jax.data.sources import tfds as sources
 from vit_jax.errors import InputError
 
+KINDS = {".TIF": "TIFF", ".tiff": "TIFF", ".jfif": "JPEG", ".ppm": "PPM"}
+
 
 @pytest.mark.parametrize("packed", [None, "w", "w:gz", "w:xz"])
 def test_a_folder_of_images_under_a_new_name(packed, tmp_path):
@@ -48,6 +50,20 @@ def test_a_folder_and_its_archive_are_split_alike(tmp_path):
     plain.write_bytes(bz2.decompress((tmp_path / "pets.tar.bz2").read_bytes()))
     prepare.prepare("three", str(plain), str(tmp_path / "out"), eval_fraction=0.0)
     assert list(sources.open_builder("three", str(tmp_path / "out")).info.splits) == ["train"]
+
+
+def test_what_pillow_reads_counts_in_an_archive(tmp_path):
+    images = {
+        f"{name}/1{ending}": encoded(random(8, 8, 3, seed=i), kind)
+        for name in "ab"
+        for i, (ending, kind) in enumerate(KINDS.items(), 10 * ord(name))
+    }
+    write(tmp_path / "in", images)
+    with tarfile.open(tmp_path / "in.tar", "w") as tar:
+        tar.add(tmp_path / "in", "in")
+    for name in ("in", "in.tar"):
+        prepare.prepare("kinds", str(tmp_path / name), str(tmp_path / f"out_{name}"), eval_fraction=0.0)
+        assert len(examples("kinds", "train", tmp_path / f"out_{name}")) == 2 * len(KINDS)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -42,6 +42,18 @@ def test_nested_folders_all_endings_and_their_order(tmp_path):
     assert source.name == f"{tmp_path} train"
 
 
+def test_what_pillow_reads_counts(tmp_path):
+    names = [f"1{ending}" for ending in (".JFIF", ".TIF", ".jp2", ".pgm", ".ppm", ".tiff")]
+    for folder_of in ("a", "b"):
+        (tmp_path / folder_of).mkdir()
+        for name in names:
+            file_format = Image.registered_extensions()[os.path.splitext(name)[1].lower()]
+            Image.new("L", (8, 8)).save(tmp_path / folder_of / name, file_format)
+    images = folder.open_folder(str(tmp_path), eval_fraction=0)
+    assert listed(images) == {"train": [f"{folder_of}/{name}" for folder_of in ("a", "b") for name in names]}
+    assert len(images.source("train")) == 12
+
+
 def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     add(tmp_path, *numbered("a", 5), *numbered("b", 5), "b/c/1.png")
     expected = listed(folder.open_folder(str(tmp_path)))
@@ -161,7 +173,7 @@ def test_the_home_folder_and_relative_paths(tmp_path, monkeypatch):
 
 
 REFUSED = [
-    ([], {}, "holds no images; valid: .*/<class>/<image>, of .bmp, .gif, .jpeg, .jpg, .png, .webp"),
+    ([], {}, r"holds no images; valid: .*/<class>/<image>, images by their endings \(.jpg, .png"),
     (["a/1.png"], {}, "one class only, 'a'; valid: a folder for each of two or more classes$"),
     (
         ["images/a/1.png", "images/b/1.png"],
@@ -235,7 +247,7 @@ def test_unreadable_images_stop_the_run_with_their_paths(damaged):
     with pytest.raises(InputError, match=r"^unreadable: 3 of 12 images of .*pets train: ") as error:
         images.source("train")
     message = str(error.value)
-    for part in ("/a/0.png is not an image", "/a/cut.png cannot be read: ", "/b/0.png cannot be read: No such file"):
+    for part in ("/a/0.png is empty", "/a/cut.png cannot be read: ", "/b/0.png cannot be read: No such file"):
         assert f"{damaged}{part}" in message
     assert message.endswith("; valid: without them, or with data.skip_corrupt=true (evaluate --skip-corrupt)")
 

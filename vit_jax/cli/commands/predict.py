@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
     names = FreeNames(args.out, args.images) if args.out is not None else None
     wrote = answered = False
-    for batch in _batches(_read(find_images(args.images, on_error=failed), predictor, max_pixels, failed), args):
+    inputs = find_images(args.images, on_error=failed)
+    for batch in _batches(_read(inputs, predictor, max_pixels, failed, keep=names is not None), args):
         results = predictor.predict([each.pixels for each in batch], **options)
         for each, result in zip(batch, results, strict=True):
             answered = True
@@ -91,7 +92,10 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Read:
-    """An image that was read: its name and stem, the encoded image or its path, and what the model takes of it."""
+    """An image that was read: its name and stem, what the model takes of it, and what is drawn on.
+
+    content: path or encoded image; None if nothing is drawn.
+    """
 
     name: str
     stem: str
@@ -121,8 +125,8 @@ def _options(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
     return options
 
 
-def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any) -> Iterator[_Read]:
-    """Read images one by one; of a photograph only what the model takes is kept."""
+def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any, *, keep: bool) -> Iterator[_Read]:
+    """Read images one by one; of a photograph only what the model takes is kept, and if `keep` the encoded image."""
     from vit_jax.errors import InputError
     from vit_jax.inference.images import read_image
 
@@ -130,7 +134,7 @@ def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any) -
         try:
             content = given.read()
             pixels = read_image(content, predictor.preprocessing, max_pixels=max_pixels)
-            yield _Read(given.name, given.stem, content, pixels)
+            yield _Read(given.name, given.stem, content if keep else None, pixels)
         except InputError as error:
             failed(InputError(_named(str(error), given.name)))
 

@@ -3,27 +3,26 @@
 import contextlib
 import dataclasses
 import functools
-import io
-import os
-import pathlib
-from collections.abc import Iterator
+import math
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from vit_jax.data.images import metadata
+from vit_jax.data.images.opening import MAX_IMAGE_PIXELS, Opened
 from vit_jax.errors import InputError
 
-MAX_IMAGE_PIXELS = 178_956_970
-"""Beyond this Pillow, too, takes an image for a decompression bomb: half a GB of RGB."""
-
 _MODES = {1: "L", 3: "RGB"}
-_ORIENTATION = 0x0112
 _END_OF_JPEG = b"\xff\xd9"
 _SEQUENTIAL = (0xC0, 0xC1)  # the frame headers of a JPEG whose rows come from the top to the bottom
 _LARGEST_BLOCK = 32  # rows that a sequential JPEG codes together, at most
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # of TIFF
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,23 +99,12 @@ def decode_numbers(value: Any, *, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndar
             )
         return array
     name = "the mask" if isinstance(value, bytes) else str(value)
-    try:
-        image = _opened(value)
-        if image.width * image.height > max_pixels:
-            raise InputError(
-                f"{name} is too large: {image.width} x {image.height} pixels; valid: at most {max_pixels} "
-                "(data.max_image_pixels)"
-            )
-        if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-            raise InputError(
-                f"{name} has the colours of mode {image.mode}; valid: a number for each pixel, grey or with a palette"
-            )
-        return np.asarray(image).astype(np.int32)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file leads Pillow to
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{name} cannot be read: {reason}") from None
+    mask = Opened(value, name, max_pixels)
+    if mask.image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
+        raise InputError(
+            f"{name} has the colours of mode {mask.image.mode}; valid: a number for each pixel, grey or with a palette"
+        )
+    return np.asarray(mask.load()).astype(np.int32)
 
 
 class Picture:
@@ -133,18 +121,10 @@ class Picture:
                 "arrays of them, normalised, given to the model itself"
             )
         self._mode = _MODES[channels]
-        self._name = "the image" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)
-        self._bytes = image if isinstance(image, bytes) else None
-        with self._errors(max_pixels):
-            # A limit that is raised has to be above Pillow's own, which cannot be given image by image.
-            if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-                Image.MAX_IMAGE_PIXELS = max_pixels
-            self._image = _opened(image)
-            self.width, self.height = self._image.size
-            if self.width * self.height > max_pixels:
-                raise Image.DecompressionBombError(f"{self.width} x {self.height} pixels")
-            self._orientation = self._image.getexif().get(_ORIENTATION, 1)
-        if self._orientation in (5, 6, 7, 8):
+        name = "the image" if isinstance(image, bytes | np.ndarray | Image.Image) else str(image)
+        self._opened = Opened(image, name, max_pixels)
+        self.width, self.height = self._opened.image.size
+        if self._opened.orientation in metadata.QUARTER_TURNS:
             self.height, self.width = self.width, self.height
 
     def decode(self, reduction: int = 1) -> Image.Image:
@@ -154,14 +134,9 @@ class Picture:
             reduction: 1, 2, 4 or 8. Only an encoded JPEG can be reduced, see `largest_reduction`; each pixel is then
                 the mean of so many squared, and those at the lower and right edge may stand for less.
         """
-        with self._errors():
-            if reduction > 1:
-                self._image.draft(None, (self._image.width // reduction, self._image.height // reduction))
-            image, file_format = self._image, self._image.format
-            image.load()
-            if self._orientation in range(2, 9):
-                image = ImageOps.exif_transpose(image)
-            image = _eight_bits(image, file_format)
+        stored = self._opened.load(reduction)
+        with self._opened.errors():
+            image = metadata.turned(_eight_bits(stored), self._opened.orientation)
             return image if image.mode == self._mode else image.convert(self._mode)
 
     def pixels(self, reduction: int = 1, *, bottom: int | None = None) -> np.ndarray:
@@ -171,11 +146,12 @@ class Picture:
             reduction: see `decode`.
             bottom: rows of the whole image from this one on are not needed, and may be missing.
         """
-        plain = isinstance(self._image, JpegImageFile) and self._image.mode in ("RGB", "L") and self._orientation == 1
+        stored, data = self._opened.image, self._opened.data
+        plain = isinstance(stored, JpegImageFile) and stored.mode in ("RGB", "L") and self._opened.orientation == 1
         # One that is cut off is left to Pillow, which refuses it.
-        if plain and self._mode == "RGB" and self._bytes is not None and self._bytes.endswith(_END_OF_JPEG):
+        if plain and self._mode == "RGB" and data is not None and data.endswith(_END_OF_JPEG):
             simplejpeg = fast_libraries()[1]
-            data, height = _cut_below(self._bytes, bottom or self.height, self.height)
+            data, height = _cut_below(data, bottom or self.height, self.height)
             sides = {"min_height": -(-height // reduction), "min_width": -(-self.width // reduction), "min_factor": 1}
             with contextlib.suppress(ValueError):  # Pillow then says what is wrong
                 return simplejpeg.decode_jpeg(data, "RGB", strict=False, **sides)
@@ -184,27 +160,25 @@ class Picture:
 
     def largest_reduction(self, ratio: float) -> int:
         """Return the largest of 1, 2, 4 and 8 that is at most `ratio`; 1 for what cannot be reduced while decoding."""
-        if self._bytes is None or not isinstance(self._image, JpegImageFile):
+        if self._opened.data is None or not isinstance(self._opened.image, JpegImageFile):
             return 1
         return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
 
-    @contextlib.contextmanager
-    def _errors(self, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[None]:
-        name = self._name
-        try:
-            yield
-        except InputError:
-            raise
-        except UnidentifiedImageError:
-            raise InputError(f"{name} is not an image in a format that Pillow reads") from None
-        except Image.DecompressionBombError as error:
-            raise InputError(
-                f"{name} is too large: {error}; valid: at most {max_pixels} pixels (data.max_image_pixels, "
-                "--max-image-pixels)"
-            ) from None
-        except Exception as error:  # whatever a damaged file, or its damaged EXIF data, leads Pillow to
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise InputError(f"{name} cannot be read: {reason}") from None
+    def in_reduced(self, box: Box, reduction: int) -> Box:
+        """Return where a box of the image lies in what `decode` and `pixels` give.
+
+        The pixels that stand for less are the last ones as the image is stored. Where it is stored from the right to
+        the left, or upwards, these come first, and all others are moved by what is missing of them.
+
+        Args:
+            box: left, top, right, bottom in pixels of the image.
+            reduction: see `decode`.
+        """
+        x, y = (math.ceil(side / reduction) - side / reduction for side in (self.width, self.height))
+        x = x if self._opened.orientation in metadata.FROM_THE_RIGHT else 0
+        y = y if self._opened.orientation in metadata.FROM_THE_BOTTOM else 0
+        left, top, right, bottom = box
+        return left / reduction + x, top / reduction + y, right / reduction + x, bottom / reduction + y
 
 
 @functools.cache
@@ -225,43 +199,18 @@ def fast_libraries() -> tuple[ModuleType, ModuleType]:
     return cv2, simplejpeg
 
 
-def _opened(image: Any) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    if isinstance(image, bytes):
-        return Image.open(io.BytesIO(image))
-    if isinstance(image, str | os.PathLike):
-        return Image.open(io.BytesIO(pathlib.Path(image).read_bytes()))
-    if not isinstance(image, Image.Image):
-        raise InputError(f"a {type(image).__name__} is no image; valid: a path, a PIL image or a NumPy array of uint8")
-    return image
-
-
-def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Return what `Image.convert` would cut off at 255 or warn of, in a form that it turns to grey or RGB as it is."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        tags = getattr(image, "tag_v2", {})
+        levels = np.asarray(image) >> (tags.get(_BITS_PER_SAMPLE, (16,))[0] - 8)
+        inverted = tags.get(_PHOTOMETRIC) == 0  # of 16 bits Pillow does not see to it
+        return Image.fromarray((255 - levels if inverted else levels).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError("its pixels are 32-bit numbers, whose range is not known; valid: 8 or 16 bits")
+        raise ValueError("its pixels are signed or 32-bit numbers, whose range is not known; valid: 8 or 16 bits")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         return image.convert("RGBA")
     return image
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if (
-        array.size == 0
-        or array.dtype != np.uint8
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] != 3)
-    ):
-        raise InputError(
-            f"an image array of shape {array.shape} and type {array.dtype} is not valid; "
-            "valid: uint8 of shape [H, W], [H, W, 1] or [H, W, 3]"
-        )
-    return Image.fromarray(array)
 
 
 def _cut_below(data: bytes, bottom: int, height: int) -> tuple[bytes, int]:

@@ -39,6 +39,12 @@ class Geometry:
         x, y = left + cut_left * x_scale, top + cut_top * y_scale
         return Placement(self.image_size, (x, y, x + width * x_scale, y + height * y_scale), (height, width))
 
+    @property
+    def kept(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of what the input shows, in pixels of the image; not beyond `box`."""
+        left, top, right, bottom = self.placement.box
+        return max(left, self.box[0]), max(top, self.box[1]), min(right, self.box[2]), min(bottom, self.box[3])
+
     def place_mask(self, mask: np.ndarray) -> np.ndarray:
         """Place a map of numbers by its nearest pixels.
 
@@ -50,8 +56,8 @@ class Geometry:
         """
         left, top, right, bottom = self.box
         cut_top, cut_left, height, width = self.cut
-        rows = _nearest(top, bottom, self.resized[0])[cut_top : cut_top + height]
-        columns = _nearest(left, right, self.resized[1])[cut_left : cut_left + width]
+        rows = _nearest(top, bottom, self.resized[0], cut_top, height)
+        columns = _nearest(left, right, self.resized[1], cut_left, width)
         return mask[rows[:, None], columns[None]]
 
     def place_boxes(self, boxes: np.ndarray) -> np.ndarray:
@@ -130,7 +136,7 @@ def move_boxes(boxes: np.ndarray, moves: Sequence[Matrix], *, height: int, width
     return boxes
 
 
-def _nearest(start: int, end: int, size: int) -> np.ndarray:
-    """Return the pixel in [start, end) that is nearest to the centre of each of `size` new pixels."""
-    centres = start + (np.arange(size) + 0.5) * (end - start) / size
+def _nearest(start: int, end: int, size: int, first: int, count: int) -> np.ndarray:
+    """Return the pixel in [start, end) that is nearest to the centre of each of `count` of `size` new pixels."""
+    centres = start + (np.arange(first, first + count) + 0.5) * (end - start) / size
     return np.floor(centres).astype(int).clip(start, end - 1)

@@ -5,25 +5,15 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vit_jax.data.images.decoding import Picture, Reading, fast_libraries
+from vit_jax.data.images.decoding import Picture, Reading
 from vit_jax.data.images.geometry import Geometry
+from vit_jax.data.images.resizing import INTERPOLATION, placed
 from vit_jax.errors import InputError
 
-RESIZE = ("exact", "shortest_edge")
+RESIZE = ("exact", "shortest_edge", "shortest_edge_nearest")
 CROP_OFFSET = ("floor", "nearest")
-INTERPOLATION = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 EXACTLY = Reading()
-WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "nearest": "INTER_NEAREST"}
-"""Names in OpenCV."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +23,8 @@ class Preprocessing:
     image_size: height and width in pixels that the model takes.
     channels: 1 (grey) or 3 (RGB); images of any other number cannot be decoded.
     resize: `exact` (to `resize_to`, changing the aspect ratio) or `shortest_edge` (keeping it, so that the image just
-        covers `resize_to`; the other side is rounded down). Then the centre is cropped.
+        covers `resize_to`; the other side is rounded down, or for `shortest_edge_nearest` to the nearest pixel, as timm
+        does where `resize_to` is no square). Then the centre is cropped.
     crop_fraction: share of each side that the crop keeps after `shortest_edge` without `resize_to`, in (0, 1].
     resize_to: height and width before the crop, at least image_size; None is image_size for `exact`, and
         image_size / crop_fraction, rounded down, for `shortest_edge`.
@@ -105,9 +96,7 @@ class Preprocessing:
 
     def place(self, picture: Picture, geometry: Geometry, reading: Reading = EXACTLY) -> np.ndarray:
         """Decode and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
-        pixels = _resized(picture, geometry.box, geometry.resized, self.interpolation, reading)
-        top, left, height, width = geometry.cut
-        return pixels[top : top + height, left : left + width]
+        return placed(picture, geometry, self.interpolation, reading)
 
     @property
     def resize_target(self) -> tuple[int, int]:
@@ -124,6 +113,9 @@ class Preprocessing:
         rows, columns = self.resize_target
         if self.resize == "exact":
             return rows, columns
+        if self.resize == "shortest_edge_nearest":  # in timm's steps, since 0.5 is rounded to the even number
+            ratio = min(height / rows, width / columns)
+            return max(round(height / ratio), rows), max(round(width / ratio), columns)
         if rows * width >= columns * height:
             return rows, max(rows * width // height, columns)
         return max(columns * height // width, rows), columns
@@ -179,25 +171,3 @@ class RandomResizedCrop:
         w = min(width, round(height * self.max_aspect))
         h = min(height, round(width * self.max_aspect))
         return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _resized(
-    picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int], interpolation: str, reading: Reading
-) -> np.ndarray:
-    """Resize the part `box` (left, top, right, bottom) to size (height, width); gives `[height, width, C]` uint8."""
-    left, top, right, bottom = box
-    ratio = min((bottom - top) / size[0], (right - left) / size[1])
-    reduction = picture.largest_reduction(ratio) if reading.reduced else 1
-    if not reading.antialias:
-        # Of a reduced image the nearest whole pixels.
-        left, top, right, bottom = (round(side / reduction) for side in box)
-        cv2 = fast_libraries()[0]
-        part = picture.pixels(reduction, bottom=box[3])[top:bottom, left:right]
-        part = cv2.resize(part, (size[1], size[0]), interpolation=getattr(cv2, WITHOUT_ANTIALIAS[interpolation]))
-        return part[:, :, None] if part.ndim == 2 else part
-    image = picture.decode(reduction)
-    if (image.width, image.height) != (right - left, bottom - top) or (image.height, image.width) != size:
-        part = (left / reduction, top / reduction, right / reduction, bottom / reduction)
-        image = image.resize((size[1], size[0]), INTERPOLATION[interpolation], box=part)
-    array = np.asarray(image)
-    return array[:, :, None] if array.ndim == 2 else array

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.images.formats import is_image
 from vit_jax.data.prepare.archives import Contents, Split, damaged_as_input_error, member_name
-from vit_jax.data.sources.listing import ENDINGS, SPLITS, chosen
+from vit_jax.data.sources.listing import IMAGES, SPLITS, chosen
 from vit_jax.errors import InputError
 from vit_jax.system.progress import progress_bar
 
@@ -91,7 +92,7 @@ def read_image_tar(path: pathlib.Path, scratch: pathlib.Path, *, eval_fraction: 
     with open(plain, "rb") as file:
         found = [x for x in members_in(file, str(path), 0, os.path.getsize(plain)) if _is_image(x[0])]
     if not found:
-        raise InputError(f"{path} holds no images; valid: <class>/<image> in it, of {', '.join(ENDINGS)}")
+        raise InputError(f"{path} holds no images; valid: <class>/<image> in it, {IMAGES}")
     folders = {posixpath.dirname(member[0]) for member in found}
     top = posixpath.commonpath(folders)
     if folders == {top}:
@@ -143,7 +144,7 @@ def _halves(tree: dict[str, list[Member]], top: str, eval_fraction: float) -> di
 
 def _is_image(path: str) -> bool:
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-    return path.lower().endswith(ENDINGS) and not hidden
+    return is_image(path) and not hidden
 
 
 def _plain(archive: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vit_jax.data.images.formats import is_image
 from vit_jax.data.sources.files import Files
-from vit_jax.data.sources.listing import ENDINGS, Endings, is_image, list_folder, some, walk
+from vit_jax.data.sources.listing import IMAGES, Endings, list_folder, some, walk
 from vit_jax.errors import InputError
 from vit_jax.types import Fields, class_fields
 
@@ -64,7 +65,7 @@ def _class_names(where: str, tree: dict[str, list[str]]) -> tuple[str, ...]:
 
 
 def _no_images(where: str) -> InputError:
-    return InputError(f"{where} holds no images; valid: {where}/<class>/<image>, of {', '.join(ENDINGS)}")
+    return InputError(f"{where} holds no images; valid: {where}/<class>/<image>, {IMAGES}")
 
 
 def _read_classes(root: str, folder: str, others: Endings) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from vit_jax.data.sources import masks
 from vit_jax.data.sources.class_folders import read_class_folders
 from vit_jax.data.sources.files import Files, ImageFolder, accept_all, hold_out
-from vit_jax.data.sources.listing import ENDINGS, Endings, some, split_folders, walk
+from vit_jax.data.sources.listing import IMAGES, Endings, some, split_folders, walk
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
@@ -78,5 +78,5 @@ def _read_images(root: str, folders: Mapping[str, str], others: Endings) -> tupl
     splits = {split: Files(root, sorted(walk(root, folder, others))) for split, folder in folders.items()}
     for split, files in splits.items():
         if not len(files):
-            raise InputError(f"{os.path.join(root, folders[split])} holds no images, of {', '.join(ENDINGS)}")
+            raise InputError(f"{os.path.join(root, folders[split])} holds no images; valid: {IMAGES}")
     return {"image": Field("image", (None, None, None), "uint8")}, splits

@@ -5,10 +5,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 
+from vit_jax.data.images.formats import is_image
 from vit_jax.errors import InputError
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-"""Endings of image files, in small or capital letters."""
+IMAGES = "images by their endings (.jpg, .png, .webp, .tif and whatever else Pillow reads)"
+"""What counts, for messages."""
 
 SPLITS = {"train": "train", "training": "train"}
 SPLITS |= {"val": "val", "valid": "val", "validation": "val"}
@@ -104,11 +105,6 @@ def list_folder(folder: str) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}") from None
     return sorted(folders), sorted(files)
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file is an image by its ending."""
-    return name.lower().endswith(ENDINGS)
 
 
 def some(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:

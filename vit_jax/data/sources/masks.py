@@ -5,11 +5,11 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image
 
 from vit_jax.data.images.decoding import Picture, decode_numbers
+from vit_jax.data.images.formats import is_image
 from vit_jax.data.sources.files import Files
-from vit_jax.data.sources.listing import ENDINGS, Endings, is_image, list_folder, some, walk
+from vit_jax.data.sources.listing import IMAGES, Endings, list_folder, some, walk
 from vit_jax.data.sources.readable import failures, mark_of
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
@@ -72,7 +72,7 @@ def _pairs(root: str, folder: str, others: Endings) -> Files:
     paths = sorted(walk(root, os.path.join(folder, _IMAGES), others))
     if not paths:
         where = os.path.join(root, folder, _IMAGES)
-        raise InputError(f"{where} holds no images; valid: images of {', '.join(ENDINGS)}")
+        raise InputError(f"{where} holds no images; valid: {IMAGES}")
     masks: dict[str, str] = {}
     for path in sorted(walk(root, os.path.join(folder, _MASKS), others)):
         stem = _stem(path, os.path.join(folder, _MASKS))
@@ -114,16 +114,15 @@ def _class_names(path: str) -> tuple[str, ...]:
 def _read_values(path: str) -> np.ndarray:
     """Decode a mask: `[H, W]` int32, of a palette the indices."""
     values = decode_numbers(path)
-    with Image.open(path) as image:
-        spread = image.mode == "L" and _bit_depth(path) in (2, 4)  # which Pillow spreads over a byte
-    if spread:
+    if _header(path) in (b"\2\0", b"\4\0"):  # which Pillow spreads over a byte
         raise InputError(f"{path} is grey of less than 8 bits; {_VALID}, of 8 or 16 bits or with a palette")
     return values
 
 
-def _bit_depth(path: str) -> int:
+def _header(path: str) -> bytes:
+    """Return bit depth and colour type of a PNG file, each a byte; grey is of type 0."""
     with open(path, "rb") as file:
-        return file.read(_BIT_DEPTH + 1)[_BIT_DEPTH]
+        return file.read(_BIT_DEPTH + 2)[_BIT_DEPTH:]
 
 
 @dataclasses.dataclass(frozen=True)
