@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import reprlib
 import warnings
 from typing import Any
 
@@ -195,6 +196,7 @@ def _read_model(folder: pathlib.Path) -> SavedModel:
     params = "ema_params" if "ema_params" in there else "params"
     names = [params, *(["variables"] if "variables" in there else [])]
     items = _read_items(folder, names, saved)
+    _check_depth(info, len(jax.tree.leaves(items)))
     return SavedModel(int(folder.name), info, items[params], items.get("variables", {}))
 
 
@@ -211,6 +213,15 @@ def _read_items(folder: pathlib.Path, names: list[str], saved: Checksums | None)
     if saved is not None:
         saved.check_arrays(items)
     return items
+
+
+def _check_depth(info: Info, num_arrays: int) -> None:
+    """Raise Damaged if a model of this info has more blocks than there are arrays; building it might not end."""
+    for section in (info["model"], info["task"] or {"options": {}}):
+        for name, value in section["options"].items():
+            blocks = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, int)]
+            if ("depth" in name or "stages" in name) and sum(blocks) > num_arrays:
+                raise Damaged(f"its info has {name} {reprlib.repr(value)}, but there are {num_arrays} arrays")
 
 
 def _check_size(item: pathlib.Path, shapes: Any) -> None:
