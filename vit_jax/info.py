@@ -14,9 +14,13 @@ Format 1, which has no number, had `class_names` instead of `fields`, and `teach
 """
 
 import dataclasses
+import reprlib
 from typing import Any
 
-from vit_jax.types import Field, Fields, class_fields
+import numpy as np
+
+from vit_jax.errors import InputError
+from vit_jax.types import KINDS, Field, Fields, class_fields
 from vit_jax.version import __version__
 
 FORMAT = 2
@@ -59,20 +63,63 @@ def class_names_of(fields: Fields) -> tuple[str, ...]:
     return next((field.names for field in ordered if field.names), ())
 
 
-def upgraded(info: dict[str, Any]) -> Info:
+def upgraded(info: Any) -> Info:
     """Return a description in the newest format, of one that any version wrote.
 
     Raises:
-        ValueError: it lacks a key, or was written by a later version.
+        ValueError: it lacks a key, or holds a value of another type.
+        InputError: a later version wrote it.
     """
-    if info.get("format", 1) > FORMAT:
-        raise ValueError(f"its info has format {info['format']}, which a later version of vit_jax wrote")
+    _check_type("info", info, dict)
+    number = info.get("format", 1)
+    _check_type("info's format", number, int)
+    if number > FORMAT:
+        raise InputError(f"its info has format {number}, which a later version of vit_jax wrote; valid: that version")
     if "format" not in info:
         info = _from_format_1(info)
     missing = [key for key in KEYS if key not in info]
     if missing:
         raise ValueError(f"info lacks {', '.join(missing)}")
+    _check(info)
     return info
+
+
+def _check(info: Info) -> None:
+    """Raise ValueError unless the values have the types that they were written with; the options are their owners'."""
+    for key in ("model", "fields", "preprocessing"):
+        _check_type(f"info's {key}", info[key], dict)
+    for key in ("name", "variant"):
+        _check_type(f"info's model.{key}", info["model"].get(key), str)
+    _check_type("info's model.options", info["model"].get("options"), dict)
+    if info["task"] is not None:
+        _check_type("info's task", info["task"], dict)
+        _check_type("info's task.name", info["task"].get("name"), str)
+        _check_type("info's task.options", info["task"].get("options"), dict)
+    for name, field in info["fields"].items():
+        _check_field(f"info's fields.{name}", field)
+    _check_type("info's version", info["version"], str)
+    _check_type("info's companions", info.get("companions", {}), dict)
+
+
+def _check_field(what: str, field: Any) -> None:
+    _check_type(what, field, dict)
+    unknown = field.keys() - {each.name for each in dataclasses.fields(Field)}
+    if unknown or field.get("kind") not in KINDS:
+        raise ValueError(f"{what} is no field")
+    for key, element in {"shape": int | None, "names": str, "ignore": int}.items():
+        values = field.get(key, [])
+        _check_type(f"{what}.{key}", values, list | tuple)
+        for value in values:
+            _check_type(f"a value of {what}.{key}", value, element)
+    try:
+        np.dtype(field.get("dtype", "int32"))
+    except TypeError:
+        raise ValueError(f"{what}.dtype is no type of numbers") from None
+
+
+def _check_type(what: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{what} is {reprlib.repr(value)}")
 
 
 def _from_format_1(info: dict[str, Any]) -> Info:
@@ -81,11 +128,16 @@ def _from_format_1(info: dict[str, Any]) -> Info:
         raise ValueError(f"info lacks {', '.join(missing)}")
     info = dict(info)
     names, teacher = info.pop("class_names"), info.pop("teacher", None)
-    several = bool(info["task"]) and info["task"]["options"].get("loss_type") == "sigmoid"
+    _check_type("info's class_names", names, list | tuple | None)
+    task = info["task"] or {"options": {}}
+    _check_type("info's task", task, dict)
+    _check_type("info's task.options", task.get("options"), dict)
+    several = task["options"].get("loss_type") == "sigmoid"
     fields = class_fields(names, several=several) if names else {"image": class_fields([])["image"]}
     info |= {"format": FORMAT, "fields": {name: dataclasses.asdict(field) for name, field in fields.items()}}
     if teacher is not None:
+        _check_type("info's teacher", teacher, dict)
         theirs = _from_format_1({"version": info["version"], **teacher})
-        about = {key: theirs.pop(key) for key in ("source", "about")}
+        about = {key: theirs.pop(key, None) for key in ("source", "about")}
         info["companions"] = {"teacher": {**about, "info": theirs}}
     return info

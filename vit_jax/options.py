@@ -35,7 +35,9 @@ def is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # JAX takes whole numbers of 32 bits
+        return not isinstance(value, bool) and abs(value) < 2**31
+    return isinstance(value, float) and math.isfinite(value)
 
 
 COUNT = Rule(is_count, "1 or more")

@@ -6,7 +6,6 @@ import tarfile
 import chex
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from conftest import GOLDEN, small_config
 
@@ -103,12 +102,12 @@ def test_it_is_converted(workdir, tmp_path):
 def test_its_teacher_is_restored_as_a_companion(workdir):
     """Into a state made of what the checkpoint itself has, so that no config is needed."""
     folder = workdir / "checkpoints" / "4"
-    with ocp.StandardCheckpointer() as checkpointer:
+    with layout.open_items() as reader:
         shapes = {
-            name: jax.tree.map(layout.empty, layout.saved_shapes(checkpointer, folder / name))
+            name: jax.tree.map(layout.empty, reader.shapes(folder / name))
             for name in ("params", "ema_params", "rest", "teacher")
         }
-        teacher = checkpointer.restore(folder / "teacher", shapes["teacher"])
+        teacher = reader.restore(folder / "teacher", shapes["teacher"])
     template = TrainState(
         params=shapes["params"],
         ema_params=shapes["ema_params"],

@@ -37,7 +37,7 @@ def test_a_model_without_variables_has_none(tmp_path):
     reading.write_params(tmp_path / "checkpoints", 0, PARAMS, INFO)
     assert reading.read_model(tmp_path).variables == {}
     items = {path.name for path in (tmp_path / "checkpoints" / "0").iterdir() if path.is_dir()}
-    assert items == {"params", "info"}
+    assert items == {"params", "info", "checksums"}
 
 
 def test_the_last_step_that_can_be_read_is_used_with_a_warning(tmp_path):

@@ -1,15 +1,24 @@
 """From what a checkpoint says of itself to its model, task and preprocessing."""
 
+import contextlib
 import dataclasses
+import reprlib
+from collections.abc import Iterator
 from typing import Any
 
+import flax.errors
 from flax import linen as nn
 
+from vit_jax import options
 from vit_jax.build import plugins
 from vit_jax.contracts import Task
 from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.errors import InputError
 from vit_jax.info import Info, fields_of
 from vit_jax.types import Field
+
+_MOST_PX = 2**15
+"""A longer side is no model's; an image of it would not fit into memory."""
 
 
 def from_info(info: Info, **execution: Any) -> tuple[nn.Module, Task | None, Preprocessing]:
@@ -27,12 +36,48 @@ def from_info(info: Info, **execution: Any) -> tuple[nn.Module, Task | None, Pre
     encoder = plugins.create_encoder(
         info["model"]["name"], info["model"]["variant"], **info["model"]["options"] | execution
     )
-    preprocessing = Preprocessing(**info["preprocessing"])
+    preprocessing = preprocessing_of(info)
     if info["task"] is None:
         return encoder, None, preprocessing
     fields = {name: _of_size(field, preprocessing.image_size) for name, field in fields_of(info).items()}
+    plugins.check_types("task", info["task"]["name"], info["task"]["options"])
     task = plugins.create_task(info["task"]["name"], fields, **info["task"]["options"])
     return task.wrap(encoder), task, preprocessing
+
+
+def preprocessing_of(info: Info) -> Preprocessing:
+    """Rebuild the preprocessing.
+
+    Raises:
+        InputError: an unknown key, or a value out of its range.
+    """
+    given = info["preprocessing"]
+    try:
+        preprocessing = Preprocessing(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the info's preprocessing is {reprlib.repr(given)}, which is none: {error}") from None
+    sides = (*preprocessing.image_size, *(preprocessing.resize_to or ()))
+    if not all(options.is_count(side) for side in (*sides, preprocessing.channels)) or max(sides) > _MOST_PX:
+        raise InputError(f"the info's preprocessing is {reprlib.repr(given)}; valid: sides of 1 to {_MOST_PX} pixels")
+    return preprocessing
+
+
+@contextlib.contextmanager
+def fitting() -> Iterator[None]:
+    """Say in one line that a model is applied to parameters that are not its own.
+
+    Raises:
+        InputError: a parameter is missing or has another shape.
+    """
+    try:
+        yield
+    except (
+        flax.errors.ScopeCollectionNotFound,
+        flax.errors.ScopeParamNotFoundError,
+        flax.errors.ScopeParamShapeError,
+    ) as error:
+        reason = str(error).partition(" (https:")[0]
+        raise InputError(f"the parameters are not those of the model that their info describes: {reason}") from None
 
 
 def _of_size(field: Field, image_size: tuple[int, int]) -> Field:

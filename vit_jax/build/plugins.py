@@ -12,6 +12,7 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -216,6 +217,24 @@ def converted(value: Any, kind: Any) -> Any:
         value = tuple(value)
     wants_float = float in (kind, *typing.get_args(kind)) and int not in typing.get_args(kind)
     return float(value) if wants_float and type(value) is int else value
+
+
+def check_types(kind: str, name: str, options: Mapping[str, Any]) -> None:
+    """Check options that a file gives, which may hold values of any type.
+
+    Args:
+        kind: a key of PACKAGES.
+        name: of its file.
+        options: name -> value, as JSON has it.
+
+    Raises:
+        InputError: an option is unknown, or its value is of another type than the option's.
+    """
+    for option, value in options.items():
+        allowed = _plain_types(check_option(kind, name, option))
+        value = converted(value, float if float in allowed else object)
+        if object not in allowed and type(value) not in allowed:
+            raise InputError(f"{SECTIONS[kind]}.{option} is {reprlib.repr(value)}; valid: {_in_words(allowed)}")
 
 
 def parsed(text: str, kind: Any, what: str) -> Any:

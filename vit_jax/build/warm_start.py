@@ -9,7 +9,7 @@ import flax.traverse_util
 import numpy as np
 
 from vit_jax.build import plugins
-from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.build.info import preprocessing_of
 from vit_jax.errors import InputError
 from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced
@@ -148,7 +148,7 @@ def opened_workdir(
     if saved.info["task"] is None:
         arrays = {f"encoder/{name}": x for name, x in arrays.items()}
     size = None if image_size is None else pair(image_size, key)
-    preprocessing = adapted(Preprocessing(**saved.info["preprocessing"]), size, channels)
+    preprocessing = adapted(preprocessing_of(saved.info), size, channels)
     info = saved.info | {"preprocessing": dataclasses.asdict(preprocessing)}
     return Opened(f"{path} step {saved.step}", info, Found(arrays, {name: name for name in arrays}, list(arrays)))
 

@@ -13,13 +13,10 @@ import warnings
 from collections.abc import Iterator
 
 from vit_jax.errors import InputError, TrainingDiverged
-from vit_jax.system import hosts
+from vit_jax.system import hosts, os_errors
 
 _PATHS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
-_DISK = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
-# TensorStore and array_record report these in errors of their own, with the path in the text.
-_DISK_TEXT = re.compile("|".join(os.strerror(number) for number in _DISK), re.IGNORECASE)
-
+# TensorStore and array_record report the system's errors in errors of their own, with the path in the text.
 _STORES = re.compile(r"os_error_code=|array_record")
 
 
@@ -27,8 +24,8 @@ _STORES = re.compile(r"os_error_code=|array_record")
 def one_line_errors(program: str) -> Iterator[None]:
     """End the process with one line on standard error where that says it all; a warning is a line as well.
 
-    Exit status 2 for an InputError and for a disk that is full or not writable, 1 for training that diverged and for
-    the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
+    Exit status 2 for an InputError and for a disk that is full, not writable or failing, 1 for training that diverged
+    and for the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
     """
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
@@ -54,8 +51,8 @@ def one_line_errors(program: str) -> Iterator[None]:
             _end(program, f"{error.filename} exists already and is no folder", 2)
         if isinstance(error, OSError) and error.errno in _PATHS:
             _end(program, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
-        match = _DISK_TEXT.search(str(error))
-        if match is None or not (isinstance(error, OSError) or _STORES.search(str(error))):
+        number = os_errors.number_of(error)
+        if number not in os_errors.DISK or not (isinstance(error, OSError) or _STORES.search(str(error))):
             if hosts.is_loss(error):
                 _end(program, hosts.LOST, 1)
             if not hosts.joined():
@@ -63,7 +60,8 @@ def one_line_errors(program: str) -> Iterator[None]:
             traceback.print_exc()
             os._exit(1)
         path = getattr(error, "filename", None) or _path_in(str(error))
-        _end(program, f"{match[0]}: {path}" if path else match[0], 2, at_once=True)
+        reason = os.strerror(number)
+        _end(program, f"{reason}: {path}" if path else reason, 2, at_once=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vit_jax.build.info import from_info, initialise
+from vit_jax.build.info import fitting, from_info, initialise
 from vit_jax.contracts import Forward, Result, Task
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
@@ -193,17 +193,26 @@ class Predictor:
             rngs = example_streams(jax.random.key(0), jnp.zeros(len(images), jnp.uint32))
             given = Forward(self.model, params, None, variables, {})
             assert self.task is not None
-            return self.task.forward(given, {"image": images}, rngs=rngs, train=False)[0]
+            with fitting():
+                return self.task.forward(given, {"image": images}, rngs=rngs, train=False)[0]
 
         return jax.jit(apply)
 
     @functools.cached_property
     def _features(self):
-        return jax.jit(lambda params, variables, x: self.encoder.apply({"params": params, **variables}, x, train=False))
+        def features(params: Params, variables: Variables, images: Array) -> Any:
+            with fitting():
+                return self.encoder.apply({"params": params, **variables}, images, train=False)
+
+        return jax.jit(features)
 
     @functools.cached_property
     def _attention(self):
-        return jax.jit(lambda params, x: attention_of(self.encoder, params, x))
+        def attention(params: Params, images: Array) -> Any:
+            with fitting():
+                return attention_of(self.encoder, params, images)
+
+        return jax.jit(attention)
 
     @functools.cached_property
     def _zero_heads(self) -> list[str]:

@@ -1,11 +1,12 @@
 """Writes files and folders that have their names only once they are complete."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+
+from vit_jax.system import os_errors
 
 
 @contextlib.contextmanager
@@ -13,7 +14,8 @@ def named(path: pathlib.Path) -> Iterator[None]:
     """Add the path that is being written to an OSError that names no file.
 
     Raises:
-        OSError: with the path; also where a library (safetensors, array_record) reports a full disk by another error.
+        OSError: with the path; also where a library (safetensors, array_record, TensorStore) reports the system's error
+            by one of its own.
     """
     try:
         yield
@@ -22,10 +24,10 @@ def named(path: pathlib.Path) -> Iterator[None]:
             error.filename = str(path)
         raise
     except Exception as error:
-        for number in (errno.ENOSPC, errno.EDQUOT):
-            if os.strerror(number) in str(error):
-                raise OSError(number, os.strerror(number), str(path)) from error
-        raise
+        number = os_errors.number_of(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextlib.contextmanager

@@ -157,10 +157,10 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
     if "://" in data_dir and importlib.util.find_spec("gcsfs") is None:
         raise InputError(f"TFDS's folder is {data_dir}, which needs gcsfs; valid: pip install 'vit-jax[gcs]'")
     builder = _own(name, data_dir) if name in OWN else _builder(name, data_dir)
+    there = {file.name for file in builder.data_path.iterdir()}  # glob() would take [...] in the path for a pattern
     missing = []
     for split in builder.info.splits.values():
         files = sorted(os.fspath(file) for file in split.filepaths)
-        there = {os.path.basename(file) for file in builder.data_path.glob(f"*-{split.name}.*")}
         missing += [file for file in files if os.path.basename(file) not in there]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

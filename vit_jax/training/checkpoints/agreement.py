@@ -1,4 +1,4 @@
-"""What the processes of a run tell one another while they restore."""
+"""What the processes of a run tell one another while they save and restore."""
 
 from collections.abc import Iterable
 
@@ -26,3 +26,9 @@ def wait_for_all() -> None:
     """Wait until all processes have come this far."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints")
+
+
+def summed(numbers: np.ndarray) -> np.ndarray:
+    """Add up the processes' arrays of uint64, modulo 2**64."""
+    halves = multihost_utils.process_allgather(numbers.view(np.uint32))  # JAX has no uint64 by default
+    return np.ascontiguousarray(halves).view(np.uint64).sum(axis=0, dtype=np.uint64)

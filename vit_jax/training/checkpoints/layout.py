@@ -1,18 +1,19 @@
 """How a checkpoint lies in its folder, in every format.
 
 `<workdir>/checkpoints/<step>/` has a folder for each item: the PARTS that the state has, `rest`, which is everything
-else of the state, and `info`, which is the JSON of `vit_jax.info`. A converted model has `params`, `variables` where
-there are any, and `info` alone.
+else of the state, `info`, which is the JSON of `vit_jax.info`, and `checksums` of all of these. A converted model has
+`params`, `variables` where there are any, `info` and `checksums` alone.
 
 Format 1 had an item `teacher`, which is now `companions["teacher"]`, and no variables.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,27 +51,48 @@ def is_format_1(folder: pathlib.Path) -> bool:
     return (folder / TEACHER).is_dir()
 
 
-def saved_shapes(checkpointer: ocp.StandardCheckpointer, item: pathlib.Path) -> Any:
-    """Read a saved tree's shapes and types, without its arrays.
+MOST_STEPS = 2**31 - 1
+"""The state counts steps in 32 bits."""
 
-    Raises:
-        FileNotFoundError: the item has none.
+
+def step_of(path: pathlib.Path) -> int | None:
+    """Return the step that a folder is named after; None for any other name."""
+    name = path.name
+    if not (name.isascii() and name.isdecimal()) or len(name) > 10:
+        return None
+    return int(name) if str(int(name)) == name and int(name) <= MOST_STEPS else None
+
+
+@contextlib.contextmanager
+def open_items() -> Iterator["Items"]:
+    """Open what reads the trees of a checkpoint."""
+    quiet()
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        yield Items(handler)
+
+
+class Items:
+    """Reads trees that Orbax has saved.
+
+    Not by a Checkpointer, which would wait for the other processes, of which one may have failed, and would take any
+    error for missing metadata.
     """
-    metadata: Any = checkpointer.metadata(item).item_metadata
-    if metadata is None:
-        raise FileNotFoundError(f"{item.name} cannot be read")
-    return metadata.tree
+
+    def __init__(self, handler: Any) -> None:
+        self._handler = handler
+
+    def shapes(self, item: pathlib.Path) -> Any:
+        """Read a tree's shapes and types, without its arrays."""
+        return self._handler.metadata(item).tree
+
+    def restore(self, item: pathlib.Path, targets: Any) -> Any:
+        """Read a tree, each leaf as its target says: sharded, or NumPy as of `empty`."""
+        return self._handler.restore(item, args=ocp.args.StandardRestore(targets))
 
 
 def empty(leaf: Any) -> np.ndarray:
     """Make an array of a leaf's shape and type that takes no memory; what Orbax restores into it is NumPy."""
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
-
-
-def brief(error: Exception) -> str:
-    """Return an error's type and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 @functools.cache  # once in a process
@@ -79,9 +101,10 @@ def quiet() -> None:
 
     Orbax logs each item that it reads or writes, and the traceback of errors that it then raises. It closes its
     event loop at the first file that it cannot read or write, upon which each of TensorStore's other requests
-    prints a traceback of its own about the closed loop.
+    prints a traceback of its own about the closed loop, and asyncio one for each other file that failed.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

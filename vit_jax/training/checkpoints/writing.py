@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-import itertools
+import functools
 import math
+import os
 import pathlib
 import shutil
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,10 +16,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vit_jax.errors import InputError
 from vit_jax.info import Info
-from vit_jax.ops.trees import flat, leaf_names
-from vit_jax.training.checkpoints import agreement, layout
-from vit_jax.training.checkpoints.reading import read_info, steps_in
+from vit_jax.system import alias, hosts, os_errors
+from vit_jax.training.checkpoints import agreement, checksums, comparison, damage, layout
+from vit_jax.training.checkpoints.checksums import Checksums
+from vit_jax.training.checkpoints.reading import damage_in, read_info, read_score, steps_in
 from vit_jax.types import TrainState
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +43,21 @@ class Restored:
 class _Found:
     """A checkpoint that can be read.
 
+    saved: None of an older version.
     state: None if its leaves are others than the template's.
     differences: a line for each of these leaves.
     """
 
     step: int
     info: Info
+    saved: Checksums | None
     state: TrainState | None
     differences: list[str]
+
+    def check(self) -> None:
+        """Raise Damaged unless the state is what was saved; all processes of a run call this together."""
+        if self.saved is not None and self.state is not None:
+            self.saved.check_arrays(layout.items_of(self.state))
 
 
 class Checkpoints:
@@ -84,6 +95,7 @@ class Checkpoints:
         if best_mode not in ("max", "min"):
             raise InputError(f"checkpoint.best_mode is {best_mode!r}; valid: max, min")
         layout.quiet()
+        self._step = 0
         self._directory = directory.absolute()
         self._best_metric = best_metric
         self._sign = 1.0 if best_mode == "max" else -1.0
@@ -93,17 +105,35 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=_score if best_metric else None,
             enable_async_checkpointing=True,
+            # If a folder cannot be made in the background, Orbax waits for it for ten minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             create=True,
         )
 
     def __enter__(self) -> "Checkpoints":
-        """Open the directory."""
-        self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+        """Open the directory.
+
+        Raises:
+            InputError: it holds a folder that Orbax would take for a step, but that is none.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.iterdir():
+            if path.name.isdigit() and not (path.is_dir() and layout.step_of(path) is not None):
+                raise InputError(
+                    f"{path} is no checkpoint, though its name is a number; valid: folders 0 to {layout.MOST_STEPS}, "
+                    "so move it away"
+                )
+        with contextlib.ExitStack() as opened:
+            self._plain = opened.enter_context(alias.plain(self._directory))
+            self._damaged_scores = self._set_scores_aside() if self._best_metric else []
+            self._manager = ocp.CheckpointManager(self._plain, options=self._options)
+            self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End Orbax's threads."""
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End Orbax's threads; what already went wrong is not replaced by what follows from it."""
+        with self._opened, contextlib.suppress(*([] if kind is None else [Exception])), self._saving():
+            self._manager.close()
 
     def save(self, step: int, state: TrainState, info: Info, metrics: dict[str, float] | None) -> None:
         """Start to save in the background; a failure of the save before is raised here.
@@ -113,21 +143,48 @@ class Checkpoints:
             state: NumPy arrays, or sharded arrays of which each process writes its own shards.
             info: what inference needs, see `vit_jax.info`.
             metrics: of an evaluation at this step, by which it may become the best.
+
+        Raises:
+            OSError: with the checkpoint's path; the disk is full, or fails.
+            InputError: the directory holds a later step.
         """
         if step in self._manager.all_steps():
             return
-        items: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in layout.items_of(state).items()}
-        items["info"] = ocp.args.JsonSave(info)
-        score = None
-        value = (metrics or {}).get(self._best_metric or "")
+        self.wait()
+        parts = layout.items_of(state)
+        value, score = (metrics or {}).get(self._best_metric or ""), None
         if value is not None and math.isfinite(value):  # Orbax would take NaN for the best
-            score = {layout.SCORE: self._sign * value}
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=score)
+            score = self._sign * value
+        items: dict[str, Any] = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+        items["info"] = ocp.args.JsonSave(info)
+        items[checksums.ITEM] = ocp.args.JsonSave(Checksums.of(step, parts, info, score).json())
+        self._step = step
+        with self._saving():
+            is_saved = self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics=None if score is None else {layout.SCORE: score}
+            )
+        if not is_saved:
+            raise InputError(
+                f"{self._directory} holds step {self._manager.latest_step()}, so that step {step} cannot be saved; "
+                "valid: another --workdir"
+            )
 
     def wait(self) -> None:
-        """Wait for the save in the background and raises its failure."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Wait for the save in the background and raise its failure, an OSError with the checkpoint's path."""
+        with self._saving():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Name the checkpoint in the system's errors, which name a part of it at best."""
+        try:
+            yield
+        except Exception as error:
+            number = os_errors.number_of(error)
+            if number is None or hosts.is_loss(error):
+                raise
+            raise OSError(number, os.strerror(number), str(self._directory / str(self._step))) from error
 
     def restore(self, template: TrainState, info: Info, *, max_step: int) -> Restored | None:
         """Restore the newest complete checkpoint, of any format.
@@ -148,18 +205,15 @@ class Checkpoints:
         """
         broken: dict[int, str] = {}
         while (step := agreement.newest(set(steps_in(self._directory)) - broken.keys())) is not None:
-            found: _Found | None = None
-            try:
-                found = self._read(step, template)
-            except Exception as error:  # anything may follow from a truncated or missing file
-                broken[step] = layout.brief(error)
-            # Each process reads its own shards, and a file that is broken may be another's alone.
-            failed = agreement.processes_with(found is None)
-            if found is None or failed:
-                broken.setdefault(step, f"process {failed[0]} cannot read it")
+            folder = self._directory / str(step)
+            found, reason = _agreed(folder, functools.partial(self._read, step, template))
+            if found is not None and reason is None:
+                _, reason = _agreed(folder, found.check)
+            if found is None or reason is not None:
+                broken[step] = reason or ""
                 continue
             state = self._checked(found, info, max_step)
-            notes = [*self._tidy(broken), *_notes(found.info, info)]
+            notes = [*self._damaged_scores, *self._tidy(broken), *_notes(found.info, info)]
             return Restored(step, state, tuple(notes))
         if broken:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
@@ -169,13 +223,16 @@ class Checkpoints:
 
     def _read(self, step: int, template: TrainState) -> _Found:
         """Read the info, and the state if its leaves are the template's."""
-        folder = self._directory / str(step)
-        info = read_info(self._directory, step)
+        folder = self._plain / str(step)
+        damage.check_files(self._directory / str(step))
+        saved = checksums.read(folder)
+        info = read_info(self._plain, step)
+        items = _saved_items(folder, saved)
         wanted = layout.items_of(template)
-        differences = _differences(_described(_saved_items(folder)), _described(wanted))
+        differences = comparison.differences(comparison.described(items), comparison.described(wanted))
         if differences:
-            return _Found(step, info, None, differences)
-        return _Found(step, info, layout.state_of(_restored_items(folder, wanted), template), [])
+            return _Found(step, info, saved, None, differences)
+        return _Found(step, info, saved, layout.state_of(_restored_items(folder, wanted), template), [])
 
     def _checked(self, found: _Found, info: Info, max_step: int) -> TrainState:
         """Return the state, if it is one that this run may continue from."""
@@ -187,10 +244,10 @@ class Checkpoints:
         if found.state is None:
             raise InputError(
                 f"{self._directory} holds checkpoint {found.step} of another model or optimizer: "
-                f"{'; '.join([*_other_settings(found.info, info), found.differences[0]])}"
+                f"{'; '.join([*comparison.other_settings(found.info, info), found.differences[0]])}"
                 "; valid: the config that made it, or another --workdir"
             )
-        if difference := _other_class(_class_names(found.info), _class_names(info)):
+        if difference := comparison.other_class(comparison.class_names(found.info), comparison.class_names(info)):
             raise InputError(
                 f"{self._directory} holds checkpoint {found.step} of other classes: {difference}; "
                 "valid: the data that it was trained on, or another --workdir, with init.source for its weights"
@@ -223,8 +280,23 @@ class Checkpoints:
         self._manager.reload()
         notes = [f"removed the half-written checkpoint {path.name}" for path in half_written]
         for step, path in aside.items():
-            notes.append(f"checkpoint {step} is incomplete ({broken[step]}); moved it to {path.name}")
+            notes.append(f"checkpoint {step} is incomplete or damaged ({broken[step]}); moved it to {path.name}")
         return notes
+
+    def _set_scores_aside(self) -> list[str]:
+        """Rename the damaged metrics of checkpoints, which Orbax could not read; returns a line for each."""
+        damaged = {}
+        for step in steps_in(self._directory):
+            folder = self._directory / str(step)
+            _, reason = _agreed(folder, functools.partial(read_score, folder))
+            if reason is not None and (folder / "metrics").exists():
+                damaged[folder / "metrics"] = f"checkpoint {step} no longer counts for the best ({reason})"
+        agreement.wait_for_all()
+        if jax.process_index() == 0:
+            for path in damaged:
+                path.rename(_free_name(path.with_name("unreadable-metrics")))
+        agreement.wait_for_all()
+        return list(damaged.values())
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -232,11 +304,32 @@ def _score(metrics: dict[str, float]) -> float:
     return metrics[layout.SCORE]
 
 
-def _saved_items(folder: pathlib.Path) -> dict[str, Any]:
+def _agreed(folder: pathlib.Path, action: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Do what reads a checkpoint in all processes; each reads its own shards, and what is damaged may be another's.
+
+    Returns:
+        What the action gives, and what is damaged; None where nothing is.
+
+    Raises:
+        InputError: an error that is no damage.
+    """
+    value = reason = None
+    try:
+        value = action()
+    except Exception as error:
+        reason = damage_in(folder, error)
+    failed = agreement.processes_with(reason is not None)
+    return value, f"process {failed[0]} cannot read it" if failed and reason is None else reason
+
+
+def _saved_items(folder: pathlib.Path, saved: Checksums | None) -> dict[str, Any]:
     """Shapes and types of a checkpoint's items, in the newest format."""
     names = [name for name in (*layout.PARTS, layout.TEACHER, "rest") if (folder / name).is_dir()]
-    with ocp.StandardCheckpointer() as checkpointer:
-        items = {name: layout.saved_shapes(checkpointer, folder / name) for name in names}
+    with layout.open_items() as reader:
+        items = {name: reader.shapes(folder / name) for name in names}
+    if saved is not None:
+        for name in sorted(saved.items() | items.keys()):
+            saved.check_types(name, items.get(name, {}))
     if layout.TEACHER in items:
         items["companions"] = {layout.TEACHER: items.pop(layout.TEACHER)}
     return items
@@ -248,12 +341,8 @@ def _restored_items(folder: pathlib.Path, wanted: dict[str, Any]) -> dict[str, A
     if is_old:
         wanted = {**wanted, layout.TEACHER: wanted["companions"][layout.TEACHER]}
         del wanted["companions"]
-    # Not by a Checkpointer, which would wait for the other processes, of which one may have failed.
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        read: dict[str, Any] = {}
-        for name, item in wanted.items():
-            path: Any = folder / name
-            read[name] = handler.restore(path, args=ocp.args.StandardRestore(jax.tree.map(_target, item)))
+    with layout.open_items() as reader:
+        read = {name: reader.restore(folder / name, jax.tree.map(_target, item)) for name, item in wanted.items()}
     if is_old:
         read["companions"] = {layout.TEACHER: read.pop(layout.TEACHER)}
     return read
@@ -263,47 +352,6 @@ def _target(leaf: Any) -> Any:
     """Return what tells Orbax how to restore a leaf: in shards, or into NumPy."""
     is_sharded = isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None
     return leaf if is_sharded else layout.empty(leaf)
-
-
-def _described(tree: Any) -> dict[str, str]:
-    """Path -> shape and type of each leaf, `float32 (3, 4)`."""
-    return dict(zip(leaf_names(tree), (f"{x.dtype} {x.shape}" for x in jax.tree.leaves(tree)), strict=True))
-
-
-def _differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    """Return a line for each leaf that is missing on either side or differs."""
-    return [
-        f"{name} is {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-
-
-def _other_settings(saved: Info, wanted: Info) -> list[str]:
-    """Return a line for each setting of the model or the optimizer that differs."""
-    old, new = flat(saved), flat(wanted)
-    return [
-        f"{key.replace('.options.', '.')} is {old.get(key)} there and {new.get(key)} here"
-        for key in sorted(old.keys() | new.keys())
-        if key.startswith(("model.", "optimizer")) and old.get(key) != new.get(key)
-    ]
-
-
-def _class_names(info: Info) -> dict[str, list[str]]:
-    """Field -> names of its classes, for the fields that have any."""
-    return {name: list(field["names"]) for name, field in info["fields"].items() if field["names"]}
-
-
-def _other_class(saved: dict[str, list[str]], wanted: dict[str, list[str]]) -> str | None:
-    """Name the first class that differs; None if all are the same."""
-    fields = sorted(saved.keys() | wanted.keys())
-    for field in fields:
-        pairs = itertools.zip_longest(saved.get(field, []), wanted.get(field, []))
-        for number, (there, here) in enumerate(pairs):
-            if there != here:
-                of_field = f" of {field!r}" if len(fields) > 1 else ""
-                return f"class {number}{of_field} is {there!r} there and {here!r} here"
-    return None
 
 
 def _notes(saved: Info, info: Info) -> list[str]:
