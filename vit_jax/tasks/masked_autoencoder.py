@@ -5,6 +5,7 @@ models_mae.py; transformers' models/vit_mae.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,7 +170,7 @@ class MaskedAutoencoderModel(nn.Module):
             self.decoder_depth,
             self.decoder_heads,
             self.decoder_mlp_dim,
-            images.shape[1] * images.shape[2] * images.shape[3] // patches,
+            math.prod(encoder.patch_size) * images.shape[3],
             self.gelu,
             self.norm_eps,
             encoder.dtype,
@@ -322,6 +323,10 @@ class MaskedAutoencoder(Task):
         size = (height, width, channels)
         hidden, reconstruction = (np.asarray(join_patches(x, size, outputs.patch_size)) for x in (is_hidden, mixed))
         images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
+        # What no patch covers is neither hidden nor reconstructed.
+        rest = [(0, 0), *((0, side - part) for side, part in zip(size, hidden.shape[1:], strict=True))]
+        hidden = np.pad(hidden, rest)
+        reconstruction = np.where(np.pad(np.ones(reconstruction.shape, bool), rest), np.pad(reconstruction, rest), images)
         return [
             ReconstructedImage(
                 masked=np.where(hidden[i], _GREY, placement.to_pixels(images[i])),

@@ -224,6 +224,8 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
         found.append(
             Unsupported("model.window_size", encoder.window_size, f"windows as transformers places them at {size} px")
         )
+    if encoder.window_fit == "timm" and encoder.extent_of(size) != size:
+        found.append(Unsupported("data.image_size", size, f"multiples of {encoder.patch_size}"))
     for name in ("window_size", "pretrained_window_size"):
         windows = getattr(encoder, name) or ()
         same = encoder.version == 2 or len(set(windows)) == 1

@@ -16,6 +16,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.models.swin import Swin
 from vit_jax.ops import windows as windows_
+from vit_jax.ops.patches import patch_grid
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import mapping, timm_config
 from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
@@ -216,7 +217,7 @@ def _windows(
     image_size: tuple[int, int], patch: tuple[int, int], wanted: list[tuple[int, int]], arguments: dict[str, Any]
 ) -> dict[str, Any]:
     """Return `window_size` and `shift_size`, fitted to the image that the model is made for, and to no other."""
-    size = (-(-image_size[0] // patch[0]), -(-image_size[1] // patch[1]))
+    size = patch_grid(image_size, patch)
     whole = bool(arguments.get("always_partition"))
     fits = []
     for rows, columns in wanted:
@@ -268,7 +269,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     )
     if _always_partition(encoder, size) is None:
         found.append(Unsupported("model.window_size", encoder.window_size, f"windows as timm places them at {size} px"))
-    if any(side % patch for side, patch in zip(size, encoder.patch_size, strict=True)):
+    if encoder.window_fit != "timm" and encoder.extent_of(size) != size:
         found.append(Unsupported("data.image_size", size, f"multiples of {encoder.patch_size}"))
     if model.task is not None:
         found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})

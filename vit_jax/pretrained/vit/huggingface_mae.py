@@ -122,6 +122,9 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     ):
         if sides[0] != sides[1]:
             found.append(Unsupported(name, sides, "a square"))
+    if model.encoder.extent_of(model.preprocessing.image_size) != model.preprocessing.image_size:
+        valid = f"a multiple of the patch of {model.encoder.patch_size[0]} px"
+        found.append(Unsupported("data.image_size", model.preprocessing.image_size, valid))
     return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
 
 
