@@ -58,7 +58,7 @@ def test_timms_padding_to_whole_patches_is_refused_where_there_is_any(changed):
     copy.config["model_args"] = (copy.config.get("model_args") or {}) | {"dynamic_img_pad": True}
     assert vit_jax.load(copy.save()).class_names
     copy.config["model_args"]["img_size"] = [51, 51]
-    with pytest.raises(vit_jax.InputError, match="model_args.dynamic_img_pad, which pads images of 51x51 px"):
+    with pytest.raises(vit_jax.InputError, match=r"model_args\.dynamic_img_pad, which pads images of 51x51 px"):
         vit_jax.load(copy.save())
 
 

@@ -321,12 +321,12 @@ class MaskedAutoencoder(Task):
         mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
         _, height, width, channels = outputs.images.shape
         size = (height, width, channels)
-        hidden, reconstruction = (np.asarray(join_patches(x, size, outputs.patch_size)) for x in (is_hidden, mixed))
         images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
         # What no patch covers is neither hidden nor reconstructed.
-        rest = [(0, 0), *((0, side - part) for side, part in zip(size, hidden.shape[1:], strict=True))]
-        hidden = np.pad(hidden, rest)
-        reconstruction = np.where(np.pad(np.ones(reconstruction.shape, bool), rest), np.pad(reconstruction, rest), images)
+        hidden, reconstruction = np.zeros(images.shape, bool), images.copy()
+        for whole, patches in ((hidden, is_hidden), (reconstruction, mixed)):
+            part = np.asarray(join_patches(patches, size, outputs.patch_size))
+            whole[:, : part.shape[1], : part.shape[2]] = part
         return [
             ReconstructedImage(
                 masked=np.where(hidden[i], _GREY, placement.to_pixels(images[i])),

@@ -165,8 +165,8 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, Any]:
     """Read the options that show in the tensors' shapes, and in arguments that shapes do not show."""
     embed_dim, _, *patch = shape_of(files, "patch_embed.proj.weight", 4)
-    stages = block_count(files.tensors, "layers.")
-    depths = tuple(block_count(files.tensors, f"layers.{stage}.blocks.") for stage in range(stages))
+    stages = block_count(files, "layers.")
+    depths = tuple(block_count(files, f"layers.{stage}.blocks.") for stage in range(stages))
     if not depths or 0 in depths:
         raise InputError(
             f"{files.name} has no blocks in layers.{len(depths) and depths.index(0)}, which its format has"

@@ -83,7 +83,7 @@ def describe_transformer(
     rows, columns, _, hidden_dim = shape_of(files, "embedding/kernel", 4)
     prefix = 1 if "cls" in tensors else 0
     size, grid = _size_and_grid(files, shape_of(files, _POSITIONS, 3)[1] - prefix, cell, image_size)
-    depth = block_count(tensors, "Transformer/encoderblock_")
+    depth = block_count(files, "Transformer/encoderblock_")
     options = {
         "hidden_dim": hidden_dim,
         "depth": depth,
