@@ -17,6 +17,7 @@ from conftest import ROOT, small_config
 
 import train
 from benchmarks import kill_and_resume
+from vit_jax.build.experiment import step_alone
 from vit_jax.cli import flags
 from vit_jax.errors import InputError, TrainingDiverged
 from vit_jax.training.checkpoints import reading
@@ -335,7 +336,7 @@ def test_a_bad_command_line_is_one_line_and_status_2(tmp_path):
 BAD_CONFIGS = [
     ({"model__name": "vitt"}, "unknown model 'vitt' .did you mean 'vit'"),
     ({"model__variant": "X/16"}, "no variant 'X/16'; valid: Ti/16"),
-    ({"model__variant": "Ti/3"}, "8x8 px is not divisible by the patch size 3x3"),
+    ({"model__variant": "Ti/9"}, "8x8 px is smaller than the patch size 9x9"),
     ({"model__options__pooling": "max"}, "'max'; valid: token, gap, map"),
     ({"task__name": "clasification"}, "unknown task 'clasification'"),
     ({"task__options__loss_typ": "sigmoid"}, "task 'classification' has no option 'loss_typ'; nearest: 'loss_type'"),
@@ -384,6 +385,11 @@ def test_a_bad_config_is_refused_before_anything_is_written(tmp_path, changes, m
     with pytest.raises(InputError, match=message):
         train.train(small_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pixels_that_no_patch_covers_are_told_before_the_first_step():
+    with pytest.warns(UserWarning, match="data.image_size is 8x8 px, .* leave out the last 2 rows and 2 columns"):
+        step_alone(small_config(model__variant="Ti/3"))
 
 
 def test_a_work_directory_that_cannot_be_made(tmp_path):

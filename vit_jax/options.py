@@ -72,6 +72,20 @@ def counts(length: int) -> Rule:
     )
 
 
+def short(value: Any, most: int = 100) -> str:
+    """Write a value for a message, without most of it where it is long.
+
+    Example:
+        >>> short([1, 2]), short("a" * 1000, 5)
+        ('[1, 2]', "'aaaa...")
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits, or lists in more lists, than Python writes
+        text = f"a value of type {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def plain(value: Any) -> Any:
     """Convert a value as a user or a file may give it to plain Python.
 
@@ -130,7 +144,7 @@ def check_options(
     flags = {field.name: FLAG for field in dataclasses.fields(module) if field.type is bool}
     for name, rule in {**(rules or {}), **flags}.items():
         if name in values and not rule.ok(values[name]):
-            raise InputError(f"model.options.{name} is {values[name]!r}; valid: {rule.valid}")
+            raise InputError(f"model.options.{name} is {short(values[name])}; valid: {rule.valid}")
     return values
 
 

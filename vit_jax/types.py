@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.struct
@@ -188,6 +188,20 @@ class Placement:
 def encoder_of(model: Any) -> Any:
     """Return the encoder within what `Task.wrap` gives."""
     return model.encoder
+
+
+def extent_of(encoder: Any, image_size: Sequence[int]) -> tuple[int, int]:
+    """Return height and width in pixels of what an encoder's grid of patches covers, from an image's top left corner.
+
+    Patches that do not divide the image leave a rest out (a plain ViT), or reach beyond it (Swin, whose images are
+    padded). It is the image itself where the encoder has no method `extent_of`.
+
+    Args:
+        encoder: images to `Features`.
+        image_size: height and width in pixels.
+    """
+    height, width = image_size
+    return encoder.extent_of((height, width)) if hasattr(encoder, "extent_of") else (height, width)
 
 
 class Features(flax.struct.PyTreeNode):

@@ -72,6 +72,15 @@ def test_the_heads_show_their_maps():
     np.testing.assert_allclose(figure.axes[-1].images[1].get_alpha()[corners], [[0.85, 0], [0, 0]], atol=0.12)
 
 
+def test_maps_lie_on_what_the_patches_cover():
+    """Patches of 14 leave out the last 6 of 48 rows and 8 of 64 columns."""
+    image, maps = np.zeros((48, 64, 3), np.uint8), np.random.default_rng(0).uniform(size=(2, 3, 4))
+    figure = figures.attention_figure(image, maps[1:], maps[0], extent=(42, 56))
+    for axes in figure.axes[1:]:
+        assert list(axes.images[-1].get_extent()) == [0, 56, 42, 0]
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 64), (48, 0))
+
+
 def test_a_white_image_stays_bright_where_the_rollout_is_small():
     """A cubic curve swings below the smallest value, which must not become opaque black."""
     rng = np.random.default_rng(0)

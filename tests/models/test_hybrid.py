@@ -100,6 +100,11 @@ def test_flops_are_the_sum_over_the_layers(variant):
     assert model.flops((224, 224)) == 2 * macs
 
 
+def test_cells_that_the_patch_does_not_divide_are_left_out():
+    model = create("R+Ti/16", depth=1)  # patches of 8x8 cells of 4 pixels
+    assert (model.grid_of((76, 100)), model.extent_of((76, 100))) == ((2, 3), (64, 96))
+
+
 def test_convolution_by_hand():
     """A standardised kernel, zeros around the image, more of them at the lower right."""
     rng = np.random.default_rng(0)
@@ -179,8 +184,8 @@ def test_bad_input_is_refused_by_name(variant, overrides, message):
 
 def test_images_that_do_not_fit_are_refused():
     model = tiny("R+Ti/16", resnet_stages=())
-    with pytest.raises(InputError, match=r"images of 32x48 px leave the ResNet as 8x12 cells, .* patch of 8x8 cells"):
-        init(model)
+    with pytest.raises(InputError, match=r"images of 28x48 px leave the ResNet as 7x12 cells, .* patch of 8x8 cells"):
+        init(model, IMAGES[:, :28])
     model = tiny()
     with pytest.raises(InputError, match="the images have 1 channels, but the model was made for 3"):
         model.apply(init(model), IMAGES[..., :1], train=False)

@@ -96,6 +96,15 @@ def test_an_image_that_patches_do_not_divide_is_padded_with_zeros():
     np.testing.assert_array_equal(*of)
 
 
+def test_in_timms_way_what_patches_do_not_divide_is_left_out():
+    model = tiny(window_fit="timm")
+    params = init(model)
+    assert (model.grid_of((22, 41)), model.extent_of((22, 41))) == ((5, 10), (20, 40))
+    assert model.flops((22, 41)) == model.flops((20, 40))
+    of = [model.apply({"params": params}, IMAGES[:, :h, :w], train=False).tokens for h, w in ((22, 41), (20, 40))]
+    np.testing.assert_array_equal(*of)
+
+
 def test_parameters_are_those_of_any_image_size():
     """So that a model goes on at another size."""
     model = tiny(window_size=8)

@@ -338,9 +338,18 @@ def test_bad_option_is_refused_by_name_and_value(overrides, message):
         create("Ti/16", **overrides)
 
 
-def test_indivisible_image_is_refused_by_both_sizes():
-    with pytest.raises(InputError, match=r"8x12 px.*8x5 px"):
-        init(tiny("Ti/8x5"))
+def test_what_patches_do_not_divide_changes_nothing():
+    """Of 8x12 pixels, patches of 3x5 leave out the last two rows and columns."""
+    model = tiny("Ti/3x5", depth=1)
+    params, whole = init(model), IMAGES[:, :6, :10]
+    assert model.grid_of((8, 12)) == (2, 2) and model.extent_of((8, 12)) == (6, 10)
+    assert model.flops((8, 12)) == model.flops((6, 10))
+    chex.assert_trees_all_equal(*(model.apply(params, images, train=False) for images in (IMAGES, whole)))
+
+
+def test_an_image_smaller_than_a_patch_is_refused_by_both_sizes():
+    with pytest.raises(InputError, match=r"8x12 px.*9x5 px"):
+        init(tiny("Ti/9x5"))
 
 
 def test_image_of_another_grid_is_refused_by_both_grids():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import InputError
-from vit_jax.ops.patches import extract_patches, patch_grid, unfold, unfold_grid
+from vit_jax.ops.patches import extract_patches, join_patches, patch_grid, unfold, unfold_grid
 
 
 def test_hand_made_example():
@@ -34,8 +34,17 @@ def test_grid_is_rows_then_columns():
     assert patch_grid((32, 48), (16, 8)) == (2, 6)
 
 
-@pytest.mark.parametrize("image_size", [(30, 48), (32, 50), (8, 48)])
-def test_indivisible_image_is_refused_by_both_sizes(image_size):
+@pytest.mark.parametrize("size", [(7, 13), (6, 14), (8, 12)])
+def test_what_patches_do_not_divide_is_left_out_at_the_end(size):
+    images = np.arange(2 * size[0] * size[1] * 3).reshape(2, *size, 3)
+    assert patch_grid(size, (3, 4)) == (2, 3)
+    patches = extract_patches(images, (3, 4))
+    np.testing.assert_array_equal(patches, extract_patches(images[:, :6, :12], (3, 4)))
+    np.testing.assert_array_equal(join_patches(patches.reshape(2, 6, -1), (*size, 3), (3, 4)), images[:, :6, :12])
+
+
+@pytest.mark.parametrize("image_size", [(15, 48), (32, 11), (8, 8)])
+def test_an_image_smaller_than_one_patch_is_refused_by_both_sizes(image_size):
     with pytest.raises(InputError, match=rf"{image_size[0]}x{image_size[1]} px.*16x12 px"):
         patch_grid(image_size, (16, 12))
     with pytest.raises(InputError, match=rf"{image_size[0]}x{image_size[1]} px.*16x12 px"):

@@ -35,6 +35,33 @@ def test_every_leaf_is_loaded_and_none_is_left(golden, name):
     assert str(report) == line
 
 
+@pytest.mark.parametrize("name", ["hf_vit", "hf_deit", "timm_vit", "timm_vit_reg"])
+def test_what_patches_do_not_divide_is_left_out_as_by_the_librarys_convolution(changed, golden, name):
+    """SigLIP So400m has patches of 14 and images of 384 pixels."""
+    expected = np.load(golden / name / "expected.npz")
+    pixels = expected["pixel_values"].transpose(0, 2, 3, 1)
+    larger = np.pad(pixels, ((0, 0), (0, 3), (0, 5), (0, 0)), constant_values=9.0)
+    size, copy = list(larger.shape[1:3]), changed(name)
+    if "architecture" in copy.config:
+        copy.config["model_args"] = (copy.config.get("model_args") or {}) | {"img_size": size}
+    else:
+        copy.config["image_size"] = size
+    classifier = vit_jax.load(copy.save())
+    assert classifier.preprocessing.image_size == tuple(size) and classifier.report.resized == {}
+    np.testing.assert_allclose(classifier.apply(larger), expected["logits"], atol=2e-5)
+    rows, columns = classifier.features(larger).grid
+    assert rows * columns == np.prod(classifier.params["encoder"]["pos_embedding"]["grid"].shape[:2])
+
+
+def test_timms_padding_to_whole_patches_is_refused_where_there_is_any(changed):
+    copy = changed("timm_vit")
+    copy.config["model_args"] = (copy.config.get("model_args") or {}) | {"dynamic_img_pad": True}
+    assert vit_jax.load(copy.save()).class_names
+    copy.config["model_args"]["img_size"] = [51, 51]
+    with pytest.raises(vit_jax.InputError, match=r"model_args\.dynamic_img_pad, which pads images of 51x51 px"):
+        vit_jax.load(copy.save())
+
+
 def test_both_heads_of_deit_answer_and_are_averaged(golden):
     classifier = vit_jax.load(golden / "hf_deit")
     expected = np.load(golden / "hf_deit" / "expected.npz")

@@ -66,6 +66,18 @@ def test_a_wide_image_that_windows_do_not_divide(golden, changed):
     check(vit_jax.load(copy.save()), np.load(golden / "timm_swin" / "expected_wide.npz"))
 
 
+def test_timms_patches_leave_out_what_they_do_not_divide(golden, changed, tmp_path):
+    """Its convolution pads nothing, unlike transformers'."""
+    copy = changed("timm_swin")
+    copy.config["model_args"]["img_size"] = [46, 79]
+    classifier, expected = vit_jax.load(copy.save()), np.load(golden / "timm_swin" / "expected_wide.npz")
+    pixels = expected["pixel_values"].transpose(0, 2, 3, 1)
+    larger = np.pad(pixels, ((0, 0), (0, 2), (0, 3), (0, 0)), constant_values=9.0)
+    np.testing.assert_allclose(classifier.apply(larger), expected["logits"], atol=2e-5)
+    with pytest.raises(vit_jax.InputError, match=r"data.image_size \(46, 79\) \(valid: multiples of \(4, 4\)"):
+        vit_jax.save(classifier, tmp_path / "out", to="huggingface", allow=("crop_offset", "resize"))
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_what_is_written_is_what_was_read(golden, name, tmp_path):
     classifier = vit_jax.load(golden / name)

@@ -104,6 +104,7 @@ def rectangle(arrays, positions):
 def test_the_grid_is_of_the_name_or_square_or_given(arrays, tmp_path):
     assert vit_jax.load(saved(tmp_path, arrays(), "S_8-x-res_48.npz")).preprocessing.image_size == (48, 48)
     assert vit_jax.load(saved(tmp_path, arrays(), "S_8-x-res_224.npz")).preprocessing.image_size == (48, 48)
+    assert vit_jax.load(saved(tmp_path, arrays(), "S_8-x-res_54.npz")).preprocessing.image_size == (54, 54)
     file = saved(tmp_path, rectangle(arrays, 12), "wide.npz")
     assert vit_jax.load(file, image_size=(16, 48)).features(np.zeros((1, 16, 48, 3))).grid == (2, 6)
     with pytest.raises(vit_jax.InputError, match=r"wide.npz: 12 positions make no square.*give image_size"):

@@ -77,6 +77,22 @@ def test_a_perfect_prediction_costs_nothing_and_is_drawn_as_the_image():
     np.testing.assert_array_equal(result.reconstruction, np.clip(255 * IMAGES[0], 0, 255))
 
 
+def test_pixels_beyond_the_patches_are_neither_hidden_nor_reconstructed():
+    task, images = tiny_task(normalise_pixels=False), np.zeros((1, 3, 5, 1), np.float32)
+    images[:, :, 4] = 1.0
+    outputs = Reconstruction(jnp.asarray(images), jnp.full((1, 6, 2), 0.4), jnp.ones((1, 6)), patch_size=(1, 2))
+    [result] = task.results(outputs, [Placement.whole((3, 5))])
+    expected = np.full((3, 5), 102)
+    expected[:, 4] = 255
+    np.testing.assert_array_equal(result.reconstruction[:, :, 0], expected)
+    np.testing.assert_array_equal(result.masked[:, :, 0] == 128, expected == 102)
+    images = np.random.default_rng(0).normal(size=(1, 18, 19, 3)).astype(np.float32)
+    model, params = initialised(task, images)
+    keys = jax.random.split(jax.random.key(0), 1)
+    outputs, _ = task.forward(Forward(model, params), {"image": images}, rngs={"mask": keys}, train=False)
+    assert outputs.patches.shape == (1, 16, 48) and np.isfinite(task.loss(outputs, {})).all()
+
+
 @pytest.mark.parametrize(("ratio", "hidden"), [(0.75, 12), (0.5, 8), (0.7, 12), (0.9, 15)])
 def test_the_share_of_hidden_patches_is_rounded_up(ratio, hidden):
     assert 16 - num_kept(16, 1.0 - ratio) == hidden

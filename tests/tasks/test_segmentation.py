@@ -10,7 +10,7 @@ from tiny import IMAGE_FIELD, TaskRow, classification
 
 from vit_jax.build import plugins
 from vit_jax.errors import InputError
-from vit_jax.tasks.segmentation import UNSEEN, Segmentation
+from vit_jax.tasks.segmentation import UNSEEN, Segmentation, upsampled
 from vit_jax.types import IGNORED, Field, Placement
 
 QUARTERS = np.random.default_rng(0).integers(-1, 3, (8, 2, 2))  # a class for each patch; -1 is ignored
@@ -62,6 +62,13 @@ def test_an_image_whose_pixels_are_all_ignored_costs_nothing_and_has_no_gradient
     value, gradient = jax.value_and_grad(lambda logits: task.loss(logits, batch).sum())(LOGITS)
     assert value == 0.0 and task.weight(batch) == 0.0
     np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_beyond_the_patches_the_last_logits_are_repeated():
+    """Two patches of 2x2 pixels in 3x5, then in 1x3, of which they reach beyond."""
+    logits = jnp.array([1.0, 5.0]).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(upsampled(logits, (3, 5), (2, 4))[0, :, :, 0], [[1, 2, 4, 5, 5]] * 3, rtol=1e-6)
+    np.testing.assert_allclose(upsampled(logits, (1, 3), (2, 4))[0, :, :, 0], [[1, 2, 4]], rtol=1e-6)
 
 
 def test_metrics_leave_out_ignored_pixels_and_masked_rows():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from vit_jax.training.evaluation import Evaluators
 from vit_jax.training.problem import Problem
 from vit_jax.training.state import make_init
 from vit_jax.training.step import TrainStep, make_train_step
-from vit_jax.types import Batch, Fields, TrainState
+from vit_jax.types import Batch, Fields, TrainState, extent_of
 
 EXECUTION = ("attention", "remat", "scan")
 """Options of a model that say how it is computed, not what: the config's alone, and in no checkpoint, so that whoever
@@ -183,6 +184,7 @@ def _step(config: Any, data: data_.Data, *, opened: Opened | None, saved_info: I
     encoder: Any = plugins.create_encoder(
         model_info["name"], model_info["variant"], **model_info["options"] | execution
     )
+    _warn_of_rest(encoder, data.preprocessing.image_size)
     saved = None if saved_info is None else saved_info.get("companions")
     companions = companions_.open_companions(task, data.preprocessing, saved=saved, dtype=options.get("dtype"))
     if companions.info:
@@ -208,6 +210,17 @@ def _step(config: Any, data: data_.Data, *, opened: Opened | None, saved_info: I
             axis_name=axis_name,
         ),
     )
+
+
+def _warn_of_rest(encoder: Any, image_size: tuple[int, int]) -> None:
+    """Warn of pixels that no patch covers; published models are used so, but in a new one it is rarely meant."""
+    rows, columns = (side - part for side, part in zip(image_size, extent_of(encoder, image_size), strict=True))
+    if rows > 0 or columns > 0:
+        warnings.warn(
+            f"data.image_size is {image_size[0]}x{image_size[1]} px, of which the model's patches leave out the last "
+            f"{max(rows, 0)} rows and {max(columns, 0)} columns",
+            stacklevel=2,
+        )
 
 
 def _open_init(config: Any) -> Opened:

@@ -24,6 +24,7 @@ def attention_figure(
     head_maps: Float[np.ndarray, "heads h w"],
     rollout_map: Float[np.ndarray, "h w"],
     *,
+    extent: Sequence[int] | None = None,
     title: str = "",
 ) -> "Figure":
     """Return the image, the map of each head, and the rollout's over the image.
@@ -35,6 +36,7 @@ def attention_figure(
         image: `[H, W, 1]` or `[H, W, 3]` uint8.
         head_maps: `[heads, h, w]`, one value a patch.
         rollout_map: `[h, w]`.
+        extent: height and width in pixels of what the maps cover, from the image's top left corner; None is the image.
         title: a line above; empty is none.
     """
     from matplotlib.figure import Figure
@@ -57,14 +59,15 @@ def attention_figure(
         axes.set_axis_off()
         return axes
 
+    extent = image.shape[:2] if extent is None else extent
     _show_image(panel("input", 0, 0, whole), image)
     for i, values in enumerate(head_maps):
         row, column = divmod(i, columns)
         left = aspect * whole + _GAP + column * (aspect * head + _GAP)
-        _show_map(panel(f"head {i + 1}", left, row * (head + _NAME), head), values, image.shape)
+        _show_map(panel(f"head {i + 1}", left, row * (head + _NAME), head), values, image.shape, extent)
     rollout = panel("rollout", width - aspect * whole, 0, whole)
     _show_image(rollout, image)
-    _show_map(rollout, rollout_map, image.shape, strength=0.85)
+    _show_map(rollout, rollout_map, image.shape, extent, strength=0.85)
     if title:
         figure.suptitle(title, x=0.5, y=1.0, verticalalignment="bottom", fontsize=12)
     return figure
@@ -97,15 +100,20 @@ def _show_image(axes: "Axes", image: UInt8[np.ndarray, "H W c"]) -> None:
 
 
 def _show_map(
-    axes: "Axes", values: Float[np.ndarray, "h w"], shape: Sequence[int], strength: float | None = None
+    axes: "Axes",
+    values: Float[np.ndarray, "h w"],
+    shape: Sequence[int],
+    extent: Sequence[int],
+    strength: float | None = None,
 ) -> None:
-    """Stretch a map over an image of the given shape (height, width, ...).
+    """Stretch a map over the part `extent` (height, width) of an image of the given shape (height, width, ...).
 
     With a strength in [0, 1], what lies below shows through where the map is small.
     """
     fine = _stretched(_unit(values))
     alpha = None if strength is None else strength * fine**0.5
-    axes.imshow(fine, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=_extent(shape), interpolation="bilinear")
+    axes.imshow(fine, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=_extent(extent), interpolation="bilinear")
+    axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0))
 
 
 def _stretched(values: Float[np.ndarray, "h w"], pixels: int = 512) -> Float[np.ndarray, "H W"]:

@@ -26,6 +26,7 @@ from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
+from vit_jax.pretrained.reading import is_folder, path_of
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
 
 if TYPE_CHECKING:
@@ -259,8 +260,8 @@ def load(
     step = step if isinstance(step, str) else operator.index(step)
     in_channels = None if in_channels is None else operator.index(in_channels)
     image_size = None if image_size is None else _plain_size(image_size)
-    path = pathlib.Path(source).expanduser()
-    if source != "" and (path / "checkpoints").is_dir():
+    path = path_of(source)
+    if source != "" and is_folder(path / "checkpoints"):
         foreign = {"revision": revision, "num_heads": num_heads, "allow": allow or None}
         given = [name for name, value in foreign.items() if value is not None]
         if given:
@@ -309,6 +310,7 @@ def _load_other(source: str | pathlib.Path, *, allow: Sequence[str], **options: 
     from vit_jax.tasks.classification import zero_heads
 
     found = load_checkpoint(source, allow=allow, **options)
+    allow = [name.removeprefix(found.report.prefix) for name in allow]
     # A head that is missing was named by the caller already.
     zero = {name: found.report.loaded[name] for name in zero_heads(found.params) if name in found.report.loaded}
     for name, tensor in zero.items():

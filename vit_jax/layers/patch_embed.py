@@ -35,10 +35,10 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b H W c"]) -> Float[Array, "b h w dim"]:
-        """Map images `[B, H, W, C]` to `[B, H / height, W / width, hidden_dim]`.
+        """Map images `[B, H, W, C]` to `[B, H // height, W // width, hidden_dim]`; see `patch_grid` for the rest.
 
         Raises:
-            InputError: the patch does not divide the image, or the image has other channels than the kernel.
+            InputError: the image is smaller than a patch, or has other channels than the kernel.
         """
         channels = images.shape[-1]
         if self.has_variable("params", "kernel"):

@@ -66,16 +66,21 @@ class Hybrid(vit.ViT):
         """Return the rows and columns of patches in an image of this height and width.
 
         Raises:
-            InputError: the patch does not divide the ResNet's output.
+            InputError: the ResNet's output is smaller than a patch.
         """
         rows, columns = stage_grids(image_size, len(self.resnet_stages))[-1]
         patch_rows, patch_columns = self.patch_size
-        if rows % patch_rows or columns % patch_columns:
+        if rows < patch_rows or columns < patch_columns:
             raise InputError(
-                f"images of {image_size[0]}x{image_size[1]} px leave the ResNet as {rows}x{columns} cells, which are "
-                f"not divisible by the patch of {patch_rows}x{patch_columns} cells"
+                f"images of {image_size[0]}x{image_size[1]} px leave the ResNet as {rows}x{columns} cells, fewer than "
+                f"the patch of {patch_rows}x{patch_columns} cells has"
             )
         return rows // patch_rows, columns // patch_columns
+
+    def extent_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width in pixels of what the patches cover; it may reach beyond the image."""
+        height, width = super().extent_of(image_size)
+        return height * self.stride, width * self.stride
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.

@@ -25,6 +25,7 @@ from vit_jax.layers.patch_embed import PatchEmbed, PositionEmbedding
 from vit_jax.layers.stack import REMAT, block_numbers, run_stack
 from vit_jax.layers.window_attention import CosineWindowAttention, PatchMerging, WindowAttention, Windowing, pad
 from vit_jax.ops import windows
+from vit_jax.ops.patches import patch_grid
 from vit_jax.ops.windows import Size
 from vit_jax.types import Features
 
@@ -116,7 +117,7 @@ class Swin(nn.Module):
     mlp_ratio: hidden units of the MLPs for each channel.
     posemb: `none`, or `learned`, a position embedding of the patches in addition.
     window_fit: how windows are fitted to a map that they do not divide or that is no larger than one: `authors`
-        or `timm`; see `ops.windows.fit`.
+        or `timm`; see `ops.windows.fit`. It also says what becomes of an image that the patch does not divide.
     shift_size: number of rows and columns by which every second block of each stage shifts its windows. None is half a
         window, with windows no larger than the map; given, windows and shifts hold for maps of any size.
     pretrained_window_size: of V2, rows and columns for each stage: the windows that the biases were first learned for,
@@ -181,9 +182,24 @@ class Swin(nn.Module):
             return sum(self.depths[: int(number) + 1])
         return self.depth + 1 if path.startswith("norm/") else 0
 
+    def grid_of(self, image_size: Size) -> Size:
+        """Return the rows and columns of patches in an image of this height and width.
+
+        Raises:
+            InputError: the image is smaller than a patch, where it is not padded.
+        """
+        if self.window_fit == "timm":
+            return patch_grid(image_size, self.patch_size)
+        return _ceil(image_size, self.patch_size)
+
+    def extent_of(self, image_size: Size) -> Size:
+        """Return height and width in pixels of what the patches cover; it may reach beyond the image."""
+        rows, columns = self.grid_of(image_size)
+        return rows * self.patch_size[0], columns * self.patch_size[1]
+
     def fits(self, image_size: Size) -> list[windows.Fit]:
         """Fit the shifted windows of each stage to its map of an image of this height and width."""
-        placed, size = [], _ceil(image_size, self.patch_size)
+        placed, size = [], self.grid_of(image_size)
         for stage, window in enumerate(self.window_size):
             fixed = self.shift_size is not None
             placed.append(windows.fit(size, window, self._shift(stage), how=self.window_fit, fixed=fixed))
@@ -209,7 +225,7 @@ class Swin(nn.Module):
             channels: of the image.
             patch_tokens: see `__call__`.
         """
-        size = _ceil(image_size, self.patch_size)
+        size = self.grid_of(image_size)
         total = math.prod(size) * math.prod(self.patch_size) * channels * self.embed_dim
         for stage, placed in enumerate(self.fits(image_size)):
             dim, heads = self.dims(stage), self.num_heads[stage]
@@ -273,7 +289,8 @@ class Swin(nn.Module):
     ) -> Features:
         """Encode images `[B, H, W, C]` float of any size, normalised as in training.
 
-        Images that the patch does not divide are padded with zeros below and to the right, as in Hugging Face's code.
+        Images that the patch does not divide are padded with zeros below and to the right, as in Hugging Face's code;
+        with `window_fit` `timm` their last rows and columns are left out, as there.
         The maps are the stages' outputs, at strides of 1, 2, 4, 8 .. patches; tokens are the last of them after
         LayerNorm, row by row, and pooled is their mean.
 
@@ -288,8 +305,8 @@ class Swin(nn.Module):
                 or there is no such block.
         """
         numbers = block_numbers(intermediates, self.depth)
-        grid = _ceil(images.shape[1:3], self.patch_size)
-        images = pad(images, (grid[0] * self.patch_size[0], grid[1] * self.patch_size[1]))
+        if self.window_fit != "timm":
+            images = pad(images, self.extent_of((images.shape[1], images.shape[2])))
         x = self.embed_norm(self.patch_embed(images)).astype(self.dtype)  # [b, h, w, c]
         tokens = self.pos_embedding(x, jnp.zeros((x.shape[0], 0, self.embed_dim), x.dtype))
         x = self.embed_dropout(tokens, deterministic=not train).reshape(x.shape)

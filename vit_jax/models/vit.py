@@ -143,9 +143,19 @@ class ViT(nn.Module):
         """Return the rows and columns of patches in an image of this height and width.
 
         Raises:
-            InputError: the patch does not divide the image.
+            InputError: the image is smaller than a patch.
         """
         return patch_grid(image_size, self.patch_size)
+
+    def extent_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width in pixels of what the patches cover of an image, from its top left corner.
+
+        Example:
+            >>> create("B/14").extent_of((384, 384))
+            (378, 378)
+        """
+        rows, columns = self.grid_of(image_size)
+        return rows * self.patch_size[0], columns * self.patch_size[1]
 
     def flops(self, image_size: tuple[int, int], channels: int = 3, *, patch_tokens: bool = True) -> int:
         """Count the FLOPs of the forward pass of one image, without a head; a training step takes three times as many.
@@ -230,8 +240,8 @@ class ViT(nn.Module):
             intermediates: numbers of the blocks whose outputs are wanted too, 1 to depth, or -depth to -1 from the end.
 
         Raises:
-            InputError: the patch does not divide the image, the image does not fit a learned embedding, or there is no
-                such block.
+            InputError: the image is smaller than a patch, it does not fit a learned embedding, or there is no such
+                block.
         """
         tokens = self.embed(images, train=train)
         grid = self.grid_of((images.shape[1], images.shape[2]))

@@ -9,20 +9,27 @@ from vit_jax.errors import InputError
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches in an image.
+    """Rows and columns of whole patches in an image.
+
+    Where the patch does not divide the image, the rest at the bottom and on the right is left out, as by a convolution
+    whose stride is its size.
 
     Args:
         image_size: height and width in pixels.
         patch_size: height and width in pixels.
 
     Raises:
-        InputError: the patch does not divide the image.
+        InputError: the image is smaller than one patch.
+
+    Example:
+        >>> patch_grid((384, 384), (14, 14))  # the last 6 rows and columns are left out
+        (27, 27)
     """
     (height, width), (patch_height, patch_width) = image_size, patch_size
-    if height % patch_height or width % patch_width:
+    if height < patch_height or width < patch_width:
         raise InputError(
-            f"image size {height}x{width} px is not divisible by the patch size "
-            f"{patch_height}x{patch_width} px; valid sizes are multiples of {patch_height} and {patch_width}"
+            f"image size {height}x{width} px is smaller than the patch size {patch_height}x{patch_width} px; valid: "
+            "at least one patch"
         )
     return height // patch_height, width // patch_width
 
@@ -32,15 +39,15 @@ def extract_patches(images: Shaped[Array, "b H W c"], patch_size: tuple[int, int
 
     Args:
         images: `[B, H, W, C]`.
-        patch_size: height and width in pixels; they must divide H and W.
+        patch_size: height and width in pixels; see `patch_grid` for what they do not divide.
 
     Returns:
-        `[B, H / height, W / width, height * width * C]`.
+        `[B, H // height, W // width, height * width * C]`.
     """
     batch, height, width, channels = images.shape
     ph, pw = patch_size
     rows, columns = patch_grid((height, width), patch_size)
-    x = images.reshape(batch, rows, ph, columns, pw, channels)
+    x = images[:, : rows * ph, : columns * pw].reshape(batch, rows, ph, columns, pw, channels)
     x = jnp.swapaxes(x, 2, 3)  # [b, rows, columns, ph, pw, c]
     return x.reshape(batch, rows, columns, ph * pw * channels)
 
@@ -53,10 +60,10 @@ def join_patches(
     Args:
         patches: `[B, N, height * width * C]`, row by row.
         image_shape: height, width and channels of the images.
-        patch_size: height and width in pixels; they must divide the image's.
+        patch_size: height and width in pixels.
 
     Returns:
-        `[B, H, W, C]`.
+        `[B, H, W, C]` of the part that the patches cover, without what `extract_patches` left out.
 
     Example:
         >>> images = jnp.arange(16).reshape(1, 4, 4, 1)
@@ -67,7 +74,7 @@ def join_patches(
     height, width, channels = image_shape
     rows, columns = patch_grid((height, width), patch_size)
     x = patches.reshape(len(patches), rows, columns, *patch_size, channels)
-    return jnp.swapaxes(x, 2, 3).reshape(len(patches), height, width, channels)
+    return jnp.swapaxes(x, 2, 3).reshape(len(patches), rows * patch_size[0], columns * patch_size[1], channels)
 
 
 def unfold(images: Shaped[Array, "b H W c"], size: int, *, stride: int, padding: int) -> Shaped[Array, "b h w values"]:

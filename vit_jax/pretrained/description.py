@@ -2,16 +2,20 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.models.vit import VARIANTS
+from vit_jax.options import short
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
 from vit_jax.types import Field, Fields, class_fields
 
+MAX_BLOCKS = 1000
+"""Of one model or stage; published ones have up to a hundred."""
 SIZES = ("hidden_dim", "depth", "mlp_dim", "num_heads")
 
 
@@ -101,7 +105,7 @@ def pair(value: Any, key: str) -> tuple[int, int]:
     sides: tuple[Any, ...] = tuple(value) if several else (value,)
     sides = sides * 2 if len(sides) == 1 else sides
     if len(sides) != 2 or not all(is_whole(side) and side > 0 for side in sides):
-        raise InputError(f"{key} is {value!r}; valid: one number, or height and width")
+        raise InputError(f"{key} is {short(value)}; valid: one number, or height and width")
     return int(sides[0]), int(sides[1])
 
 
@@ -124,10 +128,52 @@ def mlp_ratio(mlp_dim: int, dim: int) -> float:
     return ratio if int(dim * ratio) == mlp_dim else (mlp_dim + 0.5) / dim
 
 
-def block_count(tensors: Iterable[str], start: str) -> int:
-    """Count the blocks whose tensors are called `{start}<number>` and then a dot or slash."""
-    numbers = {name[len(start) :].replace("/", ".").partition(".")[0] for name in tensors if name.startswith(start)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+def block_count(files: Files, start: str) -> int:
+    """Count the blocks whose tensors are called `{start}<number>` and then a dot or slash.
+
+    Raises:
+        InputError: there is a gap in their numbers, or more of them than any model has.
+    """
+    pattern = re.compile(re.escape(start) + r"([0-9]{1,9})[./]")
+    numbers = {int(match[1]) for name in files.tensors if (match := pattern.match(name))}
+    gap = next((number for number in range(len(numbers)) if number not in numbers), None)
+    if gap is not None:
+        raise InputError(f"{files.name} has tensors of {start}{max(numbers)}, but none of {start}{gap}")
+    if len(numbers) > MAX_BLOCKS:
+        raise InputError(f"{files.name} has {len(numbers)} blocks {start}<number>; valid: up to {MAX_BLOCKS}")
+    return len(numbers)
+
+
+def claimed_depth(files: Files, key: str, value: Any, start: str) -> int:
+    """Check a number of blocks that a config claims against the tensors that are there.
+
+    Args:
+        files: the checkpoint.
+        key: of the config, for the message.
+        value: what it claims.
+        start: what the blocks' tensors begin with, up to their number; see `block_count`.
+
+    Raises:
+        InputError: no number, or one of more blocks than there are tensors of.
+    """
+    there = block_count(files, start)
+    if not is_whole(value) or not 0 <= value <= there:
+        raise InputError(
+            f"{files.name}: {key} is {short(value)}, but there are tensors of {there} blocks {start}<number>"
+        )
+    return int(value)
+
+
+def claimed_channels(files: Files, config: dict[str, Any]) -> int:
+    """Check the number of image channels that a config of transformers claims.
+
+    Raises:
+        InputError: no number, or more than any tensor there has.
+    """
+    value, most = config["num_channels"], max((max(x.shape, default=0) for x in files.tensors.values()), default=0)
+    if not is_whole(value) or not 0 < value <= most:
+        raise InputError(f"{files.name}: num_channels is {short(value)}; valid: the channels of its patch embedding")
+    return int(value)
 
 
 def shape_of(files: Files, tensor: str, ndim: int) -> tuple[int, ...]:

@@ -5,17 +5,15 @@ import difflib
 import json
 import pathlib
 import re
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes  # noqa: F401  gives NumPy the bfloat16 that some safetensors files hold
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
 from vit_jax.pretrained import hub
+from vit_jax.pretrained.reading import is_folder, path_of, read_json, read_npz, read_safetensors, regular_file
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -25,6 +23,7 @@ VALID = (
     "or a Hugging Face id such as google/vit-base-patch16-224"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 _URL = re.compile(r"[a-z0-9]+://.+")
 
 
@@ -36,12 +35,14 @@ class Files:
     tensors: name -> array, float32 or what the file holds.
     config: of config.json; None for an `.npz`.
     preprocessor: of preprocessor_config.json, if there is one.
+    prefix: what all tensors' names began with there, and was taken off; see `prefixes`.
     """
 
     name: str
     tensors: dict[str, np.ndarray]
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
+    prefix: str = ""
 
 
 def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> Files:
@@ -56,20 +57,24 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     """
     if source == "":  # a path of which would be this folder
         raise InputError(f"the name of the model is empty; valid: {VALID}")
-    name, path = str(source), pathlib.Path(source).expanduser()
-    if path.is_dir():
-        return _folder(path)
-    if name.lower().endswith(PICKLES) and (path.exists() or not _HUB_ID.fullmatch(name)):
+    name, path = str(source), path_of(source)
+    if is_folder(path):
+        try:
+            return _folder(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if name.lower().endswith(PICKLES) and (regular_file(path) or not _HUB_ID.fullmatch(name)):
         raise InputError(f"{name}: {_pickle(path.name)}")
     if _URL.fullmatch(name):
         if not name.lower().endswith(".npz"):
             raise InputError(f"{name} is not read; valid as a URL: a Google .npz file")
-        return Files(name.rsplit("/", 1)[-1], _npz(hub.download(name)))
-    if path.is_file() and path.suffix == ".npz":
-        return Files(path.name, _npz(path))
-    if path.is_file() and path.suffix == ".safetensors":
-        return _read(path.parent.name, lambda file: path if file == WEIGHTS else _existing(path.parent / file))
-    if path.is_file():
+        return Files(name.rsplit("/", 1)[-1], read_npz(hub.download(name)))
+    is_file = regular_file(path) is not None
+    if is_file and path.suffix == ".npz":
+        return Files(path.name, read_npz(path))
+    if is_file and path.suffix == ".safetensors":
+        return _read(path.parent.name, lambda file: path if file == WEIGHTS else regular_file(path.parent / file))
+    if is_file:
         raise InputError(f"{name} is no checkpoint that is read here; valid: {VALID}")
     siblings = sorted(str(sibling) for sibling in path.parent.iterdir()) if path.parent.is_dir() else []
     near = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.8)
@@ -105,16 +110,14 @@ def write_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> Non
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path | None:
-    return path if path.is_file() else None
-
-
 def _folder(folder: pathlib.Path) -> Files:
     weights = sorted(folder.glob("*.safetensors"))
     if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
-        return _read(str(folder), lambda file: _existing(folder / file))
+        return _read(str(folder), lambda file: regular_file(folder / file))
     if len(weights) == 1:  # by another name
-        return _read(str(folder), lambda file: weights[0] if file == WEIGHTS else _existing(folder / file))
+        return _read(
+            str(folder), lambda file: regular_file(weights[0]) if file == WEIGHTS else regular_file(folder / file)
+        )
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise InputError(f"{folder / pickles[0]}: {_pickle(pickles[0])}")
@@ -141,64 +144,35 @@ def _read(name: str, find: Callable[[str], pathlib.Path | None]) -> Files:
     path = find("config.json")
     if path is None:
         raise InputError(f"{name} has no config.json, which says what model its weights are of")
-    config = _json(path)
+    config = read_json(path)
     # timm keeps its preprocessing in config.json.
     path = None if "architecture" in config else find("preprocessor_config.json")
-    preprocessor = None if path is None else _json(path)
+    preprocessor = None if path is None else read_json(path)
     return Files(name, _weights(name, find), config, preprocessor)
 
 
 def _weights(name: str, find: Callable[[str], pathlib.Path | None]) -> dict[str, np.ndarray]:
     single = find(WEIGHTS)
     if single is not None:
-        return _safetensors(single)
+        return read_safetensors(single)
     index = find(INDEX)
     if index is None:
         raise InputError(f"{name} has neither {WEIGHTS} nor {INDEX}; if it has a .bin file: {_pickle('model.bin')}")
-    places = _json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise InputError(f"{index} has no weight_map")
+    for tensor, shard in places.items():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise InputError(
+                f"{name} has no {str(shard)[:200]}, which {INDEX} names for {tensor!r}; valid: a *.safetensors file"
+            )
     tensors = {}
     for shard in sorted(set(places.values())):
-        path = find(shard) if pathlib.PurePath(shard).name == shard else None
+        path = find(shard)
         if path is None:
             raise InputError(f"{name} has no {shard}, which {INDEX} names")
-        tensors |= _safetensors(path)
+        tensors |= read_safetensors(path)
     lacking = sorted(places.keys() - tensors.keys())
     if lacking:
         raise InputError(f"{name} has no tensor {lacking[0]!r}, which {INDEX} names")
     return tensors
-
-
-def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: _float32(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}") from None
-
-
-def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: _float32(file[name]) for name in file.files}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from None
-    except ValueError as error:
-        reason = "it holds pickled objects, which can run any code" if "pickle" in str(error) else str(error)
-        raise InputError(f"{path} cannot be read as .npz without pickles: {reason}") from None
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    """Turn halves and doubles into float32; whole numbers (a counter that some files hold) stay."""
-    return array if array.dtype.kind in "iub" else array.astype(np.float32, copy=False)
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return content

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import vit_jax.pretrained
 from vit_jax.contracts import Task
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.export import ExportModel, Unsupported
 from vit_jax.pretrained.files import Files
@@ -168,7 +169,7 @@ def _reader(formats: tuple[str, ...], kind: Any, what: str) -> LibraryFile:
     matching = [(len(pattern), file) for pattern, file in patterns if fnmatch.fnmatchcase(str(kind), pattern)]
     if not matching:
         valid = ", ".join(pattern for pattern, _ in patterns)
-        raise InputError(f"{what} {kind!r} is not supported; valid: {valid}")
+        raise InputError(f"{what} {short(kind)} is not supported; valid: {valid}")
     return max(matching, key=lambda each: each[0])[1]
 
 

@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
@@ -16,7 +18,9 @@ from vit_jax.info import Info, fields_of, new_info
 from vit_jax.layers.roles import trace
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import libraries, mapping
+from vit_jax.pretrained.claims import check_claims
 from vit_jax.pretrained.description import in_proportion, is_whole, pair
+from vit_jax.pretrained.prefixes import describe_unwrapped
 from vit_jax.pretrained.report import Found, Report, fit
 from vit_jax.types import Params
 
@@ -101,13 +105,19 @@ def open_checkpoint(
     """Read a checkpoint; the arguments are those of `load`, and the sizes change its preprocessing alone."""
     size = None if image_size is None else pair(image_size, "image_size")
     channels, num_heads = _count(in_channels, "in_channels"), _count(num_heads, "num_heads")
-    files = files_.open_source(source, revision=revision)
-    description = libraries.describe(files, num_heads=num_heads, image_size=size)
+    files, description = describe_unwrapped(
+        files_.open_source(source, revision=revision),
+        lambda files: libraries.describe(files, num_heads=num_heads, image_size=size),
+    )
+    if files.prefix:
+        warnings.warn(f"{files.name}: {files.prefix!r} was taken off the names of all its tensors", stacklevel=2)
+    preprocessing = adapted(description.preprocessing, size, channels)
+    check_claims(files, description, preprocessing)
     info = new_info(
         model=description.model,
         task=description.task,
         fields=description.fields,
-        preprocessing=dataclasses.asdict(adapted(description.preprocessing, size, channels)),
+        preprocessing=dataclasses.asdict(preprocessing),
     )
     template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
     buffers = tuple(name for name in files.tensors if any(re.fullmatch(each, name) for each in description.buffers))
@@ -116,6 +126,7 @@ def open_checkpoint(
         tensors={row.param: row.tensor for row in description.names},
         names=[name for name in files.tensors if name not in buffers],
         buffers=buffers,
+        prefix=files.prefix,
     )
     return Opened(files.name, info, found, description.antialias)
 
@@ -136,12 +147,12 @@ def _count(value: Any, name: str) -> int | None:
 def _initialiser(info: Info) -> Callable[[], Params]:
     """Make a function that gives new parameters of the model; a bare encoder's come under `encoder`."""
     encoder, preprocessing = libraries.create_encoder(**info["model"]), info["preprocessing"]
-    images = np.zeros((1, *preprocessing["image_size"], preprocessing["channels"]), np.float32)
+    shape = (1, *preprocessing["image_size"], preprocessing["channels"])
     key = jax.random.key(0)
     if info["task"] is None:
-        return lambda: {"encoder": encoder.init(key, images, train=False)["params"]}
+        return lambda: {"encoder": encoder.init(key, jnp.zeros(shape), train=False)["params"]}
     task = libraries.create_task(info["task"]["name"], fields_of(info), info["task"]["options"])
-    return lambda: task.initialise(task.wrap(encoder), key, {"image": images})["params"]
+    return lambda: task.initialise(task.wrap(encoder), key, {"image": jnp.zeros(shape)})["params"]
 
 
 def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, channels: int | None) -> Preprocessing:

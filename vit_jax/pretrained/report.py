@@ -24,6 +24,7 @@ class Report:
     initialised: parameters that the checkpoint lacks; they have new random values.
     unused: tensors that the model has no place for.
     buffers: tensors that are no weights but follow from the geometry; the model computes them itself.
+    prefix: what all tensors' names began with in the file, and was taken off here; mostly empty.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Report:
     initialised: tuple[str, ...]
     unused: tuple[str, ...]
     buffers: tuple[str, ...] = ()
+    prefix: str = ""
 
     def __str__(self) -> str:
         """Return one line of counts, and one for each leaf that was not loaded unchanged."""
@@ -45,6 +47,7 @@ class Report:
         }
         counts |= {"buffers": self.buffers} if self.buffers else {}
         lines = [f"{self.source}: {', '.join(f'{len(leaves)} {what}' for what, leaves in counts.items())}"]
+        lines += [f"  {self.prefix!r} was taken off the names of all tensors"] if self.prefix else []
         lines += [f"  {name}: resized from {_by(old)} to {_by(new)}" for name, (old, new) in self.resized.items()]
         lines += [f"  {name}: adapted from {old} to {new} channels" for name, (old, new) in self.adapted.items()]
         lines += [f"  {name}: newly initialised" for name in self.initialised]
@@ -60,12 +63,14 @@ class Found:
     tensors: parameter -> name of the tensor that holds it in this format, whether it is there or not.
     names: all tensors that the checkpoint has, without its buffers.
     buffers: see `Report`.
+    prefix: see `Report`.
     """
 
     arrays: Mapping[str, np.ndarray]
     tensors: Mapping[str, str]
     names: Sequence[str]
     buffers: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 def fit(
@@ -99,6 +104,7 @@ def fit(
         InputError: a leaf is missing or unused and not in `allow`, or its shape does not fit.
     """
     resized, adapted, params = {}, {}, {}
+    allow = [name.removeprefix(found.prefix) for name in allow]
     for path in template:
         if path not in found.arrays:
             continue
@@ -127,6 +133,7 @@ def fit(
         initialised=tuple(missing),
         unused=tuple(unused),
         buffers=found.buffers,
+        prefix=found.prefix,
     )
     return params, report
 

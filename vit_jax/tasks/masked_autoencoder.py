@@ -5,6 +5,7 @@ models_mae.py; transformers' models/vit_mae.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -169,7 +170,7 @@ class MaskedAutoencoderModel(nn.Module):
             self.decoder_depth,
             self.decoder_heads,
             self.decoder_mlp_dim,
-            images.shape[1] * images.shape[2] * images.shape[3] // patches,
+            math.prod(encoder.patch_size) * images.shape[3],
             self.gelu,
             self.norm_eps,
             encoder.dtype,
@@ -320,8 +321,12 @@ class MaskedAutoencoder(Task):
         mixed = jnp.where(is_hidden, outputs.patches * deviation + mean, _patches(outputs))
         _, height, width, channels = outputs.images.shape
         size = (height, width, channels)
-        hidden, reconstruction = (np.asarray(join_patches(x, size, outputs.patch_size)) for x in (is_hidden, mixed))
         images, losses = np.asarray(outputs.images), np.asarray(self.loss(outputs, {}))
+        # What no patch covers is neither hidden nor reconstructed.
+        hidden, reconstruction = np.zeros(images.shape, bool), images.copy()
+        for whole, patches in ((hidden, is_hidden), (reconstruction, mixed)):
+            part = np.asarray(join_patches(patches, size, outputs.patch_size))
+            whole[:, : part.shape[1], : part.shape[2]] = part
         return [
             ReconstructedImage(
                 masked=np.where(hidden[i], _GREY, placement.to_pixels(images[i])),

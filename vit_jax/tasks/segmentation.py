@@ -19,7 +19,7 @@ from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.figures.overlay import index_png, mask_overlay
 from vit_jax.layers.head import Head
-from vit_jax.types import IGNORED, Batch, Features, Placement, mask_of
+from vit_jax.types import IGNORED, Batch, Features, Placement, extent_of, mask_of
 
 UNSEEN = 255
 """Value, in a written mask, of pixels that the model did not see."""
@@ -36,8 +36,27 @@ class SegmentationModel(nn.Module):
         """Map images `[B, H, W, C]`, normalised, to logits `[B, H, W, num_classes]` float32."""
         patches = patch_map(self.encoder(images, train=train)).astype(jnp.float32)
         logits = Head(self.num_classes, name="head")(patches)
-        shape = (*images.shape[:3], self.num_classes)
-        return jax.image.resize(logits, shape, "bilinear", antialias=False)
+        return upsampled(logits, images.shape[1:3], extent_of(self.encoder, images.shape[1:3]))
+
+
+def upsampled(
+    logits: Float[Array, "b h w classes"], size: Sequence[int], extent: Sequence[int]
+) -> Float[Array, "b H W classes"]:
+    """Interpolate a map bilinearly to an image's pixels.
+
+    Args:
+        logits: `[B, h, w, C]`.
+        size: height and width of the image.
+        extent: height and width in pixels of what the map covers, from the top left corner. Beyond it the last row or
+            column is repeated; what lies beyond the image is cut off.
+
+    Returns:
+        `[B, H, W, C]`.
+    """
+    (height, width), (rows, columns) = size, extent
+    fine = jax.image.resize(logits, (len(logits), rows, columns, logits.shape[-1]), "bilinear", antialias=False)
+    rest = ((0, 0), (0, max(height - rows, 0)), (0, max(width - columns, 0)), (0, 0))
+    return jnp.pad(fine, rest, mode="edge")[:, :height, :width]
 
 
 def patch_map(features: Features) -> Float[Array, "b h w dim"]:

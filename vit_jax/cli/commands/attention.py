@@ -77,6 +77,7 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
 
     from vit_jax.figures import attention as figures
     from vit_jax.inference.attention_maps import attention_rollout, patch_map
+    from vit_jax.types import extent_of
 
     attention = classifier.attention(image)
     depth = len(attention)
@@ -95,6 +96,7 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
         classifier.preprocessing(image),
         np.asarray(patch_map(attention[layer, 0], **where)),
         np.asarray(patch_map(rollout[0], **where)),
+        extent=extent_of(classifier.encoder, pixels.shape[1:3]),
         title=title,
     )
     return figures.png(figure)

@@ -10,7 +10,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import huggingface_config, mapping
-from vit_jax.pretrained.description import Description, pair
+from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.huggingface_config import GELU, HEAD
@@ -142,15 +142,19 @@ def describe(files: Files) -> Description:
     config: dict[str, Any] = _CONFIG | (_CONFIG_1 if model_type == "pvt" else _CONFIG_2) | given
     prefix = f"{model_type}." if any(name.startswith(f"{model_type}.") for name in files.tensors) else ""
     options = _options(files.name, config)
+    blocks = "{}encoder.block.{}." if model_type == "pvt" else "{}encoder.layers.{}.blocks."
+    for stage, depth in enumerate(options["depths"]):
+        claimed_depth(files, "depths", depth, blocks.format(prefix, stage))
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     head = HEAD if _has_head(files, model_type) else ()
     processor = _PROCESSOR
-    if config["num_channels"] != 3:  # for which the processor has no means of its own
+    channels = claimed_channels(files, config)
+    if channels != 3:  # for which the processor has no means of its own
         processor = {key: value for key, value in _PROCESSOR.items() if not key.startswith("image_")}
     grids = position_grids(image_size, options["strides"])
     return Description(
         model=pvt(options),
-        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, config["num_channels"]),
+        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, channels),
         names=[*expand_stages(NAMES[options["version"]], options["depths"], prefix, grids), *head],
         **huggingface_config.read_head(files, head),
         antialias=False,

@@ -98,11 +98,11 @@ def _check_arguments(name: str, arguments: dict[str, Any], config: dict[str, Any
 def _options(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
     """Read the fields of `PVT`; all but the number of heads show in the tensors."""
     tensors = files.tensors
-    stages = block_count(tensors, "stages.")
+    stages = block_count(files, "stages.")
     dims, depths, ratios, reductions = [], [], [], []
     for s in range(stages):
         dims.append(shape_of(files, f"stages.{s}.norm.weight", 1)[0])
-        depths.append(block_count(tensors, f"stages.{s}.blocks."))
+        depths.append(block_count(files, f"stages.{s}.blocks."))
         ratios.append(mlp_ratio(shape_of(files, f"stages.{s}.blocks.0.mlp.fc1.weight", 2)[0], dims[-1]))
         reduction = f"stages.{s}.blocks.0.attn.sr.weight"
         reductions.append(shape_of(files, reduction, 4)[2] if reduction in tensors else 1)

@@ -12,7 +12,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.swin import Swin
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import huggingface_config, mapping
-from vit_jax.pretrained.description import Description, pair
+from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.huggingface_config import GELU, HEAD, HIDDEN_ACT, side_or_sides
@@ -93,8 +93,10 @@ def describe(files: Files) -> Description:
     prefix = start if any(name.startswith(start) for name in files.tensors) else ""
     head = HEAD if _has_head(files, version) else ()
     image_size = pair(config["image_size"], f"{files.name}: image_size")
-    channels = config["num_channels"]
+    channels = claimed_channels(files, config)
     options = _options(files.name, config, version, image_size)
+    for stage, depth in enumerate(options["depths"]):
+        claimed_depth(files, "depths", depth, f"{prefix}encoder.layers.{stage}.blocks.")
     patch = options["patch_size"]
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     processor = _PROCESSOR | (_IMAGENET if channels == 3 else {})
@@ -224,6 +226,8 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
         found.append(
             Unsupported("model.window_size", encoder.window_size, f"windows as transformers places them at {size} px")
         )
+    if encoder.window_fit == "timm" and encoder.extent_of(size) != size:
+        found.append(Unsupported("data.image_size", size, f"multiples of {encoder.patch_size}"))
     for name in ("window_size", "pretrained_window_size"):
         windows = getattr(encoder, name) or ()
         same = encoder.version == 2 or len(set(windows)) == 1

@@ -16,6 +16,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.models.swin import Swin
 from vit_jax.ops import windows as windows_
+from vit_jax.ops.patches import patch_grid
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import mapping, timm_config
 from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
@@ -164,8 +165,8 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
 def _sizes(files: Files, version: int, arguments: dict[str, Any]) -> dict[str, Any]:
     """Read the options that show in the tensors' shapes, and in arguments that shapes do not show."""
     embed_dim, _, *patch = shape_of(files, "patch_embed.proj.weight", 4)
-    stages = block_count(files.tensors, "layers.")
-    depths = tuple(block_count(files.tensors, f"layers.{stage}.blocks.") for stage in range(stages))
+    stages = block_count(files, "layers.")
+    depths = tuple(block_count(files, f"layers.{stage}.blocks.") for stage in range(stages))
     if not depths or 0 in depths:
         raise InputError(
             f"{files.name} has no blocks in layers.{len(depths) and depths.index(0)}, which its format has"
@@ -216,7 +217,7 @@ def _windows(
     image_size: tuple[int, int], patch: tuple[int, int], wanted: list[tuple[int, int]], arguments: dict[str, Any]
 ) -> dict[str, Any]:
     """Return `window_size` and `shift_size`, fitted to the image that the model is made for, and to no other."""
-    size = (-(-image_size[0] // patch[0]), -(-image_size[1] // patch[1]))
+    size = patch_grid(image_size, patch)
     whole = bool(arguments.get("always_partition"))
     fits = []
     for rows, columns in wanted:
@@ -268,7 +269,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     )
     if _always_partition(encoder, size) is None:
         found.append(Unsupported("model.window_size", encoder.window_size, f"windows as timm places them at {size} px"))
-    if any(side % patch for side, patch in zip(size, encoder.patch_size, strict=True)):
+    if encoder.window_fit != "timm" and encoder.extent_of(size) != size:
         found.append(Unsupported("data.image_size", size, f"multiples of {encoder.patch_size}"))
     if model.task is not None:
         found += unsupported_settings("task", model.task, {"loss_type": ("softmax",)})

@@ -154,7 +154,7 @@ def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
     options = {
         "tokens_type": "performer" if performer else "transformer",
         "hidden_dim": shape_of(files, "cls_token", 3)[2],
-        "depth": block_count(files.tensors, "blocks."),
+        "depth": block_count(files, "blocks."),
         "num_heads": _HEADS.get(architecture),
         "mlp_dim": shape_of(files, "blocks.0.mlp.fc1.weight", 2)[0],
         "token_dim": shape_of(files, f"{_THEIR_TOKENS}.project.weight", 2)[1] // SPLITS[-1][0] ** 2,

@@ -82,8 +82,8 @@ def describe_transformer(
     tensors = files.tensors
     rows, columns, _, hidden_dim = shape_of(files, "embedding/kernel", 4)
     prefix = 1 if "cls" in tensors else 0
-    grid = _grid(files, shape_of(files, _POSITIONS, 3)[1] - prefix, cell, image_size)
-    depth = block_count(tensors, "Transformer/encoderblock_")
+    size, grid = _size_and_grid(files, shape_of(files, _POSITIONS, 3)[1] - prefix, cell, image_size)
+    depth = block_count(files, "Transformer/encoderblock_")
     options = {
         "hidden_dim": hidden_dim,
         "depth": depth,
@@ -101,7 +101,7 @@ def describe_transformer(
         head = classification(numbered_classes(shape_of(files, "head/kernel", 2)[1]))
     return Description(
         model=model(options),
-        preprocessing=standard_preprocessing((grid[0] * cell[0], grid[1] * cell[1]), channels),
+        preprocessing=standard_preprocessing(size, channels),
         names=[*mapping.expand(GOOGLE, depth, grid=grid), *more_names],
         **head,
     )
@@ -112,16 +112,21 @@ def standard_preprocessing(image_size: tuple[int, int], channels: int) -> Prepro
     return Preprocessing(image_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
-def _grid(files: Files, positions: int, cell: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Find the position embedding's grid: by the resolution in the file's name, or else as given, or a square."""
+def _size_and_grid(
+    files: Files, positions: int, cell: tuple[int, int], image_size: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the image size and the position embedding's grid.
+
+    They are those of the resolution in the file's name, or else of `image_size`, or of a square of patches.
+    """
     named = re.search(r"res_?(\d+)", files.name)
     sizes = [(int(named[1]), int(named[1]))] if named else []
     for height, width in sizes + ([image_size] if image_size else []):
         if (height // cell[0]) * (width // cell[1]) == positions:
-            return height // cell[0], width // cell[1]
+            return (height, width), (height // cell[0], width // cell[1])
     side = math.isqrt(positions)
     if side * side == positions:
-        return side, side
+        return (side * cell[0], side * cell[1]), (side, side)
     raise InputError(
         f"{files.name}: {positions} positions make no square grid, and its name does not say the resolution; "
         "give image_size=(height, width) of the checkpoint"

@@ -12,7 +12,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import huggingface_config, mapping
-from vit_jax.pretrained.description import Description, pair, plain_vit
+from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.huggingface_config import GELU, HEAD
@@ -72,7 +72,7 @@ def describe(files: Files) -> Description:
     architecture = _architecture(files, family)
     has_pooler = architecture.endswith("Model") and f"{prefix}pooler.dense.weight" in files.tensors
     image_size = pair(config["image_size"], f"{files.name}: image_size")
-    options = read_options(files.name, config) | {"distillation_token": family == "deit"}
+    options = read_options(files, config, prefix) | {"distillation_token": family == "deit"}
     if has_pooler:
         options["representation_size"] = files.tensors[f"{prefix}pooler.dense.weight"].shape[0]
         if config["pooler_act"] != "tanh":
@@ -83,29 +83,31 @@ def describe(files: Files) -> Description:
     return Description(
         model=plain_vit(options),
         preprocessing=huggingface_config.read_preprocessing(
-            files, _PROCESSOR[family], image_size, config["num_channels"]
+            files, _PROCESSOR[family], image_size, claimed_channels(files, config)
         ),
-        names=mapping.expand(HUGGINGFACE, config["num_hidden_layers"], prefix, grid) + list(HEADS[architecture]),
+        names=mapping.expand(HUGGINGFACE, options["depth"], prefix, grid) + list(HEADS[architecture]),
         **huggingface_config.read_head(files, HEADS[architecture], **two_heads),
         antialias=False,
     )
 
 
-def read_options(name: str, config: dict[str, Any]) -> dict[str, Any]:
+def read_options(files: Files, config: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Read the fields of `ViT` that the configurations of ViT, DeiT and ViTMAE share.
 
     Args:
-        name: of the checkpoint, for messages.
+        files: the checkpoint.
         config: of config.json, with a value for every key.
+        prefix: what the encoder's tensors begin with.
 
     Raises:
-        InputError: an activation that is not supported.
+        InputError: an activation that is not supported, or more blocks than there are tensors of.
     """
+    name = files.name
     if config["hidden_act"] not in GELU:
         raise InputError(f"{name}: hidden_act {config['hidden_act']!r} is not supported; valid: {', '.join(GELU)}")
     options = {
         "hidden_dim": config["hidden_size"],
-        "depth": config["num_hidden_layers"],
+        "depth": claimed_depth(files, "num_hidden_layers", config["num_hidden_layers"], f"{prefix}encoder.layer."),
         "mlp_dim": config["intermediate_size"],
         "num_heads": config["num_attention_heads"],
         "patch_size": pair(config["patch_size"], f"{name}: patch_size"),

@@ -13,7 +13,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import huggingface_config, mapping
-from vit_jax.pretrained.description import Description, pair, plain_vit
+from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
@@ -87,12 +87,13 @@ def describe(files: Files) -> Description:
         raise InputError(f"{files.name}: architecture {named!r} is not supported; valid: {', '.join(ARCHITECTURES)}")
     prefix = "vit." if any(name.startswith("vit.") for name in files.tensors) else ""
     image_size = pair(config["image_size"], f"{files.name}: image_size")
-    options = huggingface.read_options(files.name, config)
+    options = huggingface.read_options(files, config, prefix)
     patch = options["patch_size"]
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
-    names, task = mapping.expand(HUGGINGFACE, config["num_hidden_layers"], prefix, grid), None
+    names, task = mapping.expand(HUGGINGFACE, options["depth"], prefix, grid), None
     if named == "ViTMAEForPreTraining":
-        names += mapping.expand(DECODER, config["decoder_num_hidden_layers"], _layers(files), grid)
+        key, layers = "decoder_num_hidden_layers", _layers(files)
+        names += mapping.expand(DECODER, claimed_depth(files, key, config[key], f"decoder.{layers}."), layers, grid)
         if not config["qkv_bias"]:
             raise InputError(f"{files.name}: qkv_bias false is not supported in the decoder; valid: true")
         both = {name: options[name] for name in _BOTH}
@@ -100,7 +101,9 @@ def describe(files: Files) -> Description:
         task = {"name": "masked_autoencoder", "options": decoder | both}
     return Description(
         model=plain_vit(options),
-        preprocessing=huggingface_config.read_preprocessing(files, _PROCESSOR, image_size, config["num_channels"]),
+        preprocessing=huggingface_config.read_preprocessing(
+            files, _PROCESSOR, image_size, claimed_channels(files, config)
+        ),
         names=names,
         task=task,
         antialias=False,
@@ -122,6 +125,9 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     ):
         if sides[0] != sides[1]:
             found.append(Unsupported(name, sides, "a square"))
+    if model.encoder.extent_of(model.preprocessing.image_size) != model.preprocessing.image_size:
+        valid = f"a multiple of the patch of {model.encoder.patch_size[0]} px"
+        found.append(Unsupported("data.image_size", model.preprocessing.image_size, valid))
     return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
 
 

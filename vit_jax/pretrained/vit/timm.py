@@ -99,8 +99,13 @@ def describe(files: Files) -> Description:
             "supported; valid: without them"
         )
     image_size = _image_size(files.name, arguments, pretrained, channels)
+    if arguments.get("dynamic_img_pad") and any(side % each for side, each in zip(image_size, patch, strict=True)):
+        raise InputError(
+            f"{files.name}: model_args.dynamic_img_pad, which pads images of {image_size[0]}x{image_size[1]} px to "
+            f"whole patches of {patch[0]}x{patch[1]} px, is not supported; valid: false, or a multiple of the patch"
+        )
     grid, prefix_positions = _positions(files, image_size, (patch[0], patch[1]), sum(counts.values()))
-    depth = block_count(tensors, "blocks.")
+    depth = block_count(files, "blocks.")
     options = {
         "hidden_dim": hidden_dim,
         "depth": depth,
