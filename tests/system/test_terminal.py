@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vit_jax.errors import InputError
 from vit_jax.system import terminal
 from vit_jax.system.progress import ProgressLine, progress_bar
 
@@ -74,3 +75,7 @@ def test_a_full_disk_under_the_output_is_named(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Full())
     with pytest.raises(OSError, match="standard output"):
         terminal.say("a")
+
+
+def test_an_errors_text_is_one_line_in_a_traceback_too():
+    assert str(InputError(f"{FORGED} is not there")) == f"{SHOWN} is not there"
