@@ -8,7 +8,7 @@ import sys
 import time
 
 from vit_jax.cli import configs, errors, flags
-from vit_jax.system import hosts, malloc
+from vit_jax.system import hosts, malloc, terminal
 
 STARTED = time.perf_counter()
 
@@ -44,7 +44,8 @@ def train(config, workdir: pathlib.Path) -> int:
 if __name__ == "__main__":
     root = configs.home()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        print(flags.usage(root), end="")
+        with errors.one_line_errors("train.py"):
+            terminal.say_lines(flags.usage(root).rstrip())
         sys.exit(0)
     malloc.keep_freed_memory()
     with errors.one_line_errors("train.py"):

@@ -1,4 +1,4 @@
-"""Who may import whom: the ranks of DESIGN.md, section 2, held against every import statement."""
+"""Who may import whom: each part of the library imports lower ranks and itself. Every import statement is read."""
 
 import ast
 import pathlib

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -33,6 +35,32 @@ def test_a_file_that_exists_comes_first(tmp_path, monkeypatch):
     assert configs.find_config("digits.py") == pathlib.Path("digits.py")
     assert configs.find_config(str(tmp_path / "digits.py")) == tmp_path / "digits.py"
     assert configs.find_config("digits") == ROOT / "configs" / "digits.py"  # a folder is no config
+
+
+def test_an_argument_follows_a_colon_and_a_path_has_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "own.py"
+    own.write_text("")
+    assert configs.split_argument("own.py:a:b") == (pathlib.Path("own.py"), ["a:b"])
+    assert configs.split_argument("~/own.py") == (own, [])
+    assert configs.split_argument("digits") == (ROOT / "configs" / "digits.py", [])
+    (tmp_path / "a:b").mkdir()
+    shutil.copy(own, tmp_path / "a:b")
+    for name in ("a:b/own.py", "a:b/own.py:argument"):
+        with pytest.raises(vit_jax.InputError, match=r"^config a:b/own.py has a colon in its path"):
+            configs.split_argument(name)
+
+
+def test_every_command_takes_a_config_file_from_any_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def get_config(name):\n    raise ValueError(f'of {name}')\n")
+    for start in (["train"], ["plan"], ["data", "show", "digits", "--out", "a.png"]):
+        for name in ("own.py", "./own.py", str(tmp_path / "own.py")):
+            with pytest.raises(SystemExit) as end:
+                main([*start, f"--config={name}:me"])
+            assert end.value.code == 2
+            assert re.search(r": config file \S*own.py with argument 'me', line 2: of me$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.figures import attention as figures
+from vit_jax.figures.png import png
 
 
 def draw(*, heads=4, size=(48, 64), channels=3, grid=(3, 4), maps=None, title=""):
@@ -18,7 +19,7 @@ def draw(*, heads=4, size=(48, 64), channels=3, grid=(3, 4), maps=None, title=""
 
 
 def opened(figure):
-    return Image.open(io.BytesIO(figures.png(figure)))
+    return Image.open(io.BytesIO(png(figure)))
 
 
 @pytest.mark.parametrize("heads", [1, 3, 7, 16])
@@ -86,6 +87,6 @@ def test_a_white_image_stays_bright_where_the_rollout_is_small():
     rng = np.random.default_rng(0)
     rollout = rng.random((8, 8)) ** 8
     figure = figures.attention_figure(np.full((32, 32, 3), 255, np.uint8), rollout[None], rollout)
-    picture = np.asarray(Image.open(io.BytesIO(figures.png(figure))).convert("L"))
+    picture = np.asarray(Image.open(io.BytesIO(png(figure))).convert("L"))
     # Text and the head's map, which is dark, lie to the left of the rollout.
     assert np.mean(picture[60:-40, -picture.shape[1] // 3 :] < 60) < 0.02

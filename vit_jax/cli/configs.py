@@ -34,6 +34,31 @@ def config_names() -> list[str]:
     return [file.stem for file in files if file.stem not in _NO_EXPERIMENTS]
 
 
+def split_argument(name: str) -> tuple[pathlib.Path, list[str]]:
+    """Find the file of a config, and the argument of its `get_config` if there is one.
+
+    Args:
+        name: what `find_config` takes, or that and `:argument`.
+
+    Raises:
+        InputError: there is no such config, or the path of its file has a colon.
+
+    Example:
+        >>> file, argument = split_argument("digits_families:swin")
+        >>> file.name, argument
+        ('digits_families.py', ['swin'])
+    """
+    path, *argument = name.split(":", 1)  # as ml_collections does it
+    ends = [i for i, letter in enumerate(name) if letter == ":"][1:]
+    for whole in [name[:end] for end in [*ends, len(name)]] if argument else []:
+        if pathlib.Path(whole).expanduser().is_file():
+            raise InputError(f"config {whole} has a colon in its path, where an argument would start; valid: none")
+    file = find_config(path)
+    if ":" in str(file):  # of the folder that the library is in
+        raise InputError(f"config {file} has a colon in its path, where an argument would start; valid: none")
+    return file, argument
+
+
 def find_config(name: str) -> pathlib.Path:
     """Find the file of a config, from any folder.
 
@@ -48,7 +73,7 @@ def find_config(name: str) -> pathlib.Path:
         >>> find_config("digits").name
         'digits.py'
     """
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     known = config_names()
     stem = name.removeprefix("configs/").removesuffix(".py")
     is_common = path.is_file() and path.resolve() == home() / "configs" / "common.py"

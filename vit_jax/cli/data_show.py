@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.system import terminal
+
 _SIZE_PX = 224  # of what is cut out, at most
 _LARGE_PX = 300  # of a cell whose boxes or masks have to be seen
 _MAX_BOXES = 1000
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     how = "not augmented" if name == "none" else "cropped at random"
     how += f", then {name}" if name in policies else ""
     how = f"as {args.config} trains on them" if args.config else f"{how}; --config FILE shows what it trains on"
-    print(f"{out}: {len(images)} images of {args.name} {args.split}, {how}")
+    terminal.say(f"{out}: {len(images)} images of {args.name} {args.split}, {how}")
     return 0
 
 

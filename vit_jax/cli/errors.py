@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 
 from vit_jax.errors import InputError, TrainingDiverged
-from vit_jax.system import hosts, os_errors
+from vit_jax.system import hosts, os_errors, terminal
 
 _PATHS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
 # TensorStore and array_record report the system's errors in errors of their own, with the path in the text.
@@ -24,17 +24,19 @@ _STORES = re.compile(r"os_error_code=|array_record")
 def one_line_errors(program: str) -> Iterator[None]:
     """End the process with one line on standard error where that says it all; a warning is a line as well.
 
-    Exit status 2 for an InputError and for a disk that is full, not writable or failing, 1 for training that diverged
-    and for the loss of another process, 130 for Ctrl-C. Any other error keeps its traceback.
+    Exit status 2 for an InputError, for a path that cannot be used and for a disk that is full, not writable or
+    failing, 1 for training that diverged and for the loss of another process, 130 for Ctrl-C, 141 without a line where
+    whoever reads the output has closed it. Any other error keeps its traceback.
     """
+    terminal.accept_any_text()
 
     def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
         if os.path.basename(os.path.dirname(filename)) != "PIL":  # whose warnings, of an image's metadata, name no file
-            print(f"{program}: {message}", file=sys.stderr)
+            terminal.complain(program, message)
 
     warnings.showwarning = show
     try:
-        with _interruptible_imports(program):
+        with _interruptible_imports(program), _flushed():
             yield
     except InputError as error:
         _end(program, str(error), 2)
@@ -50,7 +52,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         if isinstance(error, FileExistsError) and error.filename:  # of a folder that is to be made
             _end(program, f"{error.filename} exists already and is no folder", 2)
         if isinstance(error, OSError) and error.errno in _PATHS:
-            _end(program, f"{error.strerror}: {error.filename}" if error.filename else str(error), 2)
+            text = f"{error.strerror}: {error.filename}" if error.filename else terminal.in_one_line(error)
+            _end(program, text, 2)
         number = os_errors.number_of(error)
         if number not in os_errors.DISK or not (isinstance(error, OSError) or _STORES.search(str(error))):
             if hosts.is_loss(error):
@@ -62,6 +65,17 @@ def one_line_errors(program: str) -> Iterator[None]:
         path = getattr(error, "filename", None) or _path_in(str(error))
         reason = os.strerror(number)
         _end(program, f"{reason}: {path}" if path else reason, 2, at_once=True)
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Write what standard output holds while an error of that is still reported, not when the interpreter ends."""
+    try:
+        yield
+    except SystemExit:  # of --help and --version
+        terminal.flush_output()
+        raise
+    terminal.flush_output()
 
 
 @contextlib.contextmanager
@@ -98,9 +112,11 @@ def _end(program: str, message: str, status: int, *, at_once: bool = False) -> N
     At once where writers, flushed at the exit, would only fail again, where JAX, interrupted, would crash at the exit,
     and where it would wait for other processes, which only learn that this one is lost once it is gone.
     """
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        terminal.complain(program, message)
     if at_once or hosts.joined():
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            terminal.flush_output()
         os._exit(status)
     sys.exit(status)
 

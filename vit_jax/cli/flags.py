@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax.build import plugins
 from vit_jax.cli import configs, option_flags
 from vit_jax.errors import InputError
+from vit_jax.system.terminal import in_one_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default runs/<config name>[-<argument>].")
@@ -36,8 +37,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         InputError: an unknown file, flag or key, or a value of the wrong type.
     """
     name, arguments = _take_config(argv[1:])
-    path, *argument = name.split(":", 1)  # as config_flags does it
-    file = configs.find_config(path)
+    file, argument = configs.split_argument(name)
     if str(root) not in sys.path:  # config files import configs.common
         sys.path.insert(0, str(root))
     _check_file(file, root, *argument)
@@ -50,11 +50,11 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
         rest = flags.FLAGS(argv)
         config, workdir = _CONFIG.value, _WORKDIR.value
     except flags.Error as error:
-        raise InputError(str(error)) from None
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_key(argv, _defaults(file, *argument)) or str(error)) from None
+        raise InputError(in_one_line(error)) from None
+    except (AttributeError, KeyError, ValueError) as error:  # ValueError: of a key that is no path, such as a[b
+        raise InputError(_unknown_key(argv, _defaults(file, *argument)) or in_one_line(error)) from None
     except TypeError as error:
-        raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {in_one_line(error)}") from None
     finally:
         sys.argv = before
         for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken
@@ -80,18 +80,18 @@ def read_config(name: str | pathlib.Path) -> ConfigDict:
     """Read the config of a file as it is.
 
     Args:
-        name: what `configs.find_config` takes.
+        name: what `configs.split_argument` takes.
 
     Raises:
         InputError: there is no such file, or it cannot be used.
     """
-    file = name if isinstance(name, pathlib.Path) else configs.find_config(name)
+    file, argument = (name, []) if isinstance(name, pathlib.Path) else configs.split_argument(name)
     root = configs.home()
     if str(root) not in sys.path:  # config files import configs.common
         sys.path.insert(0, str(root))
     if file != root / "configs" / "common.py":
-        _check_file(file, root)
-    return _defaults(file)
+        _check_file(file, root, *argument)
+    return _defaults(file, *argument)
 
 
 def usage(root: pathlib.Path) -> str:
@@ -216,7 +216,7 @@ def _reason(error: Exception) -> str:
     """Return what is wrong, without the type of an error that a config raises on purpose."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    text = str(error) or "no reason given"
+    text = in_one_line(error) or "no reason given"
     return text if type(error) is ValueError else f"{type(error).__name__}: {text}"
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from vit_jax.cli.errors import one_line_errors
-from vit_jax.system import malloc
+from vit_jax.system import malloc, terminal
 from vit_jax.version import __version__
 
 COMMANDS = {
@@ -38,26 +38,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """End the process with exit status 2."""
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        terminal.complain(self.prog, f"{message}; see {self.prog} --help")
         sys.exit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = Parser(
-        "vit-jax",
-        description="Vision Transformers in JAX.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"vit-jax {__version__}")
-    listing = "\n".join(f"{name:<10} {help_text}" for name, help_text in COMMANDS.items())
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=listing)
-    # Only the first word is read here; the rest belongs to the subcommand.
-    name = parser.parse_args(arguments[:1]).command
-    malloc.keep_freed_memory()
-    with one_line_errors(f"vit-jax {name}"):
+    known = arguments and arguments[0] in COMMANDS
+    with one_line_errors(f"vit-jax {arguments[0]}" if known else "vit-jax"):
+        name = _command_of(arguments)
+        malloc.keep_freed_memory()
         command = importlib.import_module(f"vit_jax.cli.commands.{name}")
         subparser = Parser(
             f"vit-jax {name}",
@@ -73,6 +64,20 @@ def main(argv: list[str] | None = None) -> int:
             subparser.error(f"unrecognized arguments: {' '.join(rest)}")
         return command.run(args)
     return 2  # not reached: one_line_errors ends the process
+
+
+def _command_of(arguments: list[str]) -> str:
+    """Read the first word; the rest belongs to the subcommand."""
+    parser = Parser(
+        "vit-jax",
+        description="Vision Transformers in JAX.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vit-jax {__version__}")
+    listing = "\n".join(f"{name:<10} {help_text}" for name, help_text in COMMANDS.items())
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=listing)
+    return parser.parse_args(arguments[:1]).command
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from vit_jax.data.loading.loader import Share
 from vit_jax.data.loading.prefetch import Prefetch
 from vit_jax.ops.trees import leaf_names
 from vit_jax.parallel import strategy as parallel
-from vit_jax.system import compile_cache
+from vit_jax.system import compile_cache, terminal
 from vit_jax.system.signals import StopSignals
 from vit_jax.training.checkpoints.reading import last_info
 from vit_jax.training.checkpoints.writing import Checkpoints
@@ -204,7 +204,7 @@ class Run:
             return self._stop.exit_status()
         if jax.process_index() == 0:
             values = last_values(self._workdir / "metrics.jsonl")
-            print(workdir_files.final_table(self._workdir, self._step, values, self._log.summary()))
+            terminal.say_lines(workdir_files.final_table(self._workdir, self._step, values, self._log.summary()))
         return 0
 
     def _make_checkpoints(self, template: TrainState) -> Checkpoints:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vit_jax.build.old_configs import upgraded
 from vit_jax.errors import InputError
 from vit_jax.system.atomic import writing
+from vit_jax.system.terminal import visible
 
 
 @contextlib.contextmanager
@@ -104,9 +105,9 @@ def final_table(workdir: pathlib.Path, step: int, values: dict[str, float], timi
             ("training speed", f"{timing['images_per_second']:,.0f} images/s"),
             ("waiting for data", f"{timing['data_wait_fraction']:.1%}"),
         ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
-    directory = shlex.quote(str(workdir))
+    width = max(len(visible(name)) for name, _ in rows)
+    lines = [f"  {visible(name):<{width}}  {value}" for name, value in rows]
+    directory = visible(shlex.quote(str(workdir)))
     return "\n".join(["", *lines, "", f"vit-jax predict --model {directory} IMAGE..."])
 
 

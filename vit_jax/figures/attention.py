@@ -1,6 +1,5 @@
 """Pictures for papers and reports, drawn with matplotlib, which is imported when the first is drawn."""
 
-import io
 import math
 import typing
 from collections.abc import Sequence
@@ -8,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+from vit_jax.figures.lettering import shortened
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if typing.TYPE_CHECKING:
 _WIDTH, _HEIGHT, _GAP, _NAME = 12.0, 6.0, 0.1, 0.32
 # The least height of a panel, for which a figure of many heads and a wide image may be wider.
 _LEAST_PANEL = 0.5
+_LONGEST_TITLE = 200  # characters
 
 
 def attention_figure(
@@ -37,7 +39,7 @@ def attention_figure(
         head_maps: `[heads, h, w]`, one value a patch.
         rollout_map: `[h, w]`.
         extent: height and width in pixels of what the maps cover, from the image's top left corner; None is the image.
-        title: a line above; empty is none.
+        title: a line above, of which the first 200 characters are shown; empty is none.
     """
     from matplotlib.figure import Figure
 
@@ -69,17 +71,9 @@ def attention_figure(
     _show_image(rollout, image)
     _show_map(rollout, rollout_map, image.shape, extent, strength=0.85)
     if title:
-        figure.suptitle(title, x=0.5, y=1.0, verticalalignment="bottom", fontsize=12)
+        text = shortened(title, _LONGEST_TITLE)
+        figure.suptitle(text, x=0.5, y=1.0, verticalalignment="bottom", fontsize=12, parse_math=False)
     return figure
-
-
-def png(figure: "Figure") -> bytes:
-    """Return the figure as a PNG file, as large as what is drawn."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    file = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(file, format="png", dpi=200, bbox_inches="tight", pad_inches=0.1)
-    return file.getvalue()
 
 
 def _rows(panels: int) -> int:

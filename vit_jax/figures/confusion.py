@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from vit_jax.figures.lettering import shortened
+
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_NAMED = 50  # classes, up to which the axes have their names
+_LONGEST_NAME = 20  # characters
 _MOST_COUNTED = 15  # classes, up to which the cells have their counts as numbers
 
 
@@ -39,7 +42,7 @@ def confusion_figure(matrix: Int[np.ndarray, "classes classes"], class_names: Se
     )
     axes.set(xlabel="predicted class", ylabel="true class")
     if len(matrix) <= _MOST_NAMED:
-        names = [_short(name) for name in class_names]
+        names = [shortened(name, _LONGEST_NAME) for name in class_names]
         fits = max(map(len, names)) * 0.08 < side / len(names)
         axes.set_xticks(range(len(names)), names, rotation=0 if fits else 90, fontsize=8, parse_math=False)
         axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
@@ -52,7 +55,3 @@ def confusion_figure(matrix: Int[np.ndarray, "classes classes"], class_names: Se
     bar.set_ticks([0, 0.001, 0.01, 0.05, 0.2, 0.5, 1.0], labels=["0 %", "0.1 %", "1 %", "5 %", "20 %", "50 %", "100 %"])
     bar.set_label("share of the true class")
     return figure
-
-
-def _short(name: str, length: int = 20) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vit_jax.figures.lettering import fitted, font
 
 _GAP_PX = 10
 _FONT_PX = 13
@@ -24,7 +26,7 @@ def contact_sheet(
         >>> contact_sheet([np.zeros((8, 8, 1), np.uint8)], ["a digit"]).width
         148
     """
-    font = ImageFont.load_default(_FONT_PX)
+    letters = font(_FONT_PX)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width, height = cell_px + _GAP_PX, cell_px + _GAP_PX + 2 * _FONT_PX
@@ -37,7 +39,7 @@ def contact_sheet(
         corner = (left + (cell_px - picture.width) // 2, top + (cell_px - picture.height) // 2)
         sheet.paste(picture, corner)
         baseline = (left + cell_px / 2, top + cell_px + 1.5 * _FONT_PX)
-        draw.text(baseline, _cut(caption, font, cell_px), fill="black", font=font, anchor="ms")
+        draw.text(baseline, fitted(caption, letters, cell_px), fill="black", font=letters, anchor="ms")
     return sheet
 
 
@@ -47,12 +49,3 @@ def _fitted(image: np.ndarray, cell_px: int) -> Image.Image:
     scale = cell_px / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     return picture.resize([max(round(side * scale), 1) for side in picture.size], method)
-
-
-def _cut(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, cell_px: int) -> str:
-    """Return a caption that is no wider than a cell."""
-    if font.getlength(caption) <= cell_px:
-        return caption
-    while caption and font.getlength(caption + "…") > cell_px:
-        caption = caption[:-1]
-    return caption + "…"

@@ -1,14 +1,13 @@
 """Draws masks and boxes on images, and panels side by side, with Pillow alone."""
 
 import colorsys
-import functools
-import importlib.util
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vit_jax.figures.lettering import Font, fitted, font
 
 _FIRST = ("0072b2", "e69f00", "009e73", "d55e00", "56b4e9", "cc79a7", "f0e442")
 """Colours that people with any colour vision tell apart (Okabe and Ito 2008); a mask's further classes go on by hue."""
@@ -146,14 +145,14 @@ def panels(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Imag
         raise ValueError(f"{len(images)} images have {len(captions)} captions")
     height = max(image.height * _factor(image) for image in images)
     shown = [_as_high(image.convert("RGB"), height) for image in images]
-    font = _font()
-    top = _line_height(font) + 2 * _GAP_PX
+    letters = font(_FONT_PX)
+    top = _line_height(letters) + 2 * _GAP_PX
     width = sum(image.width + _GAP_PX for image in shown) + _GAP_PX
     picture = Image.new("RGB", (width, top + height + _GAP_PX), _PAPER)
     draw = ImageDraw.Draw(picture)
     left = _GAP_PX
     for image, caption in zip(shown, captions, strict=True):
-        draw.text((left, _GAP_PX), _cut(caption, font, image.width), _INK, font)
+        draw.text((left, _GAP_PX), fitted(caption, letters, image.width), _INK, letters)
         picture.paste(image, (left, top))
         left += image.width + _GAP_PX
     return picture
@@ -208,12 +207,12 @@ def _above_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, 
     """Set a picture above its legend, a square of colour and a name for each entry."""
     if not entries:
         return picture
-    font = _font()
-    line = _line_height(font) + _GAP_PX
+    letters = font(_FONT_PX)
+    line = _line_height(letters) + _GAP_PX
     places, x, y = [], _GAP_PX, picture.height + _GAP_PX
     for name, colour in entries:
-        text = _cut(name, font, picture.width - 3 * _GAP_PX - _FONT_PX)
-        width = _FONT_PX + _GAP_PX + font.getlength(text)
+        text = fitted(name, letters, picture.width - 3 * _GAP_PX - _FONT_PX)
+        width = _FONT_PX + _GAP_PX + letters.getlength(text)
         if x > _GAP_PX and x + width > picture.width - _GAP_PX:
             x, y = _GAP_PX, y + line
         places.append((x, y, text, colour))
@@ -223,7 +222,7 @@ def _above_legend(picture: Image.Image, entries: Sequence[tuple[str, tuple[int, 
     draw = ImageDraw.Draw(whole)
     for x, y, text, colour in places:
         draw.rectangle((x, y + 2, x + _FONT_PX - 1, y + _FONT_PX + 1), colour, _INK)
-        draw.text((x + _FONT_PX + _GAP_PX, y), text, _INK, font)
+        draw.text((x + _FONT_PX + _GAP_PX, y), text, _INK, letters)
     return whole
 
 
@@ -231,39 +230,17 @@ def _write_tag(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], corner: tuple[int, int], text: str, colour: tuple[int, ...]
 ) -> None:
     """Write a label on its colour above a box's top left corner, or inside the box if there is no room above."""
-    font = _font()
-    text = _cut(text, font, size[0] - 4)
-    width, height = round(font.getlength(text)) + 4, _line_height(font) + 2
+    letters = font(_FONT_PX)
+    text = fitted(text, letters, size[0] - 4)
+    width, height = round(letters.getlength(text)) + 4, _line_height(letters) + 2
     left = min(max(corner[0], 0), size[0] - width)
     top = corner[1] - height if corner[1] >= height else max(corner[1], 0)
     top = min(top, size[1] - height)
     draw.rectangle((left, top, left + width - 1, top + height - 1), colour)
     dark = np.dot(colour, (0.299, 0.587, 0.114)) < 140
-    draw.text((left + 2, top), text, _PAPER if dark else _INK, font)
+    draw.text((left + 2, top), text, _PAPER if dark else _INK, letters)
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Load matplotlib's font, which has more than Pillow's: accents, Greek, Cyrillic. Matplotlib is not imported."""
-    spec = importlib.util.find_spec("matplotlib")
-    folders = spec.submodule_search_locations if spec else None
-    for folder in folders or ():
-        file = pathlib.Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-        if file.is_file():
-            return ImageFont.truetype(str(file), _FONT_PX)
-    return ImageFont.load_default(_FONT_PX)
-
-
-def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def _line_height(letters: Font) -> int:
     """Pixels from one line's top to the next."""
-    return round(font.getbbox("Ag")[3]) + 3
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Return the text on one line, with its end replaced by dots where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..." if text else ""
+    return round(letters.getbbox("Ag")[3]) + 3

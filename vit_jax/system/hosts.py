@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.system.terminal import in_one_line
 
 START_SECONDS = 300
 """Time that a process waits for the others at the start."""
@@ -67,7 +68,9 @@ def join(program: str, coordinator: str | None, num_processes: int | None, proce
         )
     except ValueError as error:
         if "coordinator_address should be defined" not in str(error):
-            raise InputError(f"the environment does not tell all about the processes of this run: {error}") from None
+            raise InputError(
+                f"the environment does not tell all about the processes of this run: {in_one_line(error)}"
+            ) from None
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # no launcher, so no other processes
     except RuntimeError as error:
         if not arguments and "before any JAX" in str(error):  # called from a program that uses JAX already, on its own

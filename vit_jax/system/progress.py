@@ -6,6 +6,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from vit_jax.system.terminal import visible
+
 _SECONDS_BETWEEN = {True: 0.2, False: 10.0}
 """Least time between two states of a `ProgressLine`: on a terminal, and elsewhere."""
 
@@ -18,8 +20,16 @@ def progress_bar(what: str, total: int, unit: str) -> tqdm:
         total: number of units; 0 if it is not known.
         unit: ` images`, or `B` for bytes, which are counted in kB, MB and so on.
     """
-    seconds = 0.1 if sys.stderr.isatty() else 60.0
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", mininterval=seconds, delay=1.0)
+    seconds = 0.1 if sys.stderr is not None and sys.stderr.isatty() else 60.0
+    return tqdm(
+        total=total,
+        desc=visible(what),
+        unit=unit,
+        unit_scale=unit == "B",
+        mininterval=seconds,
+        delay=1.0,
+        disable=sys.stderr is None,  # closed by whoever started the program
+    )
 
 
 class ProgressLine:
@@ -34,10 +44,10 @@ class ProgressLine:
         """Show a state of the work, unless the one before was shown just now.
 
         Args:
-            line: without its newline.
+            line: without its newline; `visible` is applied to it, as in `print`.
             last: shows it in any case.
         """
-        now = time.monotonic()
+        line, now = visible(line), time.monotonic()
         if not last and now - self._shown_at < _SECONDS_BETWEEN[self._is_terminal]:
             return
         self._shown_at = now
@@ -50,6 +60,7 @@ class ProgressLine:
 
     def print(self, line: str) -> None:
         """Print a line that stays, above the state."""
+        line = visible(line)
         self._stream.write(f"\r\x1b[2K{line}\n{self._line}" if self._is_terminal and self._line else f"{line}\n")
         self._stream.flush()
 

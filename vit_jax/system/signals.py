@@ -1,14 +1,16 @@
 """Stops a run between two steps when a signal comes."""
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+from vit_jax.system import terminal
 
 STOPPING = "stopping when the current step or evaluation is done and saved; Ctrl-C (again) ends at once, unsaved"
 ENDED = "ended at once; the same command continues from the last checkpoint"
@@ -83,7 +85,8 @@ class StopSignals:
                 continue
             if first is None:
                 first = time.monotonic()
-                print(STOPPING, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads it
+                    terminal.note(STOPPING)
                 if jax.process_count() > 1:
                     os.kill(os.getpid(), signal.SIGTERM)
             elif number == signal.SIGINT and time.monotonic() - first > _SAME_SECONDS:

@@ -14,6 +14,7 @@ import numpy as np
 from vit_jax.contracts import Evaluator, Rows, in_order
 from vit_jax.data.loading.loader import Loader, Share
 from vit_jax.data.loading.prefetch import Prefetch
+from vit_jax.figures.png import png
 from vit_jax.ops.keys import example_streams
 from vit_jax.parallel.strategy import Strategy
 from vit_jax.system.atomic import writing
@@ -226,7 +227,7 @@ def _write(folder: pathlib.Path, files: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / name) as part:
             if name.endswith(".csv"):
-                with part.open("w", newline="", encoding="utf-8") as file:
+                with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                     csv.writer(file, lineterminator="\n").writerows(content)
             else:
-                content.savefig(part, format="png", dpi=200, bbox_inches="tight", pad_inches=0.1)
+                part.write_bytes(png(content))

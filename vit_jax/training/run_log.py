@@ -96,7 +96,8 @@ class RunLog:
         self._fetch, self._leaf_names, self._max_skipped_steps = fetch, leaf_names, max_skipped_steps
         self._batch_size, self._total_steps = batch_size, total_steps
         self._pending: _Pending | None = None
-        self._progress = ProgressLine((stream or sys.stderr) if self._writes else open(os.devnull, "w"))  # noqa: SIM115
+        shown = (stream or sys.stderr) if self._writes else None  # standard error is None if it is closed
+        self._progress = ProgressLine(shown or open(os.devnull, "w"))  # noqa: SIM115
         self._clock = Stopwatch()
         self._first = self._last = Point(start_step, 0.0, 0.0)  # where the clock starts, and the last log
 

@@ -1,17 +1,21 @@
 """Worker processes: they end the run with a reason when they die or raise, and never keep it waiting."""
 
+import collections
+import errno
 import multiprocessing
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from multiprocessing.shared_memory import SharedMemory
+import threading
 
 import numpy as np
 import pytest
 
-from vit_jax.data.loading import workers
+from vit_jax.data.loading.shared_memory import FOLDER
 from vit_jax.data.loading.workers import batches_from_workers
 from vit_jax.errors import InputError
 
@@ -39,6 +43,12 @@ def load(number):
 def load_or_die(number):
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
+    return load(number)
+
+
+def load_or_bus(number):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGBUS)
     return load(number)
 
 
@@ -78,7 +88,12 @@ def test_workers_end_with_the_batches():
 
 
 @pytest.mark.parametrize(
-    ("function", "reason"), [(load_or_die, r"was killed \(SIGKILL\)"), (load_or_exit, "ended with status 0")]
+    ("function", "reason"),
+    [
+        (load_or_die, r"was killed \(SIGKILL\)"),
+        (load_or_exit, "ended with status 0"),
+        (load_or_bus, r"was ended by SIGBUS.* shared memory \(/dev/shm\)"),
+    ],
 )
 def test_a_worker_that_dies_ends_the_run_with_its_reason(function, reason):
     batches = batches_from_workers(function, range(40), blank=BLANK, num_workers=2)
@@ -106,19 +121,53 @@ def test_signals_to_the_whole_process_group_do_not_end_the_workers():
     assert len(list(batches)) == 8
 
 
-def test_signals_to_a_worker_that_has_only_begun_to_start_do_not_end_it():
-    memory = SharedMemory(create=True, size=sum(array.nbytes for array in BLANK.values()))
-    worker = workers._Worker(load, BLANK, memory.name)
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(worker._process.pid or 0, number)
-        worker.ask(range(4), 0)
-        assert worker.wait() == 4
-    finally:
-        worker.end()
-        memory.close()
-        memory.unlink()
+def test_signals_to_workers_that_have_only_begun_to_start_do_not_end_them():
+    batches = batches_from_workers(load, range(40), blank=BLANK, num_workers=2)
+    sent = set()
+
+    def send():  # to each, as soon as it is there
+        while len(sent) < 2:
+            for process in multiprocessing.active_children():
+                if process.name == "loader" and process.pid not in sent:
+                    sent.add(process.pid)
+                    os.kill(process.pid, signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGINT)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert len(list(batches)) == 10
+    sender.join()
     assert not {signal.SIGTERM, signal.SIGINT} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_too_little_shared_memory_is_said_before_a_worker_starts(monkeypatch):
+    before, asked = set(FOLDER.iterdir()), []
+
+    def full(descriptor, offset, size):
+        asked.append((offset, size, os.fstat(descriptor).st_size))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2**20, 0, 2**20))
+    blank = {"image": np.zeros((4, 2**16), np.uint8)}
+    message = (
+        "3 worker processes need 1.5 MiB of shared memory, 2 batches of 0.2 MiB for each, and /dev/shm has 1.0 MiB "
+        "left; valid: data.num_workers=2, a smaller batch, or more shared memory (docker run --shm-size="
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        next(batches_from_workers(load, range(40), blank=blank, num_workers=3))
+    assert asked == [(0, 3 * 2**19, 3 * 2**19)]
+    assert set(FOLDER.iterdir()) <= before and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_where_memory_cannot_be_reserved_it_is_used_all_the_same(number, monkeypatch):
+    def refuse(descriptor, offset, size):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    assert len(list(batches_from_workers(load, range(4), blank=BLANK, num_workers=1))) == 1
 
 
 def test_an_internal_error_says_where_it_happened():

@@ -10,7 +10,8 @@ A file that is no image is reported on standard error; the others are still draw
 
 import argparse
 import pathlib
-import sys
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax attention --model google/vit-base-patch16-224 cat.jpg --out maps
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             image = decode(name, classifier.preprocessing.channels)
         except InputError as error:
             failed = True
-            print(f"vit-jax attention: {error}", file=sys.stderr)
+            terminal.complain("vit-jax attention", error)
             continue
         picture = _picture(classifier, image, args)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         taken.add(file.resolve())
         with writing(file) as part:
             part.write_bytes(picture)
-        print(f"{name}: {file}", flush=True)
+        terminal.say(f"{name}: {file}")
     return 2 if failed else 0
 
 
@@ -75,7 +76,9 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
     import jax
     import numpy as np
 
-    from vit_jax.figures import attention as figures
+    from vit_jax.figures.attention import attention_figure
+    from vit_jax.figures.lettering import shortened
+    from vit_jax.figures.png import png
     from vit_jax.inference.attention_maps import attention_rollout, patch_map
     from vit_jax.types import extent_of
 
@@ -91,15 +94,15 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
     title = f"heads of layer {layer + 1} of {depth}"
     if classifier.class_names:
         best = classifier.predict(image, top_k=1)[0][0]
-        title = f"predicted {best.class_name}, {best.probability:.1%}; {title}"
-    figure = figures.attention_figure(
+        title = f"predicted {shortened(best.class_name, 80)}, {best.probability:.1%}; {title}"
+    figure = attention_figure(
         classifier.preprocessing(image),
         np.asarray(patch_map(attention[layer, 0], **where)),
         np.asarray(patch_map(rollout[0], **where)),
         extent=extent_of(classifier.encoder, pixels.shape[1:3]),
         title=title,
     )
-    return figures.png(figure)
+    return png(figure)
 
 
 def _free(file: pathlib.Path, taken: set[pathlib.Path]) -> pathlib.Path:

@@ -6,9 +6,9 @@ times as many in training as in inference, however they are computed.
 
 import argparse
 import dataclasses
-import json
-import sys
 from typing import Any
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax benchmark --variant S/16 --batch-size 16
@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}; valid: 1 or more")
     result = _measure(args)
     if args.json:
-        print(json.dumps(result, indent=2))
+        terminal.say_json(result, indent=2)
         return 0
     width = max(len(key) for key in result)
     for key, value in result.items():
-        print(f"{key:<{width}}  {f'{value:,.4g}' if isinstance(value, float) else value}")
+        terminal.say(f"{key:<{width}}  {f'{value:,.4g}' if isinstance(value, float) else value}")
     return 0
 
 
@@ -81,7 +81,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         strategy=strategy,
         steps=args.steps,
         windows=args.windows,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=terminal.note,
     )
     of_a_step = None if forward is None else float(forward * args.batch_size * (3 if train else 1))
     peak = hardware.peak_of(jax.devices())

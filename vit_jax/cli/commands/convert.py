@@ -7,6 +7,8 @@ import argparse
 import pathlib
 import re
 
+from vit_jax.system import terminal
+
 EXAMPLES = """examples:
   vit-jax convert runs/digits digits_timm --to timm
   vit-jax convert google/vit-base-patch16-224 vit_base --to workdir
@@ -62,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
     )
     name = save(classifier, dest, to=args.to, allow=[name for name in args.allow if name in ALLOWED_DIFFERENCES])
     count = sum(leaf.size for leaf in jax.tree.leaves(classifier.params))
-    print(f"{args.dest}: {name}, {count:,} parameters")
+    terminal.say(f"{args.dest}: {name}, {count:,} parameters")
     for file in sorted(dest.rglob("*")) if dest.is_dir() else [dest]:
         if file.is_file():
-            print(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(dest.parent)}")
+            terminal.say(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(dest.parent)}")
     return 0
 
 

@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import pathlib
 from typing import Any
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax data prepare cifar10 --from ~/Downloads/cifar-10-python.tar.gz
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is done to them: crop (random resized crop; default), none, or one of data.augment that changes "
         "single images, which comes after crop",
     )
-    show.add_argument("--config", metavar="FILE", help="instead, draw what this config trains on")
+    show.add_argument("--config", metavar="NAME", help="as for `vit-jax train`: draw what this config trains on")
     show.add_argument("--count", type=int, default=32, metavar="N", help="how many images (default 32)")
     show.add_argument("--seed", type=int, default=0, help="which images, and which augmentation (default 0)")
     for action in (prepare, info, show):
@@ -87,7 +88,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
     splits = sources.open_builder(args.name, args.data_dir).info.splits.values()
     counts = ", ".join(f"{split.name} {split.num_examples:,}" for split in splits)
-    print(f"{folder}: {counts} examples; use it with --config.data.name={args.name}")
+    terminal.say(f"{folder}: {counts} examples; use it with --config.data.name={args.name}")
     return 0
 
 
@@ -109,16 +110,16 @@ def _info(args: argparse.Namespace) -> int:
         "only_if_asked_for": asked_for,
     }
     if args.json:
-        print(json.dumps(answer))
+        terminal.say_json(answer)
         return 0
     for key in ("name", "folder", "format"):
-        print(f"{key:<10}{answer[key]}")
-    print(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
+        terminal.say(f"{key:<10}{answer[key]}")
+    terminal.say(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
     lines = {"splits": {name: f"{count:,}" for name, count in answer["splits"].items()}}
     lines["fields"] = {name: _described(field, name in asked_for) for name, field in fields.items()}
     for key, texts in lines.items():
         for i, (name, text) in enumerate(texts.items()):
-            print(f"{key if i == 0 else '':<10}{name:<16}{text}")
+            terminal.say(f"{key if i == 0 else '':<10}{name:<16}{text}")
     return 0
 
 

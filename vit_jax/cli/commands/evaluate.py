@@ -1,13 +1,12 @@
 """Evaluates a trained model on the splits that its config names; every example counts exactly once."""
 
 import argparse
-import json
 import pathlib
 import signal
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.system import hosts
+from vit_jax.system import hosts, terminal
 
 EXAMPLES = """examples:
   vit-jax evaluate --model runs/digits
@@ -63,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
     if jax.process_index() != 0:
         return 0
     if args.json:
-        print(json.dumps(results))
+        terminal.say_json(results)
     else:
         width = max(map(len, results))
         for key, value in results.items():
-            print(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+            terminal.say(f"{key:<{width}}  {value:.6g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
     return 0
 
 

@@ -2,9 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 import textwrap
 from typing import Any
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax options
@@ -25,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; gives its exit status."""
     if args.name is None:
         everything = _everything()
-        print(json.dumps(everything) if args.json else _listing(everything))
+        terminal.say_json(everything) if args.json else terminal.say_lines(_listing(everything))
         return 0
     described = [_described(kind, args.name) for kind in _kinds_of(args.name)]
-    print(json.dumps(described) if args.json else "\n\n".join(map(_page, described)))
+    terminal.say_json(described) if args.json else terminal.say_lines("\n\n".join(map(_page, described)))
     return 0
 
 

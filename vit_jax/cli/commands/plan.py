@@ -7,9 +7,9 @@ or --num-classes says how many there are.
 
 import argparse
 import dataclasses
-import json
-import sys
 from typing import Any
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax plan --config=configs/digits.py
@@ -25,7 +25,9 @@ UNREAD_EXAMPLES = 10**7
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="as for train.py; so is --config.KEY=VALUE")
+    parser.add_argument(
+        "--config", required=True, metavar="NAME", help="as for `vit-jax train`; so is --config.KEY=VALUE"
+    )
     parser.add_argument("--topology", metavar="KIND:SIDES", help="v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:8x8")
     parser.add_argument("--num-classes", type=int, metavar="N", help="of a dataset that is not on this machine")
     parser.add_argument("--max-compilations", type=int, default=8, metavar="N", help="1: no search; default 8")
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}; valid: 1 or more")
     result = _plan(args)
-    print(json.dumps(result, indent=2) if args.json else plan_text.table(result))
+    terminal.say_json(result, indent=2) if args.json else terminal.say_lines(plan_text.table(result))
     return 0
 
 
@@ -72,7 +74,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         accumulate_steps=config.accumulate_steps,
         available=plan.available_memory(devices[0]),
         asks_for_memory=absent is not None,
-        say=say,
+        say=terminal.note,
     )
     asked = trial.compile(config.batch_size)
     largest = trial.largest(args.max_compilations)
@@ -153,8 +155,3 @@ def _described(step: Any) -> dict[str, Any]:
         "image_size": list(image.shape[1:]),
         "num_classes": len(class_names_of(fields_of(step.info))),
     }
-
-
-def say(line: str) -> None:
-    """Print a line of progress."""
-    print(line, file=sys.stderr, flush=True)

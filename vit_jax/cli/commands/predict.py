@@ -7,11 +7,11 @@ and the exit status is 2.
 
 import argparse
 import dataclasses
-import json
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from vit_jax.system import terminal
 
 EXAMPLES = """examples:
   vit-jax predict --model runs/digits seven.png
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a file, a folder with all that is in it, an http(s) URL, or - for an image on standard input",
+        help="a file, a folder with all that is in it, an http(s) URL, or - for an image on standard input; each is "
+        "resized to the size that the model takes, and a smaller one enlarged",
     )
     parser.add_argument("--top-k", type=int, metavar="K", help="of a classifier: number of classes (default 5)")
     parser.add_argument(
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     def failed(error: InputError) -> None:
         failures.append(error)
-        _print(f"vit-jax predict: {' '.join(str(error).split())}", sys.stderr)
+        terminal.complain("vit-jax predict", error)
 
     names = FreeNames(args.out, args.images) if args.out is not None else None
     wrote = answered = False
@@ -84,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
             answered = True
             files = [] if names is None else _write(each, result, names, max_pixels)
             wrote = wrote or bool(files)
-            _print(_answer(each.name, result, files, as_json=args.json), sys.stdout)
+            _answer(each.name, result, files, as_json=args.json)
     if answered and names is not None and not wrote:
-        _print(f"vit-jax predict: the task draws nothing, and {args.out} was not written to", sys.stderr)
+        terminal.complain("vit-jax predict", f"the task draws nothing, and {args.out} was not written to")
     return 2 if failures else 0
 
 
@@ -173,20 +174,15 @@ def _format(file: pathlib.Path) -> str:
     return Image.registered_extensions().get(file.suffix.lower(), "PNG")
 
 
-def _answer(name: str, result: Any, files: Sequence[pathlib.Path], *, as_json: bool) -> str:
+def _answer(name: str, result: Any, files: Sequence[pathlib.Path], *, as_json: bool) -> None:
+    """Print what the model finds in one image."""
     if as_json:
-        return json.dumps(
-            {"image": name, **result.json()} | ({"files": [str(file) for file in files]} if files else {})
-        )
-    return f"{name}: {result.line()}" + (f"  -> {', '.join(map(str, files))}" if files else "")
+        written = {"files": [str(file) for file in files]} if files else {}
+        terminal.say_json({"image": name, **result.json()} | written)
+    else:
+        terminal.say(f"{name}: {result.line()}" + (f"  -> {', '.join(map(str, files))}" if files else ""))
 
 
 def _named(text: str, name: str) -> str:
     """Say whose error it is where the image came as bytes."""
     return f"{name} {text.removeprefix('the image ')}" if text.startswith("the image ") else text
-
-
-def _print(line: str, stream: Any) -> None:
-    """Print a line; characters that the stream's encoding lacks are written as escapes."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.loading.shared_memory import FOLDER, reserve
 from vit_jax.errors import InputError
 
 _AHEAD = 2  # batches a worker: the one at work, and one that waits for it
@@ -35,12 +36,13 @@ def batches_from_workers(
         num_workers: processes; batch i comes from worker i % num_workers.
 
     Raises:
-        InputError: a worker died; or what `load` raised, as anything else it raised.
+        InputError: there is too little shared memory; or a worker died; or what `load` raised, as anything else it
+            raised.
     """
     size = len(next(iter(blank.values())))
     num_batches = -(-len(numbers) // size)
     slot_bytes = sum(array.nbytes for array in blank.values())
-    memory = SharedMemory(create=True, size=_AHEAD * num_workers * slot_bytes)
+    memory = reserve(slot_bytes, slots_per_worker=_AHEAD, num_workers=num_workers)
     workers: list[_Worker] = []
 
     def ask(batch: int) -> None:
@@ -108,6 +110,8 @@ class _Worker:
 def _end_of(exit_code: int) -> str:
     if exit_code == -signal.SIGKILL:
         return "was killed (SIGKILL), as the system does when memory runs out"
+    if exit_code == -signal.SIGBUS:
+        return f"was ended by SIGBUS, as the system does when shared memory ({FOLDER}) runs out"
     if exit_code < 0:
         return f"was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
     return f"ended with status {exit_code}"

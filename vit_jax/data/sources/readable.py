@@ -6,16 +6,15 @@ import hashlib
 import os
 import pathlib
 import stat
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import PIL
-from tqdm import tqdm
 
 from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, decode
 from vit_jax.errors import InputError
 from vit_jax.system.atomic import writing
+from vit_jax.system.progress import progress_bar
 
 _CHUNK = 32
 _MARK_BYTES = 16
@@ -80,10 +79,9 @@ def failures(
         return good, failed
 
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
-    # Pillow lets other threads run while it decodes. A log that is no terminal gets a line a minute.
+    # Pillow lets other threads run while it decodes.
     pool = concurrent.futures.ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    seconds = 0.1 if sys.stderr.isatty() else 60.0
-    bar = tqdm(total=count, desc=f"checking {name}", unit=" images", mininterval=seconds, delay=1.0)
+    bar = progress_bar(f"checking {name}", count, " images")
     try:
         for chunk, (good, failed) in zip(chunks, pool.map(check_chunk, chunks), strict=True):
             new.update(good)
