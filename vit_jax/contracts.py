@@ -183,7 +183,7 @@ class Task:
     fields: of the data, as a batch has them.
     """
 
-    fields: Fields
+    fields: Fields = dataclasses.field(hash=False)  # a mapping has no hash
 
     needs_moving_average: ClassVar[bool] = False
     """Whether the forward pass uses `Forward.ema_params`."""
@@ -291,7 +291,7 @@ class Evaluator:
     fields: of the data.
     """
 
-    fields: Fields
+    fields: Fields = dataclasses.field(hash=False)  # a mapping has no hash
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Rows that it takes, by name."""

@@ -34,7 +34,8 @@ def is_count(value: Any) -> bool:
     return is_whole(value, 1)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; True and False are not numbers here."""
     if isinstance(value, int):  # JAX takes whole numbers of 32 bits
         return not isinstance(value, bool) and abs(value) < 2**31
     return isinstance(value, float) and math.isfinite(value)
@@ -43,10 +44,10 @@ def _is_number(value: Any) -> bool:
 COUNT = Rule(is_count, "1 or more")
 COUNT_OR_0 = Rule(lambda x: is_whole(x, 0), "0 or more")
 COUNT_OR_NONE = Rule(lambda x: x is None or is_count(x), "1 or more, or None")
-NUMBER = Rule(_is_number, "a number")
-RATE = Rule(lambda x: _is_number(x) and 0 <= x < 1, "at least 0 and less than 1")
-POSITIVE = Rule(lambda x: _is_number(x) and x > 0, "above 0")
-POSITIVE_OR_NONE = Rule(lambda x: x is None or (_is_number(x) and x > 0), "above 0, or None")
+NUMBER = Rule(is_number, "a number")
+RATE = Rule(lambda x: is_number(x) and 0 <= x < 1, "at least 0 and less than 1")
+POSITIVE = Rule(lambda x: is_number(x) and x > 0, "above 0")
+POSITIVE_OR_NONE = Rule(lambda x: x is None or (is_number(x) and x > 0), "above 0, or None")
 STAGES = Rule(
     lambda x: isinstance(x, tuple) and len(x) > 0 and all(map(is_count, x)),
     "the number of blocks of each stage, 1 or more",
@@ -90,9 +91,9 @@ def plain(value: Any) -> Any:
     """Convert a value as a user or a file may give it to plain Python.
 
     Args:
-        value: anything. NumPy numbers and arrays without axes (JAX arrays too) become Python numbers, lists become
-            tuples (also within lists and tuples), and dtypes such as `jnp.bfloat16` their names. All else is returned
-            as it is.
+        value: anything. Numbers and arrays of NumPy and JAX become Python's numbers and tuples, lists become tuples
+            (also within lists and tuples), and dtypes such as `jnp.bfloat16` their names. All else is returned as it
+            is.
 
     Example:
         >>> plain([np.int64(2), [3, np.float32(0.5)]]), plain(np.dtype("float32"))
@@ -102,8 +103,11 @@ def plain(value: Any) -> Any:
         return tuple(map(plain, value))
     if isinstance(value, np.dtype) or (isinstance(value, type) and _is_dtype(value)):
         return np.dtype(value).name
-    if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
+    shape = getattr(value, "shape", None)
+    if isinstance(value, np.generic) or shape == ():
         return value.item()
+    if isinstance(shape, tuple) and hasattr(value, "tolist"):
+        return plain(value.tolist())
     return value
 
 

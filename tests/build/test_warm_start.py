@@ -180,7 +180,7 @@ def test_what_is_frozen_stays_bit_for_bit(options, tmp_path):
         ({"model__options__hidden_dim": 64}, r"not \[4, 16\]"),
         ({"model__options__pooling": "gap"}, "no place for vit.embeddings.cls_token"),
         ({"model__options__depth": 4}, "lacks vit.encoder.layer.3|lacks encoder/block_3"),
-        ({"data__image_size": (44, 44)}, "patch"),
+        ({"data__image_size": (44, 7)}, "patch"),
         ({"optimizer__freeze_blocks": 4}, "freeze_blocks is 4; valid: 0 to the model's 3 blocks"),
         ({"optimizer__layer_decay": 1.5}, "layer_decay is 1.5; valid: more than 0, at most 1"),
         ({"optimizer__warmup_fraction": 1.0}, "warmup_fraction is 1.0"),

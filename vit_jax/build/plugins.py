@@ -18,13 +18,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 
 import vit_jax.data.augment
 import vit_jax.evaluators
 import vit_jax.models
 import vit_jax.tasks
+from vit_jax import options as options_
 from vit_jax.build.option_docs import NOT_OPTIONS
 from vit_jax.contracts import Evaluator, Task
 from vit_jax.errors import InputError
@@ -211,10 +211,7 @@ def converted(value: Any, kind: Any) -> Any:
         value: of an option.
         kind: its type annotation.
     """
-    if isinstance(value, np.generic) or (hasattr(value, "shape") and value.shape == ()):
-        value = value.item()
-    if isinstance(value, list):
-        value = tuple(value)
+    value = options_.plain(value)
     wants_float = float in (kind, *typing.get_args(kind)) and int not in typing.get_args(kind)
     return float(value) if wants_float and type(value) is int else value
 

@@ -1,7 +1,8 @@
 """Multi-head attention with heads before tokens, its masks, and pooling by attention."""
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,13 @@ def is_for_cudnn(shape: tuple[int, ...], dtype: str) -> bool:
     size = shape[-1]
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16) or size % 8 or size > 128:
         return False
-    return platform.target() == "gpu" and float(getattr(jax.local_devices()[0], "compute_capability", 0)) >= 8
+    return platform.target() == "gpu" and _cuda_capability(jax.local_devices()[0]) >= 8
+
+
+def _cuda_capability(device: Any) -> float:
+    """Return an NVIDIA GPU's compute capability; 0 of other devices (AMD's say what they are instead, "gfx942")."""
+    text = str(getattr(device, "compute_capability", ""))
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
 def padding_mask(valid: Bool[Array, "b m"]) -> Mask:

@@ -6,6 +6,9 @@ from jaxtyping import Array, Float
 
 from vit_jax.errors import InputError
 
+_LARGEST_TABLE = 2**27
+"""Values of a table that is computed on the host, in float64."""
+
 
 def sincos1d(length: int, dim: int, *, temperature: float = 10_000.0) -> Float[Array, "length dim"]:
     """Compute sines and cosines of the position in the sequence, interleaved.
@@ -66,7 +69,7 @@ def sincos2d_mae(grid: tuple[int, int], dim: int, *, temperature: float = 10_000
         `[h, w, dim]` float32 in [-1, 1], computed in float64 as in the reference.
 
     Raises:
-        InputError: dim is not a multiple of 4.
+        InputError: dim is not a multiple of 4, or the table would take more than a gigabyte.
 
     Source: He et al. 2021 (arXiv:2111.06377), section 4, "MAE"; facebookresearch/mae, util/pos_embed.py, and
     transformers' models/vit_mae/modeling_vit_mae.py, which agree. A class token has zeros there.
@@ -78,6 +81,8 @@ def sincos2d_mae(grid: tuple[int, int], dim: int, *, temperature: float = 10_000
     if dim % 4 or dim < 4:
         raise InputError(f"posemb sincos2d_mae needs a width that is a multiple of 4, not {dim}")
     rows, columns = grid
+    if rows * columns * dim > _LARGEST_TABLE:
+        raise InputError(f"posemb sincos2d_mae of {rows}x{columns} patches and width {dim} takes more than a gigabyte")
     quarter = dim // 4
     frequencies = temperature ** -(np.arange(quarter) / quarter)
     x = np.broadcast_to(np.arange(columns)[None, :, None] * frequencies, (rows, columns, quarter))

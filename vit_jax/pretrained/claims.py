@@ -1,5 +1,6 @@
 """What a checkpoint's config claims of sizes, checked against its tensors before anything is built by it."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,7 +9,6 @@ from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.options import short
-from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
 
 _LEAST_LIMIT = 100_000
@@ -17,17 +17,23 @@ _LARGEST_SHARE = 1e6
 """Of a number that is not whole, such as a ratio."""
 
 
-def check_claims(files: Files, description: Description, preprocessing: Preprocessing) -> None:
-    """Check that the sizes of a description are such as its tensors and images can have.
+def check_claims(files: Files, encoder: Any, task_options: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+    """Check that the sizes of a model are such as its tensors and images can have.
 
     That a tensor has the shape of the model's parameter is checked later, when that shape is known.
+
+    Args:
+        files: the checkpoint.
+        encoder: the module that its config describes; nothing is computed yet.
+        task_options: likewise, of the task.
+        preprocessing: likewise.
 
     Raises:
         InputError: a number too large, or images too large to be decoded.
     """
     largest = max((side for tensor in files.tensors.values() for side in tensor.shape), default=0)
-    task = description.task or {"options": {}}
-    for name, value in _numbers({**description.model["options"], **task["options"]}):
+    fields = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
+    for name, value in _numbers({**fields, **task_options}):
         limit = max(largest, _LEAST_LIMIT) if isinstance(value, int) else _LARGEST_SHARE
         if not -limit <= value <= limit:  # NaN is not either
             raise InputError(

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained import hub
 from vit_jax.pretrained.reading import is_folder, path_of, read_json, read_npz, read_safetensors, regular_file
 
@@ -161,11 +162,10 @@ def _weights(name: str, find: Callable[[str], pathlib.Path | None]) -> dict[str,
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise InputError(f"{index} has no weight_map")
-    for tensor, shard in places.items():
+    for shard in places.values():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise InputError(
-                f"{name} has no {str(shard)[:200]}, which {INDEX} names for {tensor!r}; valid: a *.safetensors file"
-            )
+            shown = shard if isinstance(shard, str) and shard.isprintable() else short(shard)
+            raise InputError(f"{name} has no {shown[:200]}, which {INDEX} names; valid: a *.safetensors file beside it")
     tensors = {}
     for shard in sorted(set(places.values())):
         path = find(shard)

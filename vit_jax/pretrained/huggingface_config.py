@@ -10,7 +10,8 @@ import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import classification, in_proportion, pair
+from vit_jax.options import short
+from vit_jax.pretrained.description import classification, in_proportion, pair, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
@@ -27,6 +28,9 @@ GELU = {
 }
 """hidden_act -> ours; the first of each kind is the one that is written."""
 HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(GELU.items())}
+_SEVERAL = "multi_label_classification"
+_PROBLEMS = ("single_label_classification", _SEVERAL)
+"""Values of problem_type; without one it is the first."""
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers."""
 _INTERPOLATION = ("bilinear", "bicubic", "lanczos")
@@ -44,9 +48,12 @@ def read_head(files: Files, head: tuple[Name, ...], **options: Any) -> dict[str,
     if not head:
         return {}
     assert files.config is not None, files.name
-    if files.config.get("problem_type") == "multi_label_classification":
+    names, problem = _class_names(files, head), files.config.get("problem_type")
+    if problem not in (None, *_PROBLEMS):
+        raise InputError(f"{files.name}: problem_type {short(problem)} is not supported; valid: {', '.join(_PROBLEMS)}")
+    if problem == _SEVERAL:
         options["loss_type"] = "sigmoid"
-    return classification(_class_names(files, head), **options)
+    return classification(names, **options)
 
 
 def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
@@ -58,8 +65,7 @@ def _class_names(files: Files, head: tuple[Name, ...]) -> tuple[str, ...]:
     """
     assert files.config is not None, files.name
     labels = {int(number): str(label) for number, label in (files.config.get("id2label") or {}).items()}
-    weight = files.tensors.get(head[0].tensor)
-    count = len(labels) if weight is None else len(weight)
+    count = shape_of(files, head[0].tensor, 2)[0] if head[0].tensor in files.tensors else len(labels)
     if labels and sorted(labels) != list(range(count)):
         raise InputError(f"{files.name}: id2label has {len(labels)} names, but {head[0].tensor} has {count} classes")
     return tuple(labels.get(number, f"LABEL_{number}") for number in range(count))

@@ -5,6 +5,7 @@ at its top level what `Library` lists. A family may have several files of one fo
 `huggingface_mae.py`: the format's name ends at the first underscore. Files without `KINDS` are shared by the others.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -12,7 +13,7 @@ import importlib
 import pathlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import vit_jax.pretrained
@@ -136,30 +137,42 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     config = files.config
     if config is None:
         library = _reader((_NPZ,), npz_kind(files), f"{files.name}: the kind of .npz").library
-        return library.describe(files, num_heads=num_heads, image_size=image_size)
+        return _describe(library, files, num_heads=num_heads, image_size=image_size)
     if num_heads is not None:
         raise InputError(f"num_heads is for a Google .npz; {files.name} says it itself")
     if "architecture" in config:
         others = tuple(name for name in formats() if name not in (_BY_MODEL_TYPE, _NPZ))
         architecture = str(config["architecture"]).partition(".")[0]
-        return _describe(_reader(others, architecture, f"{files.name}: architecture"), files)
+        return _describe(_reader(others, architecture, f"{files.name}: architecture").library, files)
     if "model_type" in config or "architectures" in config:
-        return _describe(_reader((_BY_MODEL_TYPE,), config.get("model_type"), f"{files.name}: model_type"), files)
+        return _describe(
+            _reader((_BY_MODEL_TYPE,), config.get("model_type"), f"{files.name}: model_type").library, files
+        )
     raise InputError(
         f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm and "
         "T2T-ViT)"
     )
 
 
-def _describe(file: LibraryFile, files: Files) -> Description:
+def _describe(library: Any, files: Files, **options: Any) -> Description:
+    with refusing_values(files.name):
+        return library.describe(files, **options)
+
+
+@contextlib.contextmanager
+def refusing_values(name: str) -> Iterator[None]:
+    """Turn what a config's or tensor's value of another kind leads to, where nothing checks it, into an InputError.
+
+    Args:
+        name: of the checkpoint.
+    """
     try:
-        return file.library.describe(files)
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another form than the file knows
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(
-            f"{files.name}: a value in its config.json is not of the kind that {file.format} writes "
-            f"({type(error).__name__}: {error})"
+            f"{name}: a value in its config, or a tensor's shape, is not of the kind that its library writes "
+            f"({type(error).__name__}: {reason})"
         ) from error
 
 

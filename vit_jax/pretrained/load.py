@@ -14,7 +14,7 @@ import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.info import Info, fields_of, new_info
+from vit_jax.info import Info, class_names_of, fields_of, new_info
 from vit_jax.layers.roles import trace
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import libraries, mapping
@@ -112,14 +112,22 @@ def open_checkpoint(
     if files.prefix:
         warnings.warn(f"{files.name}: {files.prefix!r} was taken off the names of all its tensors", stacklevel=2)
     preprocessing = adapted(description.preprocessing, size, channels)
-    check_claims(files, description, preprocessing)
+    if description.task and len(class_names_of(description.fields)) == 1:  # as many as `num_labels` of transformers
+        raise InputError(
+            f"{files.name}: its head has one output, for a regression or a single score, which is not supported; "
+            "valid: two classes or more"
+        )
+    with libraries.refusing_values(files.name):
+        task_options = description.task["options"] if description.task else {}
+        check_claims(files, libraries.create_encoder(**description.model), task_options, preprocessing)
     info = new_info(
         model=description.model,
         task=description.task,
         fields=description.fields,
         preprocessing=dataclasses.asdict(preprocessing),
     )
-    template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
+    with libraries.refusing_values(files.name):
+        template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
     buffers = tuple(name for name in files.tensors if any(re.fullmatch(each, name) for each in description.buffers))
     found = Found(
         arrays=mapping.read(description.names, files.tensors, template),

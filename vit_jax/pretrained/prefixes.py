@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained.description import Description
 from vit_jax.pretrained.files import Files
 
@@ -52,22 +53,22 @@ def describe_unwrapped(files: Files, describe: Callable[[Files], Description]) -
     """
     if not files.tensors:
         raise InputError(f"{files.name} has no tensors")
-    found, error = [], None
+    found: list[tuple[int, Files, Description]] = []
+    error = None
     for each in unwrapped(files):
         try:
             description = describe(each)
         except InputError as problem:
-            error = problem  # that of the shortest names is kept: those of the others miss the format's tensors
+            error = problem  # of the shortest names in the end: longer ones merely lack what the format has
             continue
-        known = len({row.tensor for row in description.names} & each.tensors.keys())
-        found.append((known, each, description))
-    known, renamed, description = max(found, key=lambda each: each[0], default=(0, None, None))
-    if renamed is None or (error is not None and not known):
-        raise error or AssertionError("neither described nor refused")
-    if not known:
-        there, wanted = list(files.tensors)[:2], [row.tensor for row in description.names][:2]
-        raise InputError(
-            f"{files.name} has no tensor of the model: its names are {', '.join(map(repr, there))}, ..., and the "
-            f"format's {', '.join(map(repr, wanted))}, ..."
-        )
-    return renamed, description
+        found.append((len({row.tensor for row in description.names} & each.tensors.keys()), each, description))
+    known, renamed, description = max(found, key=lambda each: each[0], default=(0, files, None))
+    if description is not None and known:
+        return renamed, description
+    if description is None or error is not None:
+        raise error or AssertionError("a checkpoint that was neither described nor refused")
+    there, wanted = list(files.tensors)[:2], [row.tensor for row in description.names][:2]
+    raise InputError(
+        f"{files.name} has no tensor of the model: its names are {', '.join(map(short, there))}, ..., and the format's "
+        f"{', '.join(map(repr, wanted))}, ..."
+    )

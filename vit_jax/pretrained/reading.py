@@ -48,12 +48,14 @@ def regular_file(path: pathlib.Path) -> pathlib.Path | None:
     """Return the path if a file is there, and None if nothing is.
 
     Raises:
-        InputError: something else is there, such as a pipe, from which a read might never return, or a path that
-            cannot be looked up.
+        InputError: something else is there, such as a pipe, from which a read might never return, or a broken link; or
+            the path cannot be looked up.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise InputError(f"{path} is a link to a file that does not exist") from None
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{_short(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -11,6 +11,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.layers.roles import Roles, role_of
 from vit_jax.ops import posemb, windows
+from vit_jax.options import short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Report:
     """
 
     source: str
-    loaded: dict[str, str]
-    resized: dict[str, tuple[tuple[int, int], tuple[int, int]]]
-    adapted: dict[str, tuple[int, int]]
+    loaded: dict[str, str] = dataclasses.field(hash=False)
+    resized: dict[str, tuple[tuple[int, int], tuple[int, int]]] = dataclasses.field(hash=False)
+    adapted: dict[str, tuple[int, int]] = dataclasses.field(hash=False)
     initialised: tuple[str, ...]
     unused: tuple[str, ...]
     buffers: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class Report:
         lines += [f"  {name}: resized from {_by(old)} to {_by(new)}" for name, (old, new) in self.resized.items()]
         lines += [f"  {name}: adapted from {old} to {new} channels" for name, (old, new) in self.adapted.items()]
         lines += [f"  {name}: newly initialised" for name in self.initialised]
-        lines += [f"  {name}: unused" for name in self.unused]
+        lines += [f"  {printable(name)}: unused" for name in self.unused]
         return "\n".join(lines)
 
 
@@ -184,12 +185,17 @@ def _refuse_unexpected(
     if extra:
         problems.append(f"the model has no place for {_listed(extra)}")
     if problems:
-        names = ", ".join(repr(name) for name in (bad + extra)[:2])
+        names = ", ".join(short(name, 200) for name in (bad + extra)[:2])
         raise InputError(f"{source}: {'; '.join(problems)}; to load it all the same, name them: {key}=({names}, ...)")
 
 
+def printable(name: str) -> str:
+    """Return a name from a file for a message or report, in which it stays part of its line."""
+    return name if name.isprintable() and len(name) <= 200 else short(name, 200)
+
+
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
+    shown = ", ".join(map(printable, names[:5]))
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.data.images.resizing import INTERPOLATION
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
-from vit_jax.pretrained.description import classification, numbered_classes
+from vit_jax.pretrained.description import classification, numbered_classes, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
 from vit_jax.pretrained.files import Files
 
@@ -38,8 +38,7 @@ def _class_names(files: Files, head_name: str) -> tuple[str, ...]:
     assert files.config is not None, files.name
     pretrained = files.config.get("pretrained_cfg") or files.config
     names = files.config.get("label_names") or pretrained.get("label_names")
-    head = files.tensors.get(head_name)
-    count = files.config.get("num_classes", 0) if head is None else len(head)
+    count = shape_of(files, head_name, 2)[0] if head_name in files.tensors else files.config.get("num_classes", 0)
     if names and len(names) != count:
         raise InputError(f"{files.name}: label_names has {len(names)} names, but {head_name} has {count} classes")
     return tuple(map(str, names)) if names else numbered_classes(count)

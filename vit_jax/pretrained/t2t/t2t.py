@@ -21,7 +21,7 @@ from vit_jax.layers.tokens_to_token import SPLITS, split_grids
 from vit_jax.models.t2t import VARIANTS, sinusoid
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import mapping, timm_config
-from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, shape_of
+from vit_jax.pretrained.description import Description, block_count, claimed_depth, mlp_ratio, pair, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
@@ -161,6 +161,7 @@ def _geometry(files: Files, arguments: dict[str, Any]) -> dict[str, Any]:
         "qkv_bias": "blocks.0.attn.qkv.bias" in files.tensors,
     }
     options |= {ours: arguments[theirs] for theirs, ours in _OPTIONS.items() if theirs in arguments}
+    options["depth"] = claimed_depth(files, "model_args.depth", options["depth"], "blocks.")
     if options["tokens_type"] not in NAMES:
         raise InputError(
             f"{files.name}: tokens_type {options['tokens_type']!r} is not supported; valid: {', '.join(NAMES)}"

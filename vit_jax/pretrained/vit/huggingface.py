@@ -12,7 +12,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import huggingface_config, mapping
-from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit
+from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.huggingface_config import GELU, HEAD
@@ -74,7 +74,7 @@ def describe(files: Files) -> Description:
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     options = read_options(files, config, prefix) | {"distillation_token": family == "deit"}
     if has_pooler:
-        options["representation_size"] = files.tensors[f"{prefix}pooler.dense.weight"].shape[0]
+        options["representation_size"] = shape_of(files, f"{prefix}pooler.dense.weight", 2)[0]
         if config["pooler_act"] != "tanh":
             raise InputError(f"{files.name}: pooler_act {config['pooler_act']!r} is not supported; valid: tanh")
     patch = options["patch_size"]

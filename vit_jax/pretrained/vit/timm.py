@@ -10,12 +10,10 @@ import pathlib
 import re
 from typing import Any
 
-import numpy as np
-
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
 from vit_jax.pretrained import mapping, timm_config
-from vit_jax.pretrained.description import Description, block_count, mlp_ratio, pair, plain_vit, shape_of
+from vit_jax.pretrained.description import Description, block_count, claimed_depth, mlp_ratio, pair, plain_vit, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.timm_config import ACT_LAYER, GELU
@@ -45,7 +43,6 @@ POOLING = {"token": "token", "avg": "gap", "map": "map"}
 _NORMS = ("layernorm",)
 OPTIONS = {
     "embed_dim": "hidden_dim",
-    "depth": "depth",
     "num_heads": "num_heads",
     "class_token": "class_token",
     "reg_tokens": "register_tokens",
@@ -63,7 +60,7 @@ _FIXED = {
     "scale_mlp_norm": False,
 }
 """model_args that have one valid value."""
-_READ = ("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "mlp_ratio", "no_embed_class")
+_READ = ("depth", "img_size", "patch_size", "in_chans", "num_classes", "global_pool", "mlp_ratio", "no_embed_class")
 _READ += ("final_norm", "fc_norm", "act_layer", "norm_layer")
 _UNNEEDED = ("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "weight_init", "fix_init", "distilled_training")
 _UNNEEDED += ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
@@ -91,7 +88,7 @@ def describe(files: Files) -> Description:
     if pooling not in POOLING:
         raise InputError(f"{files.name}: global_pool {pooling!r} is not supported; valid: {', '.join(POOLING)}")
     counts = {
-        name: tensors[name].shape[1] if name in tensors else 0 for name in ("cls_token", "dist_token", "reg_token")
+        name: shape_of(files, name, 3)[1] if name in tensors else 0 for name in ("cls_token", "dist_token", "reg_token")
     }
     if pooling == "map" and any(counts.values()):
         raise InputError(
@@ -106,6 +103,8 @@ def describe(files: Files) -> Description:
         )
     grid, prefix_positions = _positions(files, image_size, (patch[0], patch[1]), sum(counts.values()))
     depth = block_count(files, "blocks.")
+    if arguments.get("depth") is not None:
+        depth = claimed_depth(files, "model_args.depth", arguments["depth"], "blocks.")
     options = {
         "hidden_dim": hidden_dim,
         "depth": depth,
@@ -119,7 +118,7 @@ def describe(files: Files) -> Description:
         "distillation_token": counts["dist_token"] > 0,
         "register_tokens": counts["reg_token"],
     }
-    options |= _told_by_tensors(tensors) | {"prefix_posemb": prefix_positions > 0 or not any(counts.values())}
+    options |= _told_by_tensors(files) | {"prefix_posemb": prefix_positions > 0 or not any(counts.values())}
     options |= {ours: arguments[theirs] for theirs, ours in OPTIONS.items() if arguments.get(theirs) is not None}
     options["layer_scale"] = options.get("layer_scale") or None  # 0 is none in timm
     two_heads = {"distillation_head": True} if "head_dist.weight" in tensors else {}
@@ -160,8 +159,9 @@ def _check_arguments(name: str, arguments: dict[str, Any]) -> None:
         raise InputError(f"{name}: norm_layer {arguments['norm_layer']!r} is not supported; valid: layernorm")
 
 
-def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _told_by_tensors(files: Files) -> dict[str, Any]:
     """Read the options that show in the tensors' names."""
+    tensors = files.tensors
     final_norm = "tokens" if "norm.weight" in tensors else "pooled" if "fc_norm.weight" in tensors else "none"
     options: dict[str, Any] = {
         "posemb": "learned" if "pos_embed" in tensors else "none",
@@ -174,7 +174,7 @@ def _told_by_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     if "blocks.0.ls1.gamma" in tensors:
         options["layer_scale"] = 1e-5
     if "pre_logits.fc.weight" in tensors:
-        options["representation_size"] = len(tensors["pre_logits.fc.weight"])
+        options["representation_size"] = shape_of(files, "pre_logits.fc.weight", 2)[0]
     return options
 
 
@@ -193,7 +193,7 @@ def _positions(
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
     if "pos_embed" not in files.tensors:
         return grid, 0
-    length = files.tensors["pos_embed"].shape[1]
+    length = shape_of(files, "pos_embed", 3)[1]
     covered = length - grid[0] * grid[1]
     if covered not in (0, num_prefix):
         raise InputError(
@@ -261,6 +261,7 @@ def _model_args(model: ExportModel) -> dict[str, Any]:
     encoder = model.encoder
     arguments = {theirs: getattr(encoder, ours) for theirs, ours in OPTIONS.items()}
     return arguments | {
+        "depth": encoder.depth,
         "img_size": list(model.preprocessing.image_size),
         "patch_size": list(encoder.patch_size),
         "in_chans": model.preprocessing.channels,
