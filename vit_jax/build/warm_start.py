@@ -15,6 +15,7 @@ from vit_jax.layers.roles import Traced
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
 from vit_jax.pretrained.report import Found, Report, fit
+from vit_jax.system.paths import expanded
 from vit_jax.tasks.classification import reordered_heads, same_names
 from vit_jax.training.checkpoints import reading
 from vit_jax.types import Fields, Params, TrainState
@@ -95,7 +96,7 @@ def open_trained(
     Raises:
         InputError: nothing there that can be read.
     """
-    path = pathlib.Path(source).expanduser()
+    path = expanded(source)
     is_workdir = (path / "checkpoints").is_dir()
     theirs = {"revision": revision, "num_heads": num_heads}
     for key, value in theirs.items() if is_workdir else {"step": None if step == "last" else step}.items():

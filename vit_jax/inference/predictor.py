@@ -26,6 +26,7 @@ from vit_jax.info import Info, class_names_of, fields_of
 from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
+from vit_jax.system.paths import expanded
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def load(
     step = step if isinstance(step, str) else operator.index(step)
     in_channels = None if in_channels is None else operator.index(in_channels)
     image_size = None if image_size is None else _plain_size(image_size)
-    path = pathlib.Path(source).expanduser()
+    path = expanded(source)
     if source != "" and (path / "checkpoints").is_dir():
         foreign = {"revision": revision, "num_heads": num_heads, "allow": allow or None}
         given = [name for name, value in foreign.items() if value is not None]

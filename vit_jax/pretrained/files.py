@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
 from vit_jax.pretrained import hub
+from vit_jax.system.paths import expanded
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -56,7 +57,7 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     """
     if source == "":  # a path of which would be this folder
         raise InputError(f"the name of the model is empty; valid: {VALID}")
-    name, path = str(source), pathlib.Path(source).expanduser()
+    name, path = str(source), expanded(source)
     if path.is_dir():
         return _folder(path)
     if name.lower().endswith(PICKLES) and (path.exists() or not _HUB_ID.fullmatch(name)):
