@@ -5,6 +5,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -227,3 +228,40 @@ def test_output_that_is_not_utf8(photo, monkeypatch):
 def test_an_out_that_is_a_file_is_refused_before_anything_is_read(photo, capsys):
     assert status(photo, "--out", photo) == 2
     assert f"--out {photo} exists already and is no folder" in capsys.readouterr().err
+
+
+def test_a_pipe_and_a_device_are_read_to_their_end_or_to_the_limit(photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(image_inputs, "MAX_BYTES", 5000)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(encoded(half_bright())))
+    writer.start()
+    assert status(pipe, "/dev/zero", "/dev/null", "", "x" * 300, photo, "--out", tmp_path / "out") == 2
+    writer.join()
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == [str(pipe), str(photo)]
+    messages = [
+        "/dev/zero has more than 5,000 bytes",
+        "/dev/null is empty",
+        "'' is no image",
+        "x cannot be read: File name too long",
+    ]
+    assert len(err.splitlines()) == 4 and all(map(str.__contains__, err.splitlines(), messages)), err
+    os.mkfifo(photo.parent / "waits.png")
+    assert status(photo.parent) == 0  # which nobody writes to
+
+
+def test_names_of_pictures_fit_a_file_system(tmp_path, capsys):
+    file = tmp_path / f"{'猫' * 80}.png"  # 240 bytes
+    half_bright().save(file)
+    assert status(file, "--out", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_an_empty_out_is_refused_and_a_home_of_nobody_is_a_name(photo, monkeypatch, capsys):
+    monkeypatch.chdir(photo.parent)
+    assert status(photo, "--out", "") == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "vit-jax predict: --out is empty; valid: a folder\n")
+    assert status(photo, "--out", "~nobody of this name/a") == 0
+    assert (photo.parent / "~nobody of this name" / "a" / "photo.png").is_file()

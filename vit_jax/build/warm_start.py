@@ -15,8 +15,9 @@ from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
-from vit_jax.pretrained.reading import is_folder, path_of
+from vit_jax.pretrained.reading import is_folder
 from vit_jax.pretrained.report import Found, Report, fit
+from vit_jax.system.paths import expanded
 from vit_jax.tasks.classification import reordered_heads, same_names
 from vit_jax.training.checkpoints import reading
 from vit_jax.types import Fields, Params, TrainState
@@ -111,7 +112,7 @@ def open_trained(
     Raises:
         InputError: nothing there that can be read.
     """
-    path = path_of(source)
+    path = expanded(source)
     is_workdir = is_folder(path / "checkpoints")
     theirs = {"revision": revision, "num_heads": num_heads}
     for key, value in theirs.items() if is_workdir else {"step": None if step == "last" else step}.items():

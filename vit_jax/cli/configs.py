@@ -4,6 +4,7 @@ import difflib
 import pathlib
 
 from vit_jax.errors import InputError
+from vit_jax.system.paths import expanded
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _NO_EXPERIMENTS = ("__init__", "common")
@@ -51,7 +52,7 @@ def split_argument(name: str) -> tuple[pathlib.Path, list[str]]:
     path, *argument = name.split(":", 1)  # as ml_collections does it
     ends = [i for i, letter in enumerate(name) if letter == ":"][1:]
     for whole in [name[:end] for end in [*ends, len(name)]] if argument else []:
-        if pathlib.Path(whole).expanduser().is_file():
+        if expanded(whole).is_file():
             raise InputError(f"config {whole} has a colon in its path, where an argument would start; valid: none")
     file = find_config(path)
     if ":" in str(file):  # of the folder that the library is in
@@ -73,7 +74,7 @@ def find_config(name: str) -> pathlib.Path:
         >>> find_config("digits").name
         'digits.py'
     """
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     known = config_names()
     stem = name.removeprefix("configs/").removesuffix(".py")
     is_common = path.is_file() and path.resolve() == home() / "configs" / "common.py"

@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from vit_jax.system import terminal
+from vit_jax.system.paths import expanded
 
 _SIZE_PX = 224  # of what is cut out, at most
 _LARGE_PX = 300  # of a cell whose boxes or masks have to be seen
@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.figures.examples import caption, draw_example
     from vit_jax.system.atomic import writing
 
-    if args.count < 1 or args.seed < 0:
-        raise InputError("--count must be 1 or more, and --seed 0 or more")
-    out = pathlib.Path(args.out).expanduser()
+    if args.count < 1 or not 0 <= args.seed < 2**63:
+        raise InputError("--count must be 1 or more, and --seed 0 or more, below 2**63")
+    out = expanded(args.out)
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise InputError(f"--out is {args.out}; valid: a name that ends in .png, in a folder that is there")
     if args.config and args.augment:

@@ -44,6 +44,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         _end(program, str(error), 1)
     except KeyboardInterrupt:
         _end(program, "interrupted", 130, at_once=True)
+    except MemoryError as error:
+        text = f"out of memory: {terminal.in_one_line(error)}" if str(error) else "out of memory"
+        _end(program, f"{text}; valid: a smaller model, image size or batch_size", 2)
     except BrokenPipeError:  # whoever reads the output has enough of it
         os._exit(141)
     except Exception as error:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax.build import plugins
 from vit_jax.cli import configs, option_flags
 from vit_jax.errors import InputError
+from vit_jax.system.paths import expanded
 from vit_jax.system.terminal import in_one_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file[:argument]; default configs/digits.py.")
@@ -68,7 +69,7 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     if workdir and "://" in workdir:
         raise InputError(f"--workdir is {workdir}; valid: a folder on this machine, or on a disk mounted there")
     run = "-".join([file.stem, *argument]).replace("/", "-")
-    return config, pathlib.Path(workdir or f"runs/{run}").expanduser()
+    return config, expanded(workdir or f"runs/{run}")
 
 
 def processes() -> tuple[str | None, int | None, int | None]:

@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 30.0
 MAX_BYTES = 128 * 2**20
 """Largest encoded image that is taken from a URL or standard input."""
 _CHUNK_BYTES = 2**16
-_LONGEST_STEM = 100
+_LONGEST_STEM = 150  # bytes; a file name has 255 at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +41,17 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
     Args:
         names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
             `https://`; or `-` for one encoded image on standard input.
-        on_error: called for a folder without images.
+        on_error: called for a folder without images, and for an empty name.
     """
     for name in names:
-        path = pathlib.Path(name)
-        if name == "-":
+        path = pathlib.Path(name)  # asked by os.path, which takes a name that is too long for one that is not there
+        if not name:
+            on_error(InputError("'' is no image; valid: a file, a folder, a URL, or -"))
+        elif name == "-":
             yield ImageInput(name, "stdin", _read_stdin)
         elif re.match(r"https?://", name, re.IGNORECASE):
             yield ImageInput(name, _url_stem(name), _Download(name))
-        elif path.is_dir():
+        elif os.path.isdir(path):
             found = False
             for file in files_of_images(path):
                 found = True
@@ -69,8 +71,15 @@ def files_of_images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         paths += [pathlib.Path(parent, file) for file in sorted(files) if not file.startswith(".")]
+    paths = [path for path in paths if os.path.isfile(path)]  # no pipe, which would be waited for
     # All are listed before the first is used, so that pictures written into the folder are not taken for its images.
     yield from filter(_is_image, paths)
+
+
+def named_error(error: InputError, name: str) -> InputError:
+    """Say whose error it is where the image came as bytes, which have no name."""
+    text = str(error)
+    return InputError(f"{name} {text.removeprefix('the image ')}") if text.startswith("the image ") else error
 
 
 class FreeNames:
@@ -99,7 +108,8 @@ class FreeNames:
 
 
 def _stem(text: str) -> str:
-    return re.sub(r"[/\\\x00-\x1f]", "_", text)[:_LONGEST_STEM] or "image"
+    name = re.sub(r"[/\\\x00-\x1f]", "_", text)
+    return os.fsencode(name)[:_LONGEST_STEM].decode(errors="ignore") or "image"
 
 
 def _url_stem(url: str) -> str:
@@ -129,8 +139,20 @@ class _File:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
 
-    def __call__(self) -> pathlib.Path:
-        return self._path
+    def __call__(self) -> pathlib.Path | bytes:
+        """Return the path; of a pipe or a device, which may have no end, what it gives.
+
+        Raises:
+            InputError: it gives too much.
+        """
+        if not os.path.exists(self._path) or os.path.isfile(self._path):
+            return self._path
+        try:
+            with self._path.open("rb") as stream:
+                content = stream.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error.strerror}") from None
+        return _checked(content, str(self._path))
 
 
 class _Download:
@@ -172,9 +194,12 @@ def _read_stdin() -> bytes:
     Raises:
         InputError: there is nothing, or too much.
     """
-    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    return _checked(sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin else b"", "standard input")
+
+
+def _checked(content: bytes, name: str) -> bytes:
     if not content:
-        raise InputError("standard input is empty; valid: one encoded image")
+        raise InputError(f"{name} is empty; valid: one encoded image")
     if len(content) > MAX_BYTES:
-        raise InputError(f"standard input has more than {MAX_BYTES:,} bytes, the most that are taken")
+        raise InputError(f"{name} has more than {MAX_BYTES:,} bytes, the most that are taken")
     return content

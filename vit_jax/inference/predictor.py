@@ -26,7 +26,8 @@ from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
-from vit_jax.pretrained.reading import is_folder, path_of
+from vit_jax.pretrained.reading import is_folder
+from vit_jax.system.paths import expanded
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def load(
     step = step if isinstance(step, str) else operator.index(step)
     in_channels = None if in_channels is None else operator.index(in_channels)
     image_size = None if image_size is None else _plain_size(image_size)
-    path = path_of(source)
+    path = expanded(source)
     if source != "" and is_folder(path / "checkpoints"):
         foreign = {"revision": revision, "num_heads": num_heads, "allow": allow or None}
         given = [name for name, value in foreign.items() if value is not None]

@@ -9,6 +9,7 @@ from vit_jax.pretrained import libraries
 from vit_jax.pretrained import save as pretrained_save
 from vit_jax.pretrained.export import ALLOWED_DIFFERENCES
 from vit_jax.system.atomic import writing
+from vit_jax.system.paths import expanded
 from vit_jax.training.checkpoints import reading
 
 FORMATS = (*libraries.formats(), "workdir")
@@ -70,7 +71,7 @@ def free_destination(dest: str | pathlib.Path, to: str) -> pathlib.Path:
         raise InputError(f"unknown format {to!r}; valid: {', '.join(FORMATS)}")
     if str(dest) == "":
         raise InputError("the name of the destination is empty; valid: a folder, or for google a .npz file")
-    path = pathlib.Path(dest).expanduser().absolute()
+    path = expanded(dest).absolute()
     if to != "google" and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         return path
     if path.exists() or path.is_symlink():

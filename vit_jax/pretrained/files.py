@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 from vit_jax.errors import InputError
 from vit_jax.options import short
 from vit_jax.pretrained import hub
-from vit_jax.pretrained.reading import is_folder, path_of, read_json, read_npz, read_safetensors, regular_file
+from vit_jax.pretrained.reading import is_folder, read_json, read_npz, read_safetensors, regular_file
+from vit_jax.system.paths import expanded
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -58,7 +59,7 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     """
     if source == "":  # a path of which would be this folder
         raise InputError(f"the name of the model is empty; valid: {VALID}")
-    name, path = str(source), path_of(source)
+    name, path = str(source), expanded(source)
     if is_folder(path):
         try:
             return _folder(path)

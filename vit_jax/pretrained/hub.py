@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from vit_jax.errors import InputError
+from vit_jax.system.paths import expanded
 
 
 def download(url: str) -> pathlib.Path:
@@ -16,7 +17,7 @@ def download(url: str) -> pathlib.Path:
     """
     import fsspec
 
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax"
+    cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vit_jax"
     try:
         return pathlib.Path(str(fsspec.open_local(f"simplecache::{url}", simplecache={"cache_storage": str(cache)})))
     except ImportError as error:

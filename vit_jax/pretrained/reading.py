@@ -24,18 +24,6 @@ _BOMB_BYTES, _BOMB_RATIO = 2**30, 50
 """An `.npz` that unpacks to more bytes than the first, and to more times its size than the second, holds no weights."""
 
 
-def path_of(source: str | pathlib.Path) -> pathlib.Path:
-    """Return a path as the user gave it, `~` resolved.
-
-    Raises:
-        InputError: the `~` of nobody.
-    """
-    try:
-        return pathlib.Path(source).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{source} cannot be found: {error}") from None
-
-
 def is_folder(path: pathlib.Path) -> bool:
     """Tell whether a folder is there; no error where that cannot be told, as of a name that is too long."""
     try:

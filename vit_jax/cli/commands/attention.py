@@ -9,8 +9,8 @@ A file that is no image is reported on standard error; the others are still draw
 """
 
 import argparse
-import pathlib
 
+from vit_jax.cli import values
 from vit_jax.system import terminal
 
 EXAMPLES = """examples:
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a work directory, a checkpoint's folder or .npz file, or a Hugging Face id",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="folder for the pictures")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="as for `vit-jax predict`")
+    parser.add_argument("--out", required=True, metavar="DIR", type=values.out_folder, help="folder for the pictures")
     parser.add_argument(
         "--layer", type=int, default=-1, metavar="L", help="whose heads: 1, 2, ... or, from the end, -1"
     )
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; gives its exit status."""
+    from vit_jax.cli.image_inputs import FreeNames, find_images, named_error
     from vit_jax.data.images.decoding import decode
     from vit_jax.errors import InputError
     from vit_jax.inference.attention_maps import check_rollout
@@ -52,22 +53,25 @@ def run(args: argparse.Namespace) -> int:
     depth = getattr(classifier.encoder, "depth", abs(args.layer))
     if args.layer == 0 or abs(args.layer) > depth:
         raise InputError(f"--layer is {args.layer}; valid: 1 to {depth}, or from the end -1 to -{depth}")
-    taken = {pathlib.Path(name).resolve() for name in args.images}  # no picture may replace an image to be drawn
-    failed = False
-    for name in args.images:
+    failed: list[InputError] = []
+
+    def report(error: InputError) -> None:
+        failed.append(error)
+        terminal.complain("vit-jax attention", error)
+
+    names = FreeNames(args.out, args.images)  # no picture may replace an image to be drawn
+    for given in find_images(args.images, on_error=report):
         try:
-            image = decode(name, classifier.preprocessing.channels)
+            image = decode(given.read(), classifier.preprocessing.channels)
         except InputError as error:
-            failed = True
-            terminal.complain("vit-jax attention", error)
+            report(named_error(error, given.name))
             continue
         picture = _picture(classifier, image, args)
         args.out.mkdir(parents=True, exist_ok=True)
-        file = _free(args.out / f"{pathlib.Path(name).stem}_attention.png", taken)
-        taken.add(file.resolve())
+        [file] = names.find(f"{given.stem}_attention", ["png"])
         with writing(file) as part:
             part.write_bytes(picture)
-        terminal.say(f"{name}: {file}")
+        terminal.say(f"{given.name}: {file}")
     return 2 if failed else 0
 
 
@@ -103,12 +107,3 @@ def _picture(classifier, image, args: argparse.Namespace) -> bytes:
         title=title,
     )
     return png(figure)
-
-
-def _free(file: pathlib.Path, taken: set[pathlib.Path]) -> pathlib.Path:
-    """`cat_attention.png`, or if that is taken `cat_attention_2.png`, `cat_attention_3.png` ..."""
-    number, candidate = 1, file
-    while candidate.resolve() in taken:
-        number += 1
-        candidate = file.with_stem(f"{file.stem}_{number}")
-    return candidate

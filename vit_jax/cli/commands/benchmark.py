@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from vit_jax.cli import values
 from vit_jax.system import terminal
 
 EXAMPLES = """examples:
@@ -24,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--train", action="store_true", help="the train step with AdamW (default)")
     mode.add_argument("--infer", action="store_true", help="the evaluation step")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
-    parser.add_argument("--image-size", default="224", metavar="H,W", help="pixels; default 224")
+    parser.add_argument(
+        "--image-size", type=values.image_size, default="224", metavar="H,W", help="pixels; default 224"
+    )
     parser.add_argument("--attention", metavar="A", help="auto, xla or cudnn; auto where a family has the choice")
     parser.add_argument("--pooling", metavar="P", help="token, gap or map, where it is not the family's default")
     parser.add_argument("--strategy", default="pmap", help="as config.parallel.strategy; default pmap")
@@ -55,12 +58,11 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from vit_jax.build import plugins
-    from vit_jax.cli.commands.convert import image_size
     from vit_jax.parallel import strategy as parallel
     from vit_jax.planning import flops, hardware, throughput
     from vit_jax.types import class_fields
 
-    size = image_size(args.image_size)
+    size = args.image_size
     strategy = parallel.create(args.strategy)
     parallel.check_batch_size(args.batch_size, strategy)
     chosen = {"attention": args.attention, "pooling": args.pooling}  # which not every family has

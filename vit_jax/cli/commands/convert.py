@@ -4,10 +4,10 @@ What the format cannot express is refused, so that the model gives the same answ
 """
 
 import argparse
-import pathlib
-import re
 
+from vit_jax.cli import values
 from vit_jax.system import terminal
+from vit_jax.system.paths import expanded
 
 EXAMPLES = """examples:
   vit-jax convert runs/digits digits_timm --to timm
@@ -24,9 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("dest", metavar="DEST", help="a folder that does not exist or is empty; for google a .npz file")
     parser.add_argument("--to", required=True, metavar="FORMAT", help="huggingface, timm, google, t2t or workdir")
-    parser.add_argument("--step", default="last", help="of a work directory: last (default), best, or a step")
+    parser.add_argument(
+        "--step", type=values.step, default="last", help="of a work directory: last (default), best, or a step"
+    )
     parser.add_argument("--revision", metavar="R", help="of a Hugging Face id: branch, tag or commit")
-    parser.add_argument("--image-size", metavar="H,W", help="of a foreign checkpoint: pixels to resize it for")
+    parser.add_argument(
+        "--image-size", type=values.image_size, metavar="H,W", help="of a foreign checkpoint: pixels to resize it for"
+    )
     parser.add_argument("--in-channels", type=int, metavar="C", help="of a foreign checkpoint: to adapt its stem to")
     parser.add_argument("--num-heads", type=int, metavar="N", help="of an .npz that does not tell")
     parser.add_argument(
@@ -49,15 +53,15 @@ def run(args: argparse.Namespace) -> int:
 
     dest = free_destination(args.dest, args.to)  # before much is loaded
     theirs = [name for name in args.allow if name not in ALLOWED_DIFFERENCES]
-    if theirs and (pathlib.Path(args.source).expanduser() / "checkpoints").is_dir():
+    if theirs and (expanded(args.source) / "checkpoints").is_dir():
         raise InputError(
             f"--allow {theirs[0]} is nothing that a work directory lacks; valid: {', '.join(ALLOWED_DIFFERENCES)}"
         )
     classifier = load(
         args.source,
-        step=int(args.step) if args.step.isdigit() else args.step,
+        step=args.step,
         revision=args.revision,
-        image_size=None if args.image_size is None else image_size(args.image_size),
+        image_size=args.image_size,
         in_channels=args.in_channels,
         num_heads=args.num_heads,
         allow=theirs,
@@ -69,17 +73,3 @@ def run(args: argparse.Namespace) -> int:
         if file.is_file():
             terminal.say(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(dest.parent)}")
     return 0
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Height and width of `224` or `224,320`.
-
-    Raises:
-        InputError: anything else.
-    """
-    from vit_jax.errors import InputError
-
-    match = re.fullmatch(r"([1-9]\d*)(?:,([1-9]\d*))?", text)
-    if match is None:
-        raise InputError(f"--image-size is {text!r}; valid: one number, or height and width as in 224,320")
-    return int(match[1]), int(match[2] or match[1])

@@ -5,8 +5,10 @@ import pathlib
 import signal
 from typing import Any
 
+from vit_jax.cli import values
 from vit_jax.errors import InputError
 from vit_jax.system import hosts, terminal
+from vit_jax.system.paths import expanded
 
 EXAMPLES = """examples:
   vit-jax evaluate --model runs/digits
@@ -19,7 +21,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument("--model", required=True, metavar="DIR", help="a work directory of train.py")
-    parser.add_argument("--step", default="last", help="last (default), best, or a checkpoint's step")
+    parser.add_argument("--step", type=values.step, default="last", help="last (default), best, or a checkpoint's step")
     parser.add_argument("--split", metavar="SPLIT", help="a split to evaluate instead of the config's")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder of images, or TFDS's folder, if not the config's")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images of a folder that are unreadable")
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further metrics instead of the config's, separated by commas; `vit-jax options` lists them",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, metavar="DIR", help="folder for the metrics' tables and pictures, DIR/<split>/"
+        "--out", type=values.out_folder, metavar="DIR", help="folder for the metrics' tables and pictures, DIR/<split>/"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     hosts.add_arguments(parser)
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from JAX, which would keep it for a checkpoint
     workdir = _workdir(args.model)
     config = _config(args, workdir)
-    predictor = load(workdir, step=int(args.step) if args.step.isdigit() else args.step)
+    predictor = load(workdir, step=args.step)
     if predictor.task is None:
         raise InputError(f"{args.model} holds an encoder without a task; valid: a model with one")
     batch_size = config.evaluation.batch_size if args.batch_size is None else args.batch_size
@@ -83,7 +85,6 @@ def _evaluate(
     loaders, data = data_.open_evaluation(config.data, predictor.preprocessing, predictor.fields, splits=splits)
     evaluators = create_evaluators(config.evaluation, predictor.task, data)
     if out is not None:
-        out = out.expanduser()
         if not evaluators.each:
             raise InputError("--out is for the files of metrics, and there are none; valid with --metrics confusion")
         out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def _evaluate(
 
 
 def _workdir(name: str) -> pathlib.Path:
-    workdir = pathlib.Path(name).expanduser()
+    workdir = expanded(name)
     if not name or not (workdir / "checkpoints").is_dir():
         what = "holds no checkpoints of a run" if name and workdir.exists() else "does not exist"
         raise InputError(

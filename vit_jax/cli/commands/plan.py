@@ -61,7 +61,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from vit_jax.training.step import check_accumulate_steps
 
     config = _config(args)
-    absent = topology.tpu_devices(args.topology) if args.topology else None
+    absent = topology.tpu_devices(args.topology) if args.topology is not None else None
     strategy: Any = parallel.create(**config.parallel, absent=absent)
     parallel.check_batch_size(config.batch_size, strategy)
     check_accumulate_steps(config.accumulate_steps, batch_size=config.batch_size, num_slices=strategy.num_slices)

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vit_jax.cli import values
 from vit_jax.system import terminal
 
 EXAMPLES = """examples:
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a work directory, a checkpoint's folder or .npz file, or a Hugging Face id",
     )
-    parser.add_argument("--step", default="last", help="of a work directory: last (default), best, or a step")
+    parser.add_argument(
+        "--step", type=values.step, default="last", help="of a work directory: last (default), best, or a step"
+    )
     parser.add_argument(
         "images",
         nargs="+",
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object for each image, on a line of its own")
-    parser.add_argument("--out", type=pathlib.Path, metavar="FOLDER", help="where to write pictures")
+    parser.add_argument("--out", type=values.out_folder, metavar="FOLDER", help="where to write pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     max_pixels = Reading(MAX_IMAGE_PIXELS if args.max_image_pixels is None else args.max_image_pixels).max_pixels
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out} exists already and is no folder")
-    predictor = load(args.model, step=int(args.step) if args.step.isdigit() else args.step)
+    predictor = load(args.model, step=args.step)
     if predictor.task is None:
         raise InputError(f"{args.model} has no head, so that there is nothing to predict; valid: a model with a task")
     options = _options(args, predictor)
@@ -128,6 +131,7 @@ def _options(args: argparse.Namespace, predictor: Any) -> dict[str, Any]:
 
 def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any, *, keep: bool) -> Iterator[_Read]:
     """Read images one by one; of a photograph only what the model takes is kept, and if `keep` the encoded image."""
+    from vit_jax.cli.image_inputs import named_error
     from vit_jax.errors import InputError
     from vit_jax.inference.images import read_image
 
@@ -137,7 +141,7 @@ def _read(inputs: Iterator[Any], predictor: Any, max_pixels: int, failed: Any, *
             pixels = read_image(content, predictor.preprocessing, max_pixels=max_pixels)
             yield _Read(given.name, given.stem, content if keep else None, pixels)
         except InputError as error:
-            failed(InputError(_named(str(error), given.name)))
+            failed(named_error(error, given.name))
 
 
 def _batches(images: Iterator[_Read], args: argparse.Namespace) -> Iterator[Sequence[_Read]]:
@@ -181,8 +185,3 @@ def _answer(name: str, result: Any, files: Sequence[pathlib.Path], *, as_json: b
         terminal.say_json({"image": name, **result.json()} | written)
     else:
         terminal.say(f"{name}: {result.line()}" + (f"  -> {', '.join(map(str, files))}" if files else ""))
-
-
-def _named(text: str, name: str) -> str:
-    """Say whose error it is where the image came as bytes."""
-    return f"{name} {text.removeprefix('the image ')}" if text.startswith("the image ") else text

@@ -24,6 +24,7 @@ from vit_jax.data.sources import files as files_
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as sources
 from vit_jax.errors import InputError
+from vit_jax.system.paths import expanded
 from vit_jax.system.progress import progress_bar
 
 SHARD_BYTES = 2**28
@@ -116,7 +117,7 @@ def prepare(
         InputError: a name that cannot be used, a dataset that is there already, or input that is missing, damaged or
             not complete; nothing is left then.
     """
-    path = pathlib.Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise InputError(f"--from: {source} does not exist; valid: a file or folder on this machine")
     data_dir = sources.data_folder(data_dir)
