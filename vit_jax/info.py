@@ -86,15 +86,16 @@ def upgraded(info: Any) -> Info:
 
 def _check(info: Info) -> None:
     """Raise ValueError unless the values have the types that they were written with; the options are their owners'."""
-    for key in ("model", "fields", "preprocessing"):
+    for key in ("fields", "preprocessing"):
         _check_type(f"info's {key}", info[key], dict)
-    for key in ("name", "variant"):
-        _check_type(f"info's model.{key}", info["model"].get(key), str)
-    _check_type("info's model.options", info["model"].get("options"), dict)
-    if info["task"] is not None:
-        _check_type("info's task", info["task"], dict)
-        _check_type("info's task.name", info["task"].get("name"), str)
-        _check_type("info's task.options", info["task"].get("options"), dict)
+    sections = {"model": info["model"], "task": info["task"]}
+    for section, values in sections.items():
+        if section == "task" and values is None:  # a bare encoder
+            continue
+        _check_type(f"info's {section}", values, dict)
+        for key, kind in {"name": str, "variant": str, "options": dict}.items():
+            if key in values:
+                _check_type(f"info's {section}.{key}", values[key], kind)
     for name, field in info["fields"].items():
         _check_field(f"info's fields.{name}", field)
     _check_type("info's version", info["version"], str)

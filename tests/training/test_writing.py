@@ -58,8 +58,8 @@ def parts(number=0):
     return {"variables": {"batch_stats": {"norm": {"mean": mean}}}, "companions": companions}
 
 
-def save(directory, step, what, info=INFO):
-    with Checkpoints(directory) as checkpoints:
+def save(directory, step, what, info=INFO, **options):
+    with Checkpoints(directory, **options) as checkpoints:
         checkpoints.save(step, what, info, None)
         checkpoints.wait()
 

@@ -33,6 +33,10 @@ def from_info(info: Info, **execution: Any) -> tuple[nn.Module, Task | None, Pre
     Raises:
         InputError: an unknown name or option.
     """
+    for section, keys in {"model": ("name", "variant", "options"), "task": ("name", "options")}.items():
+        missing = [key for key in keys if info[section] is not None and key not in info[section]]
+        if missing:
+            raise InputError(f"the info's {section} lacks {', '.join(missing)}")
     encoder = plugins.create_encoder(
         info["model"]["name"], info["model"]["variant"], **info["model"]["options"] | execution
     )

@@ -21,8 +21,8 @@ def read_saved_config(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file} does not exist, which names the dataset; valid: a work directory of train.py")
     try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
+        config = json.loads(file.read_bytes())
+    except (RecursionError, ValueError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
     for name in ("data", "evaluation", "parallel"):
         if not isinstance(config, dict) or name not in config:
@@ -30,7 +30,10 @@ def read_saved_config(file: pathlib.Path) -> dict[str, Any]:
     from vit_jax.cli import flags
 
     defaults = flags.read_config(configs.home() / "configs" / "common.py").to_dict()
-    return _filled(upgraded(config), defaults)
+    try:
+        return _filled(upgraded(config), defaults)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{file} holds values of other types than train.py writes") from None
 
 
 def _filled(config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> dict[str, Any]:

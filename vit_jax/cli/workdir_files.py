@@ -46,7 +46,8 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
         write: False leaves the file, and only compares.
 
     Returns:
-        One line a key whose value differs from that in the file that was there before.
+        One line a key whose value differs from that in the file that was there before, or one for a file that is
+        damaged.
     """
     import jax
 
@@ -54,13 +55,16 @@ def save_config(workdir: pathlib.Path, config: ConfigDict, *, write: bool) -> li
 
     file = workdir / "config.json"
     text = json.dumps(config.to_dict(), indent=2) + "\n"
-    before = flat(upgraded(json.loads(file.read_text()))) if file.exists() else {}
+    try:
+        before = flat(upgraded(json.loads(file.read_bytes()))) if file.exists() else {}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        before = {file.name: "damaged"}
     now = flat(json.loads(text))
     if write and jax.process_index() == 0:
         with writing(file) as part:
             part.write_text(text)
-    if not before:
-        return []
+    if not before.keys() & now.keys():
+        return [f"{name}: was {what}; it is written again" for name, what in before.items()]
     keys = sorted(before.keys() | now.keys())
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 

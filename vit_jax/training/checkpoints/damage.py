@@ -14,7 +14,9 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.system import os_errors
 
-_MOST_JSON_BYTES = 1 << 28
+_INDICES = ("_METADATA", "manifest.ocdbt")
+"""Files that Orbax and TensorStore read into memory at once."""
+_MOST_INDEX_BYTES = 1 << 28
 _MISSING = {errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ENXIO}
 """What the system says if a file is not there or is something else."""
 _PARSING = (
@@ -79,7 +81,7 @@ def read_json(file: pathlib.Path) -> Any:
         raise
     if not stat.S_ISREG(mode):
         raise Damaged(f"{name} is no file")
-    if size > _MOST_JSON_BYTES:
+    if size > _MOST_INDEX_BYTES:
         raise Damaged(f"{name} has {size:,} bytes")
     try:
         return json.loads(file.read_bytes())
@@ -88,16 +90,20 @@ def read_json(file: pathlib.Path) -> Any:
 
 
 def check_files(folder: pathlib.Path) -> None:
-    """Make sure that a checkpoint holds files and folders alone, so that reading it ends.
+    """Make sure that a checkpoint holds files and folders alone, and no index too large to read.
 
     Raises:
-        Damaged: a pipe, a device or a broken link.
+        Damaged: a pipe, a device, a broken link, or an index that would fill the memory.
         OSError: it cannot be looked at.
     """
     for path in folder.rglob("*"):
         try:
-            mode = path.stat().st_mode
-        except FileNotFoundError:
-            raise Damaged(f"{path.relative_to(folder)} is missing") from None
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            found = path.stat()
+        except OSError as error:
+            if error.errno in _MISSING:
+                raise Damaged(f"{path.relative_to(folder)} is missing") from None
+            raise
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise Damaged(f"{path.relative_to(folder)} is no file")
+        if path.name in _INDICES and found.st_size > _MOST_INDEX_BYTES:
+            raise Damaged(f"{path.relative_to(folder)} has {found.st_size:,} bytes")

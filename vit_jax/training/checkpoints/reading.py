@@ -217,8 +217,8 @@ def _read_items(folder: pathlib.Path, names: list[str], saved: Checksums | None)
 
 def _check_depth(info: Info, num_arrays: int) -> None:
     """Raise Damaged if a model of this info has more blocks than there are arrays; building it might not end."""
-    for section in (info["model"], info["task"] or {"options": {}}):
-        for name, value in section["options"].items():
+    for section in (info["model"], info["task"] or {}):
+        for name, value in section.get("options", {}).items():
             blocks = [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, int)]
             if ("depth" in name or "stages" in name) and sum(blocks) > num_arrays:
                 raise Damaged(f"its info has {name} {reprlib.repr(value)}, but there are {num_arrays} arrays")
@@ -252,6 +252,7 @@ def write_params(
     items["info"] = ocp.args.JsonSave(info)
     items[checksums.ITEM] = ocp.args.JsonSave(Checksums.of(step, parts, info, None).json())
     folder = directory.absolute() / str(step)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         named(folder),
         alias.plain(directory.absolute()) as plain,
