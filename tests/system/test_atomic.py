@@ -37,3 +37,17 @@ def test_an_error_that_names_no_file_names_this_one(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught, writing(tmp_path / "file.txt"):
         raise RuntimeError("write() failed: No space left on device; at byte 36864")
     assert caught.value.filename == str(tmp_path / "file.txt")
+
+
+@pytest.mark.parametrize(
+    ("file", "write", "named"),
+    [
+        ("none/a", lambda part: part.write_text(""), "none/a"),
+        ("a", lambda part: (part / "b").write_text(""), "a/b"),
+        ("a", lambda part: None, "a"),  # there is nothing to rename
+    ],
+)
+def test_an_error_names_the_file_and_not_the_hidden_one_beside_it(tmp_path, file, write, named):
+    with pytest.raises(FileNotFoundError) as caught, writing(tmp_path / file) as part:
+        write(part)
+    assert str(caught.value) == f"[Errno 2] No such file or directory: '{tmp_path / named}'"

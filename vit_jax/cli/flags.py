@@ -55,7 +55,8 @@ def parse(argv: list[str], *, root: pathlib.Path) -> tuple[ConfigDict, pathlib.P
     except (AttributeError, KeyError, ValueError) as error:  # ValueError: of a key that is no path, such as a[b
         raise InputError(_unknown_key(argv, _defaults(file, *argument)) or in_one_line(error)) from None
     except TypeError as error:
-        raise InputError(f"{file}: {in_one_line(error)}") from None
+        unknown = _unknown_key(argv, _defaults(file, *argument))
+        raise InputError(unknown or f"{file}: {in_one_line(error)}") from None
     finally:
         sys.argv = before
         for name in set(flags.FLAGS) - names:  # one a change, which another parse would find taken

@@ -77,6 +77,8 @@ def _command_of(arguments: list[str]) -> str:
     parser.add_argument("--version", action="version", version=f"vit-jax {__version__}")
     listing = "\n".join(f"{name:<10} {help_text}" for name, help_text in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=listing)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        parser.error(f"unrecognized arguments: {arguments[0]}")
     return parser.parse_args(arguments[:1]).command
 
 

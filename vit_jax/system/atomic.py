@@ -53,6 +53,11 @@ def writing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with named(path):
             yield part
             part.replace(path)
+    except OSError as error:
+        if not isinstance(error.filename, str) or not error.filename.startswith(str(part)):
+            raise
+        name = str(path) + error.filename.removeprefix(str(part))  # the user never sees the other
+        raise OSError(error.errno, error.strerror, name) from error
     finally:
         if part.is_dir():
             shutil.rmtree(part)
