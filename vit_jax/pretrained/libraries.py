@@ -161,13 +161,15 @@ def _describe(library: Any, files: Files, **options: Any) -> Description:
 
 @contextlib.contextmanager
 def refusing_values(name: str) -> Iterator[None]:
-    """Turn what a config's or tensor's value of another kind leads to, where nothing checks it, into an InputError.
+    """Turn what a config's or tensor's value of another kind leads to into an InputError that names the checkpoint.
 
     Args:
         name: of the checkpoint.
     """
     try:
         yield
+    except InputError as error:  # of a part that does not know where the value came from
+        raise error if name in str(error) else InputError(f"{name}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(
