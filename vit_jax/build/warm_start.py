@@ -15,9 +15,8 @@ from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced
 from vit_jax.pretrained.description import pair
 from vit_jax.pretrained.load import Opened, adapted, open_checkpoint
-from vit_jax.pretrained.reading import is_folder
 from vit_jax.pretrained.report import Found, Report, fit
-from vit_jax.system.paths import expanded
+from vit_jax.system.paths import expanded, is_folder
 from vit_jax.tasks.classification import reordered_heads, same_names
 from vit_jax.training.checkpoints import reading
 from vit_jax.types import Fields, Params, TrainState

@@ -26,8 +26,7 @@ from vit_jax.info import Info, fields_of
 from vit_jax.layers.roles import Traced, trace
 from vit_jax.ops.augment import normalize
 from vit_jax.ops.keys import example_streams
-from vit_jax.pretrained.reading import is_folder
-from vit_jax.system.paths import expanded
+from vit_jax.system.paths import expanded, is_folder
 from vit_jax.types import Features, Fields, Params, Variables, encoder_of
 
 if TYPE_CHECKING:

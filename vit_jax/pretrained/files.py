@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 from vit_jax.errors import InputError
 from vit_jax.options import short
 from vit_jax.pretrained import hub
-from vit_jax.pretrained.reading import is_folder, read_json, read_npz, read_safetensors, regular_file
-from vit_jax.system.paths import expanded
+from vit_jax.pretrained.reading import read_json, read_npz, read_safetensors, regular_file
+from vit_jax.system.paths import expanded, is_folder
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"

@@ -178,4 +178,8 @@ def adapted(preprocessing: Preprocessing, image_size: tuple[int, int] | None, ch
             values = np.asarray(getattr(preprocessing, name))
             values = [values.mean()] if channels == 1 else np.resize(values, channels)
             changes[name] = tuple(map(float, values))
-    return dataclasses.replace(preprocessing, **changes)
+    preprocessing = dataclasses.replace(preprocessing, **changes)
+    rows, columns = preprocessing.resize_target
+    if rows != columns and (preprocessing.resize, preprocessing.crop_offset) == ("shortest_edge", "nearest"):
+        return dataclasses.replace(preprocessing, resize="shortest_edge_nearest")  # timm's for rectangles
+    return preprocessing

@@ -24,14 +24,6 @@ _BOMB_BYTES, _BOMB_RATIO = 2**30, 50
 """An `.npz` that unpacks to more bytes than the first, and to more times its size than the second, holds no weights."""
 
 
-def is_folder(path: pathlib.Path) -> bool:
-    """Tell whether a folder is there; no error where that cannot be told, as of a name that is too long."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def regular_file(path: pathlib.Path) -> pathlib.Path | None:
     """Return the path if a file is there, and None if nothing is.
 

@@ -14,3 +14,11 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
         (PosixPath('runs/digits'), PosixPath('~no such user/a'))
     """
     return pathlib.Path(os.path.expanduser(path))
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Tell whether a folder is there; no error where that cannot be told, as of a name that is too long."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
