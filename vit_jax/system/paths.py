@@ -14,3 +14,17 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
         (PosixPath('runs/digits'), PosixPath('~no such user/a'))
     """
     return pathlib.Path(os.path.expanduser(path))
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    r"""Tell whether the bytes of a path are UTF-8, as they need not be on Linux.
+
+    Example:
+        >>> is_utf8("zoë"), is_utf8(os.fsdecode(b"zo\xeb"))
+        (True, False)
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
