@@ -124,5 +124,8 @@ def test_images_and_folders_that_are_not_utf8_are_read(tmp_path):
     folder = pets(tmp_path / os.fsdecode(b"zo\xeb"))
     file = next(folder.rglob("*.*g"))
     file.rename(file.with_name(os.fsdecode(b"\xeb.png")))
-    prepare.prepare("my_pets", str(folder), str(tmp_path / "out"), eval_fraction=0.0)
-    assert len(examples("my_pets", "train", tmp_path / "out")) == 20
+    with tarfile.open(tmp_path / "pets.tar", "w") as tar:
+        tar.add(folder, "pets")
+    for name, source in (("of_folder", folder), ("of_tar", tmp_path / "pets.tar")):
+        prepare.prepare(name, str(source), str(tmp_path / "out"), eval_fraction=0.0)
+        assert len(examples(name, "train", tmp_path / "out")) == 20

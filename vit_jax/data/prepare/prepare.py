@@ -204,8 +204,7 @@ class _Named:
 
     def __getitem__(self, record: int) -> dict[str, Any]:
         example = self.files[record]
-        file_name = os.fsencode(os.path.basename(example["path"]))  # TFDS keeps text alone
-        return example | {"file_name": file_name.decode(errors="backslashreplace")}
+        return example | {"file_name": os.path.basename(example["path"])}
 
 
 def _as_in_tfds(name: str, contents: Contents, known: _Known) -> tuple[Contents, Any]:
@@ -285,6 +284,8 @@ def _serialized(record: int, *, split: str, examples: Split, features: Any, max_
     except InputError as error:
         raise InputError(f"{example['path']} (example {record} of {split}): {error}") from None
     values = {"id": f"{split}_{record:05d}", "file_name": "", "coarse_label": -1} | example
+    # TFDS keeps text, and the bytes of a name need be none.
+    values["file_name"] = os.fsencode(values["file_name"]).decode(errors="backslashreplace")
     values["label"] = examples.labels[record]
     encoded = features.encode_example({key: values[key] for key in features})
     message = ExampleSerializer(features.get_serialized_info()).get_tf_example(encoded)
