@@ -22,3 +22,17 @@ def is_folder(path: pathlib.Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    r"""Tell whether the bytes of a path are UTF-8, as they need not be on Linux.
+
+    Example:
+        >>> is_utf8("zoë"), is_utf8(os.fsdecode(b"zo\xeb"))
+        (True, False)
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

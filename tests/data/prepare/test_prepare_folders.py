@@ -1,6 +1,7 @@
 """Folders of images and archives of them, and what is refused."""
 
 import bz2
+import os
 import tarfile
 
 import pytest
@@ -115,3 +116,32 @@ def test_refused_folders(tmp_path, monkeypatch):
     refused("cifar10", tmp_path / "ten" / "train", "ten/train has no split 'test'; cifar10 has train, test")
     set_counts(monkeypatch, "cifar10", train=10, test=10)
     refused("cifar10", tmp_path / "ten", "it has 8x8 pixels; valid for this dataset: 32x32")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", " a", "a ", "\t"])
+def test_a_class_that_tfds_would_read_back_as_another_is_refused(name, tmp_path):
+    """Its file of names has one a line, without spaces at the ends."""
+    folder = pets(tmp_path / "pets")
+    (folder / "cat").rename(folder / name)
+    with pytest.raises(InputError, match="cannot be kept by TFDS, which writes a class a line"):
+        prepare.prepare("my_pets", str(folder), str(tmp_path / "out"))
+    assert nothing_left(tmp_path / "out")
+
+
+def test_a_folder_of_data_that_is_not_utf8_is_refused(tmp_path):
+    folder = pets(tmp_path / "pets")
+    out = os.path.join(tmp_path, os.fsdecode(b"zo\xeb"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        prepare.prepare("my_pets", str(folder), out)
+    assert not os.path.exists(out)
+
+
+def test_images_and_folders_that_are_not_utf8_are_read(tmp_path):
+    folder = pets(tmp_path / os.fsdecode(b"zo\xeb"))
+    file = next(folder.rglob("*.*g"))
+    file.rename(file.with_name(os.fsdecode(b"\xeb.png")))
+    with tarfile.open(tmp_path / "pets.tar", "w") as tar:
+        tar.add(folder, "pets")
+    for name, source in (("of_folder", folder), ("of_tar", tmp_path / "pets.tar")):
+        prepare.prepare(name, str(source), str(tmp_path / "out"), eval_fraction=0.0)
+        assert len(examples(name, "train", tmp_path / "out")) == 20

@@ -26,6 +26,7 @@ from vit_jax.data.sources import tfds as sources
 from vit_jax.errors import InputError
 from vit_jax.system.paths import expanded
 from vit_jax.system.progress import progress_bar
+from vit_jax.system.terminal import visible
 
 SHARD_BYTES = 2**28
 """Of images in a file, about: what is held in memory, and what an interruption loses."""
@@ -132,7 +133,7 @@ def prepare(
         _check_counts(name, contents, path)
         shards.same_as_before(incomplete, _digest(contents))
         infos = [_write_split(incomplete, name, split, x, features, max_pixels) for split, x in contents.splits.items()]
-        description = f"{known.description} Prepared by vit-jax from {path.name}.".strip()
+        description = f"{known.description} Prepared by vit-jax from {visible(path.name)}.".strip()
         shards.write_metadata(
             incomplete, features, infos, version=known.version, description=description, homepage=known.homepage
         )
@@ -219,6 +220,12 @@ def _as_in_tfds(name: str, contents: Contents, known: _Known) -> tuple[Contents,
             )
         for unknown in set(contents.class_names) - set(names):
             raise InputError(f"{unknown!r} is no class of {name}; valid: {_some(names)}")
+    for class_name in names:
+        if class_name != class_name.strip() or re.search(r"[\r\n]", class_name) or not class_name:
+            raise InputError(
+                f"the class {class_name!r} cannot be kept by TFDS, which writes a class a line; valid: a name without "
+                "line breaks and without spaces at its ends"
+            )
     features["label"] = tfds.features.ClassLabel(names=list(names))
     numbers = np.array([names.index(class_name) for class_name in contents.class_names or names])
     splits = {}
@@ -277,6 +284,8 @@ def _serialized(record: int, *, split: str, examples: Split, features: Any, max_
     except InputError as error:
         raise InputError(f"{example['path']} (example {record} of {split}): {error}") from None
     values = {"id": f"{split}_{record:05d}", "file_name": "", "coarse_label": -1} | example
+    # TFDS keeps text, and the bytes of a name need be none.
+    values["file_name"] = os.fsencode(values["file_name"]).decode(errors="backslashreplace")
     values["label"] = examples.labels[record]
     encoded = features.encode_example({key: values[key] for key in features})
     message = ExampleSerializer(features.get_serialized_info()).get_tf_example(encoded)

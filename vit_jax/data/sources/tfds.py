@@ -16,6 +16,7 @@ from vit_jax.data.sources.digits import Digits
 from vit_jax.data.sources.examples import Examples
 from vit_jax.data.sources.features import Feature, features_of, fields_of, is_default, skip_decoding
 from vit_jax.errors import InputError
+from vit_jax.system import paths
 from vit_jax.types import Field, Fields
 
 OWN: dict[str, Any] = {builder.name: builder for builder in (Digits, *digit_scenes.BUILDERS)}
@@ -169,8 +170,15 @@ def open_builder(name: str, data_dir: str | None = None) -> Any:
 
 
 def data_folder(data_dir: str | None) -> str:
-    """TFDS's folder: the given one, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    """TFDS's folder: the given one, or $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+    Raises:
+        InputError: a path that is not UTF-8, which array_record cannot open.
+    """
+    folder = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    if not paths.is_utf8(folder):
+        raise InputError(f"TFDS's folder {folder} is not UTF-8; valid: --data-dir (data.data_dir) with a path that is")
+    return folder
 
 
 def _builder(name: str, data_dir: str) -> Any:
