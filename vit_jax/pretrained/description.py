@@ -116,6 +116,11 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value read from JSON is a finite number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
 def in_proportion(before: tuple[int, int], old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
     """Scale the size before a cut from `old` to `new`, so that it keeps its ratio; it is at least `new`."""
     height, width = (max(round(b * n / o), n) for b, o, n in zip(before, old, new, strict=True))
