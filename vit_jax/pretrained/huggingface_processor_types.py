@@ -2,9 +2,10 @@
 
 A file names a type, or leaves that to the model, and holds what differs from the type's defaults.
 
-The reference is the class that `AutoImageProcessor.from_pretrained` of transformers 5 gives with torchvision installed.
-It resizes tensors, and ours is Pillow's arithmetic, which the classes for Pillow (`backend="pil"`) share bit for bit.
-They differ by one step of 255 in some pixels, and by two where Lanczos enlarges.
+The reference is the class that `AutoImageProcessor.from_pretrained` of transformers 5 gives. With torchvision installed
+it resizes tensors; otherwise, or with `backend="pil"`, it resizes with Pillow as ours does, to the same bits. Tensors
+differ from that by one step of 255 in some pixels, and by two where bicubic or Lanczos enlarges. In these two filters
+sharp edges differ by more where Pillow 13 resizes the height first; `nearest` may take a pixel's neighbour.
 
 Source: transformers 5.24: image_processing_backends.py and image_processing_utils.py for what the types share, and
 models/<source>/image_processing_<source>.py for each row.
@@ -18,7 +19,7 @@ from vit_jax.errors import InputError
 from vit_jax.pretrained.description import is_number
 
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's numbers. The tensors of transformers 5 have no box and no hamming, its classes for Pillow do."""
+"""Pillow's numbers. Tensors have no box and no hamming."""
 MAX_SIDE = 65_536
 """The longest side in pixels that a processor may ask for."""
 SQUASHED_FROM = 384
@@ -29,9 +30,9 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """Means and standard deviations: transformers' image_utils.py."""
 
-_COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_pad": False}
+_COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 KEYS = {*_COMMON, "size", "default_to_square", "crop_size", "do_center_crop", "resample", "image_mean", "image_std"}
-KEYS |= {"pad_size"}
+KEYS |= {"do_pad", "pad_size"}
 """What every type has and what can change pixels."""
 IDLE = {"image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "data_format"}
 IDLE |= {"input_data_format", "return_tensors", "device", "disable_grouping", "image_seq_length", "use_fast"}
@@ -86,6 +87,7 @@ class ProcessorType:
     default_to_square: whether a `size` that is one number stands for both sides, or for the shortest edge.
     crop_size: of both sides; None has to be given where `do_center_crop` is true.
     do_center_crop: whether the centre is cut out.
+    do_pad: whether images smaller than `pad_size`, or than others of their batch, get a border.
     edge: what it does with a shortest edge; None where it takes none, or goes by the longest edge as well.
     sides: whether it takes height and width.
     crops: whether it heeds `do_center_crop` at all.
@@ -101,6 +103,7 @@ class ProcessorType:
     default_to_square: bool = True
     crop_size: int | None = None
     do_center_crop: bool = False
+    do_pad: bool = False
     edge: Callable[[str, int, Mapping[str, Any]], Cut] | None = _covered
     sides: bool = True
     crops: bool = True
@@ -111,7 +114,7 @@ class ProcessorType:
     @property
     def defaults(self) -> dict[str, Any]:
         """What a file leaves out."""
-        names = ("size", "default_to_square", "crop_size", "do_center_crop", "resample")
+        names = ("size", "default_to_square", "crop_size", "do_center_crop", "do_pad", "resample")
         mean, std = self.statistics
         return {**_COMMON, **{name: getattr(self, name) for name in names}, "image_mean": mean, "image_std": std}
 
@@ -125,7 +128,7 @@ _SQUARE = {"height": 224, "width": 224}
 _EDGE: dict[str, Any] = {"size": {"shortest_edge": 224}, "default_to_square": False}
 _EDGE |= {"crop_size": 224, "do_center_crop": True}
 _DETR: dict[str, Any] = {"size": {"shortest_edge": 800, "longest_edge": 1333}, "default_to_square": False}
-_DETR |= {"edge": None, "crops": False, "keys": _DETECTION}
+_DETR |= {"do_pad": True, "edge": None, "crops": False, "keys": _DETECTION}
 PROCESSORS: dict[str, ProcessorType] = {
     "ViTImageProcessor": ProcessorType("vit", _HALF, 2, _SQUARE),
     "DeiTImageProcessor": ProcessorType(
@@ -146,8 +149,8 @@ PROCESSORS: dict[str, ProcessorType] = {
     "LevitImageProcessor": ProcessorType("levit", _IMAGENET, 3, **_EDGE, edge=_levit),
     "BeitImageProcessor": ProcessorType("beit", _HALF, 3, _SQUARE, crop_size=224, pads=False),
     "BitImageProcessor": ProcessorType("bit", _CLIP, 3, **_EDGE),
-    # It resizes numbers between 0 and 1, and cuts nothing off where bicubic or Lanczos leaves that range.
-    "DINOv3ViTImageProcessor": ProcessorType("dinov3_vit", _IMAGENET, 2, _SQUARE, pads=False, filters=(0, 2)),
+    # It has no class for Pillow. It resizes numbers between 0 and 1 and cuts nothing off where a filter overshoots.
+    "DINOv3ViTImageProcessor": ProcessorType("dinov3_vit", _IMAGENET, 2, _SQUARE, pads=False, filters=(2,)),
     "CLIPImageProcessor": ProcessorType("clip", _CLIP, 3, **_EDGE),
     "SiglipImageProcessor": ProcessorType("siglip", _HALF, 3, _SQUARE, default_to_square=False),
     "SegformerImageProcessor": ProcessorType(

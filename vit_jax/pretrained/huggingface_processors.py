@@ -62,7 +62,7 @@ def read_processor(
 
     Args:
         name: of the file, for messages.
-        given: its content; null stands for the default.
+        given: its content.
         default_type: of a file that names none.
         image_size: the model's height and width in pixels; a processor for another size is scaled along. None takes the
             processor's own.
@@ -75,22 +75,8 @@ def read_processor(
         >>> read_processor("x", {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224}).resize_to
         (256, 256)
     """
-    given = {key: value for key, value in given.items() if value is not None}
     type_name = _type_name(name, given, default_type)
-    row = PROCESSORS[type_name]
-    for key, value in given.items():
-        if key not in KEYS | IDLE | row.keys and value is not False:  # a switch that is off changes nothing
-            valid = ", ".join(sorted(KEYS | row.keys))
-            raise InputError(f"{name}: {key} {value!r} is not supported in {type_name}; valid keys: {valid}")
-    options = row.defaults | given
-    for key in _SWITCHES:
-        if not isinstance(options[key], bool):
-            raise InputError(f"{name}: {key} is {options[key]!r}; valid: true, false")
-    if not options["do_resize"]:
-        raise InputError(f"{name}: do_resize false is not supported; valid: true, {_FIXED}")
-    if not is_whole(options["resample"]) or options["resample"] not in row.filters:
-        valid = ", ".join(map(str, row.filters)) if len(row.filters) < len(RESAMPLE) else f"0 to {len(RESAMPLE) - 1}"
-        raise InputError(f"{name}: resample {options['resample']!r} is not supported; valid: {valid} in {type_name}")
+    options = _options(name, given, type_name)
     cut = _cut(name, options, type_name)
     assert cut.after is not None, cut
     size = image_size or cut.after
@@ -109,20 +95,44 @@ def read_processor(
 
 def _type_name(name: str, given: Mapping[str, Any], default: str) -> str:
     """Find the type that a file names, in its old form or its new one, with a backend or without."""
-    key = next((key for key in ("image_processor_type", "feature_extractor_type") if key in given), None)
+    keys = ("image_processor_type", "feature_extractor_type")
+    key = next((key for key in keys if given.get(key) is not None), None)
     named = default if key is None else given[key]
     plain = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if plain not in PROCESSORS:
-        raise InputError(
-            f"{name}: {key or 'image_processor_type'} {named!r} is not supported; valid: {', '.join(PROCESSORS)}"
-        )
+        raise InputError(f"{name}: {key or keys[0]} {named!r} is not supported; valid: {', '.join(PROCESSORS)}")
     return plain
+
+
+def _options(name: str, given: Mapping[str, Any], type_name: str) -> dict[str, Any]:
+    """Check the keys, the switches and the filter, and add the defaults.
+
+    Null turns a switch off. For other keys, where transformers 5 raises an error, it stands for the default.
+    """
+    row = PROCESSORS[type_name]
+    for key, value in given.items():
+        if key not in KEYS | IDLE | row.keys and value not in (None, False):  # a switch that is off changes nothing
+            valid = ", ".join(sorted(KEYS | row.keys))
+            raise InputError(f"{name}: {key} {value!r} is not supported in {type_name}; valid keys: {valid}")
+    options = row.defaults | {key: value for key, value in given.items() if value is not None}
+    for key in _SWITCHES:
+        if not isinstance(given.get(key, False), bool | None):
+            raise InputError(f"{name}: {key} is {given[key]!r}; valid: true, false")
+        options[key] = bool(given.get(key, row.defaults[key]))
+    if not options["do_resize"]:
+        raise InputError(f"{name}: do_resize false is not supported; valid: true, {_FIXED}")
+    if not is_whole(options["resample"]) or options["resample"] not in row.filters:
+        valid = ", ".join(map(str, row.filters)) if len(row.filters) < len(RESAMPLE) else f"0 to {len(RESAMPLE) - 1}"
+        raise InputError(f"{name}: resample {options['resample']!r} is not supported; valid: {valid} in {type_name}")
+    return options
 
 
 def _cut(name: str, options: Mapping[str, Any], type_name: str) -> Cut:
     """Read how an image comes to one size."""
     row = PROCESSORS[type_name]
-    size = _size(name, "size", options["size"], valid=row.sizes, square=options["default_to_square"])
+    size = _size(
+        name, "size", options["size"], valid=row.sizes, square=options["default_to_square"] and row.edge is not None
+    )
     if isinstance(size, tuple) and row.sides:
         cut = Cut("exact", size, size)
     elif isinstance(size, int) and row.edge is not None:
@@ -209,8 +219,8 @@ def _per_channel(name: str, key: str, value: Any, given: Mapping[str, Any], chan
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values or not all(map(is_number, values)):
         raise InputError(f"{name}: {key} is {value!r}; valid: a number for each of {channels} channels")
-    if len(values) not in (1, channels) and len(set(values)) > 1:
-        if key not in given:  # the type has no means for images of other channels
+    if len(values) not in (1, channels) and (channels == 3 or len(set(values)) > 1):
+        if given.get(key) is None:  # the type has no means for images of other channels
             return np.full(channels, 0.5)
         raise InputError(f"{name}: {key} has {len(values)} numbers: {value!r}; valid: {channels}, one a channel")
     return np.resize(np.asarray(values, float), channels)
