@@ -154,7 +154,7 @@ def _read(name: str, find: Callable[[str], pathlib.Path | None]) -> Files:
     config = read_json(path)
     # timm keeps its preprocessing in config.json.
     preprocessor, file = (None, PREPROCESSOR) if "architecture" in config else _preprocessor(find)
-    return Files(name, _weights(name, find), config, preprocessor, file)
+    return Files(name, _weights(name, find), config, preprocessor, preprocessor_file=file)
 
 
 def _preprocessor(find: Callable[[str], pathlib.Path | None]) -> tuple[dict[str, Any] | None, str]:

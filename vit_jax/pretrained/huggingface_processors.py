@@ -238,7 +238,7 @@ def write_processor(preprocessing: Preprocessing) -> dict[str, Any]:
         'DeiTImageProcessor'
     """
     rows, columns = preprocessing.resize_target
-    by_edge = preprocessing.resize == "shortest_edge" and rows == columns
+    by_edge = preprocessing.resize != "exact" and rows == columns
     cut = by_edge or (rows, columns) != preprocessing.image_size
     processor = {
         "image_processor_type": f"{'CLIP' if by_edge else 'DeiT' if cut else 'ViT'}ImageProcessor",
@@ -263,6 +263,7 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
     """List what the image processors cannot express of the preprocessing."""
     found = unsupported_settings("data", preprocessing, {"interpolation": _INTERPOLATION})
     rows, columns = preprocessing.resize_target
-    if preprocessing.resize == "shortest_edge" and rows != columns:
-        found.append(Unsupported("data.resize", "shortest_edge", f"exact, for {rows}x{columns} px"))
+    valid = ("exact", "shortest_edge") if rows == columns else ("exact",)
+    if preprocessing.resize not in valid:
+        found.append(Unsupported("data.resize", preprocessing.resize, f"{valid[-1]}, for {rows}x{columns} px"))
     return found + unsupported_cut(preprocessing, "floor")
