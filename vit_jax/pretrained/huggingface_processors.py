@@ -263,7 +263,8 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
     """List what the image processors cannot express of the preprocessing."""
     found = unsupported_settings("data", preprocessing, {"interpolation": _INTERPOLATION})
     rows, columns = preprocessing.resize_target
-    valid = ("exact", "shortest_edge") if rows == columns else ("exact",)
+    valid = ("shortest_edge", "exact") if rows == columns else ("exact",)
     if preprocessing.resize not in valid:
-        found.append(Unsupported("data.resize", preprocessing.resize, f"{valid[-1]}, for {rows}x{columns} px"))
+        there = "shortest_edge" if rows == columns else f"exact, for {rows}x{columns} px"
+        found.append(Unsupported("data.resize", preprocessing.resize, there))
     return found + unsupported_cut(preprocessing, "floor")
