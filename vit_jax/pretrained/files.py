@@ -163,7 +163,7 @@ def _preprocessor(find: Callable[[str], pathlib.Path | None]) -> tuple[dict[str,
     nested = None if path is None else read_json(path).get("image_processor")
     if nested is not None:
         if not isinstance(nested, dict):
-            raise InputError(f"{path}: image_processor is {nested!r}; valid: an object")
+            raise InputError(f"{path}: image_processor is {short(nested)}; valid: an object")
         return nested, PROCESSOR
     path = find(PREPROCESSOR)
     return (None if path is None else read_json(path)), PREPROCESSOR

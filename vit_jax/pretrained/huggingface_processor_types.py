@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained.description import is_number
 
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -71,7 +72,7 @@ def _convnext(name: str, edge: int, options: Mapping[str, Any]) -> Cut:
         return Cut("exact", (edge, edge), (edge, edge))
     share = options.get("crop_pct", 224 / 256)
     if not is_number(share) or not edge / MAX_SIDE < share <= 1:
-        raise InputError(f"{name}: crop_pct is {share!r}; valid: a number above 0, at most 1")
+        raise InputError(f"{name}: crop_pct is {short(share)}; valid: a number above 0, at most 1")
     before = int(edge / share)
     return Cut("shortest_edge", (before, before), (edge, edge))
 

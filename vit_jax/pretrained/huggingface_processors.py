@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained.description import in_proportion, is_number, is_whole
 from vit_jax.pretrained.export import Unsupported, unsupported_cut, unsupported_settings
 from vit_jax.pretrained.files import Files
@@ -100,7 +101,7 @@ def _type_name(name: str, given: Mapping[str, Any], default: str) -> str:
     named = default if key is None else given[key]
     plain = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if plain not in PROCESSORS:
-        raise InputError(f"{name}: {key or keys[0]} {named!r} is not supported; valid: {', '.join(PROCESSORS)}")
+        raise InputError(f"{name}: {key or keys[0]} {short(named)} is not supported; valid: {', '.join(PROCESSORS)}")
     return plain
 
 
@@ -113,23 +114,25 @@ def _options(name: str, given: Mapping[str, Any], type_name: str) -> dict[str, A
     for key, value in given.items():
         if key not in KEYS | IDLE | row.keys and value not in (None, False):  # a switch that is off changes nothing
             valid = ", ".join(sorted(KEYS | row.keys))
-            raise InputError(f"{name}: {key} {value!r} is not supported in {type_name}; valid keys: {valid}")
+            raise InputError(f"{name}: {key} {short(value)} is not supported in {type_name}; valid keys: {valid}")
     options = row.defaults | {key: value for key, value in given.items() if value is not None}
     for key in _SWITCHES:
         if not isinstance(given.get(key, False), bool | None):
-            raise InputError(f"{name}: {key} is {given[key]!r}; valid: true, false")
+            raise InputError(f"{name}: {key} is {short(given[key])}; valid: true, false")
         options[key] = bool(given.get(key, row.defaults[key]))
     if not options["do_resize"]:
         raise InputError(f"{name}: do_resize false is not supported; valid: true, {_FIXED}")
     if not is_whole(options["resample"]) or options["resample"] not in row.filters:
         valid = ", ".join(map(str, row.filters)) if len(row.filters) < len(RESAMPLE) else f"0 to {len(RESAMPLE) - 1}"
-        raise InputError(f"{name}: resample {options['resample']!r} is not supported; valid: {valid} in {type_name}")
+        raise InputError(
+            f"{name}: resample {short(options['resample'])} is not supported; valid: {valid} in {type_name}"
+        )
     return options
 
 
 def _cut(name: str, options: Mapping[str, Any], type_name: str) -> Cut:
     """Read how an image comes to one size."""
-    row = PROCESSORS[type_name]
+    row, given_size = PROCESSORS[type_name], short(options["size"])
     size = _size(
         name, "size", options["size"], valid=row.sizes, square=options["default_to_square"] and row.edge is not None
     )
@@ -138,16 +141,18 @@ def _cut(name: str, options: Mapping[str, Any], type_name: str) -> Cut:
     elif isinstance(size, int) and row.edge is not None:
         cut = row.edge(name, size, options)
     else:
-        raise InputError(f"{name}: size {options['size']!r} is not supported in {type_name}; valid: {row.sizes}")
+        raise InputError(f"{name}: size {given_size} is not supported in {type_name}; valid: {row.sizes}")
     if options["do_center_crop"] and row.crops:
         cut = _center_crop(name, cut, options, type_name)
     if cut.after is None:
         valid = f"height and width{', or do_center_crop true' if row.crops else ''}"
-        raise InputError(f"{name}: size {options['size']!r} without a cut is not supported; valid: {valid}, {_FIXED}")
+        raise InputError(f"{name}: size {given_size} without a cut is not supported; valid: {valid}, {_FIXED}")
     if row.pads and options["do_pad"] and "pad_size" in options:
         padded = _size(name, "pad_size", options["pad_size"], valid="height and width")
         if padded != cut.after:
-            raise InputError(f"{name}: pad_size {options['pad_size']!r} is not supported; valid: {_words(cut.after)}")
+            raise InputError(
+                f"{name}: pad_size {short(options['pad_size'])} is not supported; valid: {_words(cut.after)}"
+            )
     return cut
 
 
@@ -157,16 +162,15 @@ def _center_crop(name: str, cut: Cut, options: Mapping[str, Any], type_name: str
         raise InputError(f"{name}: do_center_crop true needs crop_size in {type_name}; valid: height and width")
     crop = _size(name, "crop_size", options["crop_size"], valid="height and width")
     assert isinstance(crop, tuple), crop
-    largest = cut.before if cut.after is None else cut.after
+    largest, shown = cut.before if cut.after is None else cut.after, short(options["crop_size"])
     if any(after > before for after, before in zip(crop, largest, strict=True)):
         raise InputError(
-            f"{name}: crop_size {options['crop_size']!r} is not supported, since it would give images a black border; "
-            f"valid: at most {_words(largest)}"
+            f"{name}: crop_size {shown} is not supported, since it would give images a black border; valid: at most "
+            f"{_words(largest)}"
         )
     if cut.resize == "shortest_edge" and cut.after not in (None, crop):
         raise InputError(
-            f"{name}: crop_size {options['crop_size']!r} is not supported after the cut by crop_pct; valid: "
-            f"{_words(largest)}"
+            f"{name}: crop_size {shown} is not supported after the cut by crop_pct; valid: {_words(largest)}"
         )
     return dataclasses.replace(cut, after=crop)
 
@@ -191,9 +195,9 @@ def _size(name: str, key: str, value: Any, *, valid: str, square: bool = True) -
     elif is_whole(value):
         sides = [value, value] if square else [value]
     elif isinstance(value, Mapping) and {"longest_edge", "max_height", "max_pixels"} & value.keys():
-        raise InputError(f"{name}: {key} {dict(value)!r} is not supported; valid: {valid}, {_FIXED}")
+        raise InputError(f"{name}: {key} {short(dict(value))} is not supported; valid: {valid}, {_FIXED}")
     if not sides or not all(is_whole(side) and 0 < side <= MAX_SIDE for side in sides):
-        raise InputError(f"{name}: {key} {value!r} is not supported; valid: {valid}, of 1 to {MAX_SIDE} pixels")
+        raise InputError(f"{name}: {key} {short(value)} is not supported; valid: {valid}, of 1 to {MAX_SIDE} pixels")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
@@ -205,10 +209,10 @@ def _statistics(
     if options["do_normalize"]:
         mean, std = (_per_channel(name, key, options[key], given, channels) for key in ("image_mean", "image_std"))
         if min(std) <= 0:
-            raise InputError(f"{name}: image_std is {options['image_std']!r}; valid: numbers above 0")
+            raise InputError(f"{name}: image_std is {short(options['image_std'])}; valid: numbers above 0")
     factor = options["rescale_factor"] if options["do_rescale"] else 1.0
     if not is_number(factor) or factor <= 0:
-        raise InputError(f"{name}: rescale_factor is {factor!r}; valid: a number above 0")
+        raise InputError(f"{name}: rescale_factor is {short(factor)}; valid: a number above 0")
     # Ours divides by 255 first: (p f - mean) / std = (p / 255 - mean / 255 f) / (std / 255 f).
     scale = 1.0 if math.isclose(255 * factor, 1.0) else 255 * factor
     return mean / scale, std / scale
@@ -218,11 +222,11 @@ def _per_channel(name: str, key: str, value: Any, given: Mapping[str, Any], chan
     """Read a number for each channel, or one for all."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values or not all(map(is_number, values)):
-        raise InputError(f"{name}: {key} is {value!r}; valid: a number for each of {channels} channels")
+        raise InputError(f"{name}: {key} is {short(value)}; valid: a number for each of {channels} channels")
     if len(values) not in (1, channels) and (channels == 3 or len(set(values)) > 1):
         if given.get(key) is None:  # the type has no means for images of other channels
             return np.full(channels, 0.5)
-        raise InputError(f"{name}: {key} has {len(values)} numbers: {value!r}; valid: {channels}, one a channel")
+        raise InputError(f"{name}: {key} has {len(values)} numbers: {short(value)}; valid: {channels}, one a channel")
     return np.resize(np.asarray(values, float), channels)
 
 

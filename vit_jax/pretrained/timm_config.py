@@ -11,6 +11,7 @@ import numpy as np
 from vit_jax.data.images.resizing import INTERPOLATION
 from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
+from vit_jax.options import short
 from vit_jax.pretrained.description import classification, is_number, numbered_classes, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
 from vit_jax.pretrained.files import Files
@@ -67,10 +68,10 @@ def read_preprocessing(
         raise InputError(f"{name}: crop_mode {crop_mode!r} is not supported; valid: center, squash")
     fraction = pretrained.get("crop_pct") or 0.875
     if not is_number(fraction) or not max(image_size) / MAX_SIDE < fraction <= 1:
-        raise InputError(f"{name}: crop_pct {fraction!r} is not supported; valid: a number above 0, at most 1")
+        raise InputError(f"{name}: crop_pct {short(fraction)} is not supported; valid: a number above 0, at most 1")
     for key in _NOT_COMPUTED:
         if pretrained.get(key):
-            raise InputError(f"{name}: {key} {pretrained[key]!r} is not supported; valid: without it")
+            raise InputError(f"{name}: {key} {short(pretrained[key])} is not supported; valid: without it")
     height, width = (math.floor(side / fraction) for side in image_size)
     mean = _per_channel(name, pretrained, "mean", (0.485, 0.456, 0.406), channels)
     std = _per_channel(name, pretrained, "std", (0.229, 0.224, 0.225), channels)
@@ -99,7 +100,7 @@ def _per_channel(
     values = pretrained.get(key) or default
     values = values if isinstance(values, list | tuple) else [values]
     if not all(map(is_number, values)) or (channels == 3 and len(values) not in (1, 3)):
-        raise InputError(f"{name}: {key} is {pretrained[key]!r}; valid: {channels} numbers")
+        raise InputError(f"{name}: {key} is {short(pretrained[key])}; valid: {channels} numbers")
     return tuple(map(float, np.resize(np.asarray(values, float), channels)))
 
 
