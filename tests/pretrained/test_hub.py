@@ -101,6 +101,7 @@ def test_it_is_fetched_with_the_token_and_then_read_offline(hub, tmp_path):
     assert {token for _, token in hub.requests} == {"Bearer hf_secret"}
     assert {path.rsplit("/", 1)[1] for path in paths} == {
         "config.json",
+        "processor_config.json",
         "preprocessor_config.json",
         "model.safetensors",
     }

@@ -73,12 +73,26 @@ def test_timms_crop(changed):
     assert math.isclose(default.mean[0], 0.485) and math.isclose(default.std[2], 0.225)
 
 
+def test_timms_sizes_for_tests_and_training_change_nothing(changed):
+    """`resolve_data_config` takes them only where it is asked to."""
+    copy = changed("timm_vit")
+    before = vit_jax.load(copy.folder).preprocessing
+    copy.config["pretrained_cfg"] |= {"test_input_size": [3, 96, 96], "test_crop_pct": 1.0, "min_input_size": [3, 8, 8]}
+    assert vit_jax.load(copy.save()).preprocessing == before
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("hf_vit", {"size": {"longest_edge": 9}}, "size {'longest_edge': 9} is not supported; valid: height and"),
         ("hf_vit", {"resample": 9}, "resample 9 is not supported; valid: 0 to 5"),
         ("timm_vit", {"crop_mode": "border"}, "crop_mode 'border' is not supported; valid: center, squash"),
+        ("timm_vit", {"crop_mode": "pad"}, "crop_mode 'pad' is not supported; valid: center, squash"),
+        ("timm_vit", {"crop_pct": 1.1}, "crop_pct 1.1 is not supported; valid: a number above 0, at most 1"),
+        ("timm_vit", {"crop_pct": 1e-9}, "crop_pct 1e-09 is not supported; valid: a number above 0, at most 1"),
+        ("timm_vit", {"crop_border_pixels": 4}, "crop_border_pixels 4 is not supported; valid: without it"),
+        ("timm_vit", {"mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\]; valid: 3 numbers"),
+        ("timm_vit", {"std": "imagenet"}, "std is 'imagenet'; valid: 3 numbers"),
         ("timm_vit", {"interpolation": "random"}, "interpolation 'random' is not supported; valid: bilinear"),
     ],
 )

@@ -19,6 +19,9 @@ from vit_jax.system.paths import expanded, is_folder
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
+"""In which transformers 5 keeps the image processor together with what else a model needs, such as a tokenizer."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 VALID = (
     "a work directory of train.py, a folder with config.json and *.safetensors, a Google .npz file or URL, "
@@ -36,7 +39,8 @@ class Files:
     name: for messages, and in a Google checkpoint for what its name says.
     tensors: name -> array, float32 or what the file holds.
     config: of config.json; None for an `.npz`.
-    preprocessor: of preprocessor_config.json, if there is one.
+    preprocessor: of the image processor, if a file describes one.
+    preprocessor_file: the name of that file.
     prefix: what all tensors' names began with there, and was taken off; see `prefixes`.
     """
 
@@ -44,6 +48,7 @@ class Files:
     tensors: dict[str, np.ndarray]
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
+    preprocessor_file: str = PREPROCESSOR
     prefix: str = ""
 
 
@@ -148,9 +153,20 @@ def _read(name: str, find: Callable[[str], pathlib.Path | None]) -> Files:
         raise InputError(f"{name} has no config.json, which says what model its weights are of")
     config = read_json(path)
     # timm keeps its preprocessing in config.json.
-    path = None if "architecture" in config else find("preprocessor_config.json")
-    preprocessor = None if path is None else read_json(path)
-    return Files(name, _weights(name, find), config, preprocessor)
+    preprocessor, file = (None, PREPROCESSOR) if "architecture" in config else _preprocessor(find)
+    return Files(name, _weights(name, find), config, preprocessor, preprocessor_file=file)
+
+
+def _preprocessor(find: Callable[[str], pathlib.Path | None]) -> tuple[dict[str, Any] | None, str]:
+    """Read what describes the image processor, and tell in which file; the newer one goes first, as in transformers."""
+    path = find(PROCESSOR)
+    nested = None if path is None else read_json(path).get("image_processor")
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise InputError(f"{path}: image_processor is {short(nested)}; valid: an object")
+        return nested, PROCESSOR
+    path = find(PREPROCESSOR)
+    return (None if path is None else read_json(path)), PREPROCESSOR
 
 
 def _weights(name: str, find: Callable[[str], pathlib.Path | None]) -> dict[str, np.ndarray]:

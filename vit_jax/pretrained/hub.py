@@ -8,6 +8,9 @@ from collections.abc import Callable
 from vit_jax.errors import InputError
 from vit_jax.system.paths import expanded
 
+_LATE = ("processor_config.json",)
+"""Files that caches filled by other programs, or by older versions, need not know of."""
+
 
 def download(url: str) -> pathlib.Path:
     """Download a URL's file, unless it is in ~/.cache/vit_jax (or $XDG_CACHE_HOME/vit_jax) already.
@@ -58,6 +61,8 @@ def finder(repo: str, revision: str | None, *, valid: str) -> Callable[[str], pa
         except errors.LocalEntryNotFoundError as error:  # first, since it is an EntryNotFoundError too
             cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
             if cached is huggingface_hub._CACHED_NO_EXIST:  # the cache knows that the repository lacks it
+                return None
+            if file in _LATE and unreachable is not None:
                 return None
             reason = unreachable or _brief(error.__cause__ or error)
         except errors.EntryNotFoundError:

@@ -18,6 +18,10 @@ from vit_jax.pretrained.files import Files
 
 GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
 ACT_LAYER = {ours: theirs for theirs, ours in GELU.items()}
+MAX_SIDE = 65_536
+"""The longest side in pixels that an image may be resized to."""
+_NOT_COMPUTED = ("crop_border_pixels", "naflex", "patchify")
+"""Arguments of timm's `transforms_imagenet_eval` that change pixels, besides those that are read."""
 
 
 def read_head(files: Files, head: str, **options: Any) -> dict[str, Any]:
@@ -63,11 +67,14 @@ def read_preprocessing(
     if crop_mode not in ("center", "squash"):
         raise InputError(f"{name}: crop_mode {crop_mode!r} is not supported; valid: center, squash")
     fraction = pretrained.get("crop_pct") or 0.875
-    if not is_number(fraction) or not 0.0 < fraction <= 1.0:
-        raise InputError(f"{name}: crop_pct is {short(fraction)}; valid: above 0, at most 1")
+    if not is_number(fraction) or not max(image_size) / MAX_SIDE < fraction <= 1:
+        raise InputError(f"{name}: crop_pct {short(fraction)} is not supported; valid: a number above 0, at most 1")
+    for key in _NOT_COMPUTED:
+        if pretrained.get(key):
+            raise InputError(f"{name}: {key} {short(pretrained[key])} is not supported; valid: without it")
     height, width = (math.floor(side / fraction) for side in image_size)
-    mean = np.resize(np.asarray(pretrained.get("mean") or (0.485, 0.456, 0.406), float), channels)
-    std = np.resize(np.asarray(pretrained.get("std") or (0.229, 0.224, 0.225), float), channels)
+    mean = _per_channel(name, pretrained, "mean", (0.485, 0.456, 0.406), channels)
+    std = _per_channel(name, pretrained, "std", (0.229, 0.224, 0.225), channels)
     return Preprocessing(
         image_size=image_size,
         channels=channels,
@@ -76,14 +83,25 @@ def read_preprocessing(
         resize_to=(height, width) if crop_mode == "squash" else None,
         crop_offset="nearest",
         interpolation=interpolation,
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
+        mean=mean,
+        std=std,
     )
 
 
 def _by_edge(target: tuple[int, int]) -> str:
     """Return how timm rounds the longer side: torchvision resizes to a square, and timm itself to a rectangle."""
     return "shortest_edge" if target[0] == target[1] else "shortest_edge_nearest"
+
+
+def _per_channel(
+    name: str, pretrained: dict[str, Any], key: str, default: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    """Read a number for each channel; for another number of channels than three they are repeated or left out."""
+    values = pretrained.get(key) or default
+    values = values if isinstance(values, list | tuple) else [values]
+    if not all(map(is_number, values)) or (channels == 3 and len(values) not in (1, 3)):
+        raise InputError(f"{name}: {key} is {short(pretrained[key])}; valid: {channels} numbers")
+    return tuple(map(float, np.resize(np.asarray(values, float), channels)))
 
 
 def config(

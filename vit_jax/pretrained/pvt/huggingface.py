@@ -9,7 +9,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import huggingface_config, mapping
+from vit_jax.pretrained import huggingface_config, huggingface_processors, mapping
 from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
@@ -121,13 +121,6 @@ _CONFIG_2 = {
     "patch_sizes": [7, 3, 3, 3],
     "linear_attention": False,
 }
-_PROCESSOR = {
-    "size": 224,
-    "resample": 3,
-    "do_center_crop": False,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-}
 
 
 def describe(files: Files) -> Description:
@@ -147,14 +140,12 @@ def describe(files: Files) -> Description:
         claimed_depth(files, "depths", depth, blocks.format(prefix, stage))
     image_size = pair(config["image_size"], f"{files.name}: image_size")
     head = HEAD if _has_head(files, model_type) else ()
-    processor = _PROCESSOR
-    channels = claimed_channels(files, config)
-    if channels != 3:  # for which the processor has no means of its own
-        processor = {key: value for key, value in _PROCESSOR.items() if not key.startswith("image_")}
     grids = position_grids(image_size, options["strides"])
     return Description(
         model=pvt(options),
-        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, channels),
+        preprocessing=huggingface_processors.read_preprocessing(
+            files, "PvtImageProcessor", image_size, claimed_channels(files, config)
+        ),
         names=[*expand_stages(NAMES[options["version"]], options["depths"], prefix, grids), *head],
         **huggingface_config.read_head(files, head),
         antialias=False,
@@ -238,7 +229,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
         elif encoder.grids(size) != position_grids(size, encoder.strides):
             valid = f"what makes maps of {position_grids(size, encoder.strides)}"
             found.append(Unsupported("model.strides", encoder.strides, valid))
-    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+    return found + huggingface_processors.unsupported_preprocessing(model.preprocessing)
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
@@ -249,7 +240,7 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
     rows = expand_stages(NAMES[encoder.version], encoder.depths, f"{family}." if has_head else "")
     config = {"architectures": [architecture], "model_type": family} | _config(model)
     files_.write_json(folder / "config.json", config)
-    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_json(folder / "preprocessor_config.json", huggingface_processors.write_processor(model.preprocessing))
     files_.write_safetensors(folder / files_.WEIGHTS, mapping.write([*rows, *(HEAD if has_head else ())], model.params))
     return architecture
 

@@ -11,7 +11,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.models.swin import Swin
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import huggingface_config, mapping
+from vit_jax.pretrained import huggingface_config, huggingface_processors, mapping
 from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
@@ -75,8 +75,8 @@ _CONFIG = {
     "use_absolute_embeddings": False,
     "layer_norm_eps": 1e-5,
 }
-# Transformers has no processor of its own for them; these are the settings of the published checkpoints.
-_PROCESSOR = {"size": 224, "resample": 3, "do_center_crop": False}
+# Those of the published checkpoints; transformers has no processor of its own for them, and takes ViT's.
+_PUBLISHED = {"resample": 3}
 _IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 
 
@@ -99,10 +99,12 @@ def describe(files: Files) -> Description:
         claimed_depth(files, "depths", depth, f"{prefix}encoder.layers.{stage}.blocks.")
     patch = options["patch_size"]
     grid = (image_size[0] // patch[0], image_size[1] // patch[1])
-    processor = _PROCESSOR | (_IMAGENET if channels == 3 else {})
+    published = _PUBLISHED | (_IMAGENET if channels == 3 else {})
     return Description(
         model=model_info(options),
-        preprocessing=huggingface_config.read_preprocessing(files, processor, image_size, channels),
+        preprocessing=huggingface_processors.read_preprocessing(
+            files, "ViTImageProcessor", image_size, channels, without_file=published
+        ),
         names=names_of(options["depths"], options["window_size"], prefix, grid) + list(head),
         **huggingface_config.read_head(files, head),
         antialias=False,
@@ -233,7 +235,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
         same = encoder.version == 2 or len(set(windows)) == 1
         if any(rows != columns for rows, columns in windows) or (windows and not same):
             found.append(Unsupported(f"model.{name}", windows, "square windows, in V1 the same in all stages"))
-    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+    return found + huggingface_processors.unsupported_preprocessing(model.preprocessing)
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
@@ -245,7 +247,7 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
     rows = names_of(encoder.depths, encoder.window_size, prefix, (0, 0)) + list(HEAD)
     kind = {"architectures": [architecture], "model_type": MODEL_TYPES[encoder.version]}
     files_.write_json(folder / "config.json", kind | _config(model))
-    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_json(folder / "preprocessor_config.json", huggingface_processors.write_processor(model.preprocessing))
     files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
     return architecture
 

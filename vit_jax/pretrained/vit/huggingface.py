@@ -11,7 +11,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import huggingface_config, mapping
+from vit_jax.pretrained import huggingface_config, huggingface_processors, mapping
 from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
@@ -37,7 +37,7 @@ HEADS = {
 }
 """Architecture -> the names of its heads."""
 
-# What a config.json leaves out has the value of transformers' ViTConfig, DeiTConfig and image processors.
+# What a config.json leaves out has the value of transformers' ViTConfig, DeiTConfig.
 CONFIG = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -53,10 +53,7 @@ CONFIG = {
     "qkv_bias": True,
     "pooler_act": "tanh",
 }
-_PROCESSOR = {
-    "vit": {"size": 224, "resample": 2, "do_center_crop": False},
-    "deit": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
-}
+_PROCESSOR = {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor"}
 
 
 def describe(files: Files) -> Description:
@@ -82,7 +79,7 @@ def describe(files: Files) -> Description:
     two_heads = {"distillation_head": True} if HEADS[architecture] is TEACHER_HEADS else {}
     return Description(
         model=plain_vit(options),
-        preprocessing=huggingface_config.read_preprocessing(
+        preprocessing=huggingface_processors.read_preprocessing(
             files, _PROCESSOR[family], image_size, claimed_channels(files, config)
         ),
         names=mapping.expand(HUGGINGFACE, options["depth"], prefix, grid) + list(HEADS[architecture]),
@@ -155,7 +152,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
         found.append(
             Unsupported("model.representation_size", encoder.representation_size, "None, where there is a head")
         )
-    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+    return found + huggingface_processors.unsupported_preprocessing(model.preprocessing)
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
@@ -167,7 +164,7 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
     rows = mapping.expand(HUGGINGFACE, model.encoder.depth, prefix) + list(HEADS[architecture])
     config = {"architectures": [architecture], "model_type": family, **encoder_config(model)}
     files_.write_json(folder / "config.json", config | huggingface_config.head_config(model))
-    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_json(folder / "preprocessor_config.json", huggingface_processors.write_processor(model.preprocessing))
     files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
     return architecture
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.pretrained import files as files_
-from vit_jax.pretrained import huggingface_config, mapping
+from vit_jax.pretrained import huggingface_processors, mapping
 from vit_jax.pretrained.description import Description, claimed_channels, claimed_depth, pair, plain_vit
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_settings
 from vit_jax.pretrained.files import Files
@@ -69,7 +69,6 @@ _CONFIG = huggingface.CONFIG | {
     "mask_ratio": 0.75,
     "norm_pix_loss": False,
 }
-_PROCESSOR = {"size": 224, "resample": 2, "do_center_crop": False}
 _SUPPORTED = {name: values for name, values in huggingface.SUPPORTED.items() if name != "pooling"}
 _SUPPORTED |= {"representation_size": (None,), "distillation_token": (False,), "has_class_token": (True,)}
 
@@ -101,8 +100,8 @@ def describe(files: Files) -> Description:
         task = {"name": "masked_autoencoder", "options": decoder | both}
     return Description(
         model=plain_vit(options),
-        preprocessing=huggingface_config.read_preprocessing(
-            files, _PROCESSOR, image_size, claimed_channels(files, config)
+        preprocessing=huggingface_processors.read_preprocessing(
+            files, "ViTImageProcessor", image_size, claimed_channels(files, config)
         ),
         names=names,
         task=task,
@@ -128,7 +127,7 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     if model.encoder.extent_of(model.preprocessing.image_size) != model.preprocessing.image_size:
         valid = f"a multiple of the patch of {model.encoder.patch_size[0]} px"
         found.append(Unsupported("data.image_size", model.preprocessing.image_size, valid))
-    return found + huggingface_config.unsupported_preprocessing(model.preprocessing)
+    return found + huggingface_processors.unsupported_preprocessing(model.preprocessing)
 
 
 def write(model: ExportModel, folder: pathlib.Path) -> str:
@@ -141,6 +140,6 @@ def write(model: ExportModel, folder: pathlib.Path) -> str:
     config |= huggingface.encoder_config(model)
     config |= {theirs: getattr(task, ours) for ours, theirs in _OPTIONS.items()}
     files_.write_json(folder / "config.json", config)
-    files_.write_json(folder / "preprocessor_config.json", huggingface_config.processor(model.preprocessing))
+    files_.write_json(folder / "preprocessor_config.json", huggingface_processors.write_processor(model.preprocessing))
     files_.write_safetensors(folder / files_.WEIGHTS, mapping.write(rows, model.params))
     return architecture
