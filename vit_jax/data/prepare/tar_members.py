@@ -16,7 +16,8 @@ import numpy as np
 
 from vit_jax.data.images.formats import is_image
 from vit_jax.data.prepare.archives import Contents, Split, damaged_as_input_error, member_name
-from vit_jax.data.sources.listing import IMAGES, SPLITS, chosen
+from vit_jax.data.sources.listing import IMAGES, chosen
+from vit_jax.data.sources.split_names import split_of
 from vit_jax.errors import InputError
 from vit_jax.system.progress import progress_bar
 
@@ -119,7 +120,7 @@ def read_image_tar(path: pathlib.Path, scratch: pathlib.Path, *, eval_fraction: 
 def _trees(archive: pathlib.Path, found: Sequence[Member], top: str) -> dict[str, dict[str, list[Member]]]:
     """Split -> class -> images; all in `train` if the folders at the top are not splits."""
     inside = [member[0].removeprefix(top).split("/") for member in found]
-    named = {parts[0]: SPLITS.get(parts[0].lower(), "") for parts in inside if len(parts) > 1}
+    named = {parts[0]: split_of(parts[0]) or "" for parts in inside if len(parts) > 1}
     are_splits = all(named.values()) and "train" in named.values()
     trees: dict[str, dict[str, list[Member]]] = {}
     for member, parts in zip(found, inside, strict=True):
