@@ -159,7 +159,7 @@ def test_folders_that_are_named_after_splits_are_no_classes(names, splits, tmp_p
     for name in names:
         add(tmp_path, *numbered(f"{name}/a", 2), *numbered(f"{name}/b", 2))
     if splits is None:
-        with pytest.raises(InputError, match="valid: (splits alone|one for each)"):
+        with pytest.raises(InputError, match=r"valid: (splits alone|one for each)"):
             folder.open_folder(str(tmp_path))
         return
     images = folder.open_folder(str(tmp_path), eval_fraction=0)
@@ -170,7 +170,7 @@ def test_folders_that_are_named_after_splits_are_no_classes(names, splits, tmp_p
 
 def test_splits_below_the_classes_are_refused(tmp_path):
     add(tmp_path, "cat/train/1.png", "cat/val/1.png", "dog/train/1.png")
-    with pytest.raises(InputError, match="/cat has folders of splits: train, val; valid: .* as in train/cat"):
+    with pytest.raises(InputError, match=r"/cat has folders of splits: train, val; valid: .* as in train/cat"):
         folder.open_folder(str(tmp_path))
 
 
@@ -178,7 +178,7 @@ def test_a_split_alone_is_refused_only_where_training_needs_another(tmp_path):
     add(tmp_path, *numbered("val/a", 2), *numbered("val/b", 3))
     images = folder.open_folder(str(tmp_path))
     assert len(images.source("val")) == len(images.source("all")) == 5
-    with pytest.raises(InputError, match="has no split 'train'; valid: val$"):
+    with pytest.raises(InputError, match=r"has no split 'train'; valid: val$"):
         images.source("train")
 
 
@@ -215,7 +215,7 @@ def test_names_of_classes_in_two_unicode_forms(tmp_path):
     ):
         root = add(tmp_path / ascii(other), f"{one}/1.png", f"{other}/1.png", "tea/1.png")
         with pytest.raises(
-            InputError, match="two class folders whose names look the same, '.*' and '.*'; valid: one"
+            InputError, match=r"two class folders whose names look the same, '.*' and '.*'; valid: one"
         ) as error:
             folder.open_folder(str(root))
         assert ascii(one) in str(error.value) and ascii(other) in str(error.value)
