@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="PATH",
-        help="what you have: the dataset's archive or its folder, a folder of images or a tar or zip of one, or the folder of "
-        "a TFDS dataset in TFRecord; without it TFDS downloads the dataset, for which it needs TensorFlow",
+        help="what you have: the dataset's archive or its folder, a folder of images or a tar or zip of one, or the "
+        "folder of a TFDS dataset in TFRecord; without it TFDS downloads the dataset, for which it needs TensorFlow",
     )
     prepare.add_argument(
         "--eval-fraction",

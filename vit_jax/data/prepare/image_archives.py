@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vit_jax.data.images.formats import is_image
 from vit_jax.data.prepare.archives import Contents, Split
 from vit_jax.data.sources import folder, masks
 from vit_jax.data.sources.class_folders import read_class_folders
 from vit_jax.data.sources.files import hold_out
-from vit_jax.data.images.formats import is_image
 from vit_jax.data.sources.listing import Endings, is_data
 from vit_jax.data.sources.split_names import split_of
 from vit_jax.data.sources.tree import Tree
