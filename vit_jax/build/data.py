@@ -17,6 +17,7 @@ from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as tfds_sources
 from vit_jax.data.sources.examples import Examples, same_fields, stand_in
+from vit_jax.data.sources.label_file import LabelFile
 from vit_jax.errors import InputError
 from vit_jax.info import Info
 from vit_jax.ops.augment import make_prepare
@@ -118,8 +119,11 @@ class Splits:
         Raises:
             InputError: it names neither a folder nor a dataset.
         """
+        if section.folder is None and section.labels is not None:
+            raise InputError(f"data.labels is {section.labels}, for a folder of images; valid with data.folder")
         if section.folder is not None:
             options = {"eval_fraction": section.eval_fraction, "split_seed": section.split_seed}
+            options["labels"] = _label_file(section)
             options |= {"labelled": tuple(section.fields) != ("image",), "training": training}
             return cls(section, folder.open_folder(section.folder, **options))
         if section.name is None:
@@ -213,6 +217,18 @@ def open_evaluation(
 def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
     """Make what an evaluation step does with a batch: normalisation alone."""
     return make_prepare(preprocessing.mean, preprocessing.std, fields=fields)
+
+
+def _label_file(section: Any) -> LabelFile | None:
+    """Read which file has the labels of a folder's images, and how; None without one."""
+    options = {field.name: section[field.name] for field in dataclasses.fields(LabelFile)}
+    options["label_columns"] = tuple(section.label_columns)  # a list, where JSON had it
+    if section.labels is None:
+        for field in dataclasses.fields(LabelFile)[1:]:
+            if options[field.name] != field.default:
+                raise InputError(f"data.{field.name} is {options[field.name]!r}; valid with data.labels")
+        return None
+    return LabelFile(**options)
 
 
 def _check_values(section: Any) -> None:

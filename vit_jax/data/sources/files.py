@@ -23,7 +23,7 @@ class Files:
 
     root: the folder that the paths start from.
     paths: of the images.
-    labels: `[n]` int32, their classes; None where they have none.
+    labels: `[n]` int32, their classes; or `[n]` objects, a tuple of classes for each; None where they have none.
     masks: paths of their masks; None where they have none.
     """
 
@@ -76,17 +76,23 @@ def hold_out(files: Files, fraction: float, seed: int) -> dict[str, Files]:
     """Split images into `train` and `test`, each class by itself where there are classes.
 
     Args:
-        files: all images.
+        files: all images; those with any number of classes are not split class by class.
         fraction: of `test`; see `listing.chosen`. There is no `test` if nothing is chosen.
         seed: see `listing.chosen`.
     """
-    labels = np.zeros(len(files), np.int32) if files.labels is None else files.labels
+    labels = _single_labels(files)
+    labels = np.zeros(len(files), np.int32) if labels is None else labels
     test: set[str] = set()
     for label in np.unique(labels):
         test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label).tolist()], fraction, seed)
     is_test = np.array([path in test for path in files.paths], bool)
     splits = {"train": files.take(np.flatnonzero(~is_test).tolist())}
     return splits | ({"test": files.take(np.flatnonzero(is_test).tolist())} if test else {})
+
+
+def _single_labels(files: Files) -> np.ndarray | None:
+    """`[n]` int32, the class of each; None where they have none, or any number of them."""
+    return None if files.labels is None or files.labels.dtype == object else files.labels
 
 
 def _read(path: str) -> bytes:
@@ -153,7 +159,8 @@ class ImageFolder:
                 f"unreadable: {reasons}; valid: without them, or with data.skip_corrupt=true (evaluate --skip-corrupt)"
             )
         kept = files.take([record for record in range(len(files)) if record not in bad])
-        lost = np.setdiff1d([] if files.labels is None else files.labels, [] if kept.labels is None else kept.labels)
+        before, after = _single_labels(files), _single_labels(kept)
+        lost = np.setdiff1d([] if before is None else before, [] if after is None else after)
         if not len(kept) or (len(lost) and split == "train"):
             what = f"{name}, class {self.fields['label'].names[int(lost[0])]!r}" if len(kept) else name
             raise InputError(f"nothing is left of {what}; skipped {reasons}")

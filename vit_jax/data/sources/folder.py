@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from vit_jax.data.sources import masks
 from vit_jax.data.sources.class_folders import read_class_folders
 from vit_jax.data.sources.files import Files, ImageFolder, accept_all, hold_out
+from vit_jax.data.sources.image_names import ImageNames
+from vit_jax.data.sources.label_file import LabelFile, read_labels
 from vit_jax.data.sources.listing import IMAGES, Endings, some
 from vit_jax.data.sources.split_names import split_folders
 from vit_jax.data.sources.tree import Folder, Tree, walk
@@ -16,7 +18,13 @@ from vit_jax.types import Field, Fields
 
 
 def open_folder(
-    folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0, labelled: bool = True, training: bool = True
+    folder: str,
+    *,
+    eval_fraction: float = 0.2,
+    split_seed: int = 0,
+    labelled: bool = True,
+    labels: LabelFile | None = None,
+    training: bool = True,
 ) -> ImageFolder:
     """List a folder of images, and decides by what lies there which kind it is.
 
@@ -40,6 +48,7 @@ def open_folder(
         split_seed: which images those are, 0 or more. An image's place depends on the seed and its path in the folder,
             so that images that come later hardly move the others.
         labelled: whether to read classes or masks, or the images alone, as for self-supervision.
+        labels: a CSV file of the images' labels and splits; the images may then lie anywhere below the folder.
         training: whether to learn from it, or only to evaluate a model: see `class_folders.read_class_folders`.
 
     Warns:
@@ -59,6 +68,8 @@ def open_folder(
         is_what = "is a file, not a folder" if folder and os.path.exists(root) else "does not exist"
         raise InputError(f"data.folder: {folder or repr(folder)} {is_what}; valid: a folder of class folders")
     others: Endings = collections.Counter()
+    if labels is not None:
+        return _open_labelled(folder, Folder(root), labels, eval_fraction, split_seed, training)
     tree, parts = read_parts(Folder(root))
     folders = parts or {"train": ""}
     check = accept_all
@@ -73,6 +84,21 @@ def open_folder(
         splits = hold_out(splits["train"], eval_fraction, split_seed)
     warn_of(others, folder)
     return ImageFolder(folder, fields, splits, check=check, is_one_tree=not parts)
+
+
+def _open_labelled(
+    name: str, tree: Tree, labels: LabelFile, eval_fraction: float, split_seed: int, training: bool
+) -> ImageFolder:
+    """Open a folder whose labels are in a file; see `open_folder`."""
+    path = labels.find(tree.root)
+    others: Endings = collections.Counter()
+    images = ImageNames(tree.root, sorted(walk(tree, "", others)))
+    if not images.paths:
+        raise InputError(f"{tree.root} holds no images; valid: {IMAGES}")
+    fields, splits, is_one_tree = read_labels(labels, path, images, training=training)
+    if is_one_tree:
+        splits = hold_out(splits["train"], eval_fraction, split_seed)
+    return ImageFolder(name, fields, splits, is_one_tree=is_one_tree)
 
 
 def read_parts(tree: Tree) -> tuple[Tree, dict[str, str]]:
