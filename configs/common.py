@@ -111,6 +111,18 @@ def _data() -> ConfigDict:
     # A folder of images instead of a TFDS dataset (docs/folder.md): <class>/**/image, split into train and test, or
     # {train,val,test}/<class>/**/image; with masks, images/** and masks/**.
     data.folder = placeholder(str)
+    # Of a folder: a CSV file of the images' labels, from here or from the folder; the images may lie anywhere in it.
+    data.labels = placeholder(str)
+    # Of data.labels: the column of the images' paths, with or without endings (None: file_name, path, image ..., or the
+    # first); the column of their classes (empty: label, class ..., or the one that is left), or columns of 0 and 1 that
+    # are called as the classes; the column of the splits, if there is one of this name (None: none).
+    data.image_column = placeholder(str)
+    data.label_columns = ()
+    data.split_column = "split"
+    # Of data.labels, for any number of classes an image, with task.options.loss_type="sigmoid": what separates them in
+    # a cell, "|" or " "; or whether an image has those of all its rows. Columns of 0 and 1 need neither.
+    data.label_separator = placeholder(str)
+    data.several_labels = False
     # Of a folder without train, val and test: share of the images held out as test, in [0, 1), and the seed that
     # chooses them; runs with different values of config.seed share a test set.
     data.eval_fraction = 0.2

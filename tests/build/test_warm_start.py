@@ -87,6 +87,18 @@ def test_the_head_as_the_config_says(digits_checkpoint, head, kept):
     expected = digits_checkpoint.tensors["classifier.weight"].T if kept else np.zeros((48, 10))
     np.testing.assert_array_equal(params["head/kernel"], expected)
     assert bool(run.warm_start.report.initialised) != kept
+    said = "the head is kept for classes of other names, by their numbers: 'a' is '0' now"
+    assert (said in str(run.warm_start.report)) == kept
+
+
+def test_a_head_without_names_is_kept_by_numbers_and_says_so(changed):
+    copy = changed("timm_vit")
+    copy.tensors["head.weight"] = np.random.default_rng(0).normal(size=(10, 48)).astype(np.float32)
+    copy.tensors["head.bias"] = np.zeros(10, np.float32)
+    copy.config["num_classes"] = 10
+    run, params = start(config_from(copy.save()))
+    np.testing.assert_array_equal(params["head/kernel"], copy.tensors["head.weight"].T)
+    assert "its classes have numbers for names: class 0 is the data's '0'" in str(run.warm_start.report)
 
 
 def test_another_resolution_and_number_of_channels():

@@ -213,8 +213,25 @@ def test_other_classes_are_refused_by_name(tmp_path):
     save(tmp_path, 5, state(5))
     with pytest.raises(InputError, match="other classes: class 0 is 'cat' there and 'ant' here"):
         restore(tmp_path, info=info_of("ant", "dog"))
-    with pytest.raises(InputError, match="other classes: class 2 is None there and 'emu' here"):
+    with pytest.raises(InputError, match="class 2 is None there and 'emu' here; the data has gained 'emu'; valid: the"):
         restore(tmp_path, info=info_of("cat", "dog", "emu"))
+    with pytest.raises(
+        InputError, match=r"class 0 .*; the data has gained 'Cat' and has lost 'cat'; 'Cat' looks like 'cat'"
+    ):
+        restore(tmp_path, info=info_of("Cat", "dog"))
+    with pytest.raises(InputError, match="the data has them in another order"):
+        restore(tmp_path, info=info_of("dog", "cat"))
+
+
+def test_classes_that_came_are_named_although_the_head_has_another_size(tmp_path):
+    save(tmp_path, 5, state(5))
+    with pytest.raises(InputError, match=r"of other classes: .*; the data has gained 'emu'; valid"):
+        restore(tmp_path, template=state(0, width=4), info=info_of("cat", "dog", "emu"))
+
+
+def test_a_class_in_another_unicode_form_is_the_same(tmp_path):
+    save(tmp_path, 5, state(5), info_of("cafe\u0301", "tea"))
+    assert restore(tmp_path, info=info_of("caf\u00e9", "tea")).step == 5
 
 
 def test_of_several_fields_with_classes_the_one_that_differs_is_named(tmp_path):

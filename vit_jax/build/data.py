@@ -16,7 +16,8 @@ from vit_jax.data.loading.pipeline import Pipeline, bound
 from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as tfds_sources
-from vit_jax.data.sources.examples import same_fields, stand_in
+from vit_jax.data.sources.examples import Examples, same_fields, stand_in
+from vit_jax.data.sources.label_file import LabelFile
 from vit_jax.errors import InputError
 from vit_jax.info import Info
 from vit_jax.ops.augment import make_prepare
@@ -84,7 +85,7 @@ class Data:
         source = self.splits.open(split or self.section.split)
         return self._evaluated(source.sample(size) if size else source, fields)
 
-    def _evaluated(self, source: Source, fields: Fields) -> Loader:
+    def _evaluated(self, source: Examples, fields: Fields) -> Loader:
         reading = self.pipeline.reading.exact()
         pipeline = Pipeline(same_fields(source, fields), self.preprocessing, self.section.max_boxes, reading=reading)
         return self._loader(pipeline)
@@ -108,22 +109,29 @@ class Splits:
     images: Any
 
     @classmethod
-    def of(cls, section: Any) -> "Splits":
+    def of(cls, section: Any, *, training: bool = True) -> "Splits":
         """Open the folder if the section names one.
+
+        Args:
+            section: a config's section `data`.
+            training: whether to learn from it, or only to evaluate a model; see `open_folder`.
 
         Raises:
             InputError: it names neither a folder nor a dataset.
         """
+        if section.folder is None and section.labels is not None:
+            raise InputError(f"data.labels is {section.labels}, for a folder of images; valid with data.folder")
         if section.folder is not None:
             options = {"eval_fraction": section.eval_fraction, "split_seed": section.split_seed}
-            options["labelled"] = tuple(section.fields) != ("image",)
+            options["labels"] = _label_file(section)
+            options |= {"labelled": tuple(section.fields) != ("image",), "training": training}
             return cls(section, folder.open_folder(section.folder, **options))
         if section.name is None:
             raise InputError("data.folder is not set; valid: a folder of images, or data.name, a TFDS dataset")
         return cls(section, None)
 
     def open(self, split: str) -> Any:
-        """Open a split; it has the fields that `data.fields` names.
+        """Open a split, or `all` examples; it has the fields that `data.fields` names.
 
         Raises:
             InputError: there is no such split or field.
@@ -197,7 +205,7 @@ def open_evaluation(
         Name of the evaluation -> its examples; and the data, for a reference dataset.
     """
     _check_values(section)
-    opened = Splits.of(section)
+    opened = Splits.of(section, training=False)
     reading = Reading(section.max_image_pixels)
     source = stand_in("nothing", fields, 0)
     pipeline = Pipeline(source, preprocessing, section.max_boxes, reading=reading)
@@ -209,6 +217,18 @@ def open_evaluation(
 def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
     """Make what an evaluation step does with a batch: normalisation alone."""
     return make_prepare(preprocessing.mean, preprocessing.std, fields=fields)
+
+
+def _label_file(section: Any) -> LabelFile | None:
+    """Read which file has the labels of a folder's images, and how; None without one."""
+    options = {field.name: section[field.name] for field in dataclasses.fields(LabelFile)}
+    options["label_columns"] = tuple(section.label_columns)  # a list, where JSON had it
+    if section.labels is None:
+        for field in dataclasses.fields(LabelFile)[1:]:
+            if options[field.name] != field.default:
+                raise InputError(f"data.{field.name} is {options[field.name]!r}; valid with data.labels")
+        return None
+    return LabelFile(**options)
 
 
 def _check_values(section: Any) -> None:

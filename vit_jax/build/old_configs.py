@@ -6,6 +6,12 @@ from vit_jax.build import plugins
 
 _DATA_DEFAULTS = {
     "folder": None,
+    "labels": None,
+    "image_column": None,
+    "label_columns": (),
+    "label_separator": None,
+    "several_labels": False,
+    "split_column": "split",
     "fields": (),
     "eval_fraction": 0.2,
     "split_seed": 0,

@@ -177,11 +177,12 @@ def warm_start(
     if not keeps_head(head, opened.info, info["task"], fields_of(info)):
         replaced = [path for path in {*template, *heads} if _is_head(path)]
         allow = [*allow, *replaced, *(opened.found.tensors.get(path, path) for path in replaced)]
-        heads = {}
+        heads, notes = {}, ()
     else:
+        notes = _notes(*(_class_names(each["task"], fields_of(each)) for each in (opened.info, info)))
         heads = _in_the_datas_order(heads, opened, info)
     found = dataclasses.replace(opened.found, arrays=encoder | heads)
-    fitted = fit(
+    arrays, report = fit(
         found,
         template,
         roles=traced.roles,
@@ -190,4 +191,13 @@ def warm_start(
         allow=allow,
         key=ALLOW,
     )
-    return WarmStart(*fitted)
+    return WarmStart(arrays, dataclasses.replace(report, notes=notes))
+
+
+def _notes(old: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Say that a kept head's classes are those of the same numbers, unless their names tell what they are."""
+    if not same_names(old, new):
+        return (f"the head is kept for classes of other names, by their numbers: {old[0]!r} is {new[0]!r} now",)
+    if old and sorted(old) == sorted(map(str, range(len(old)))):
+        return ("the head is kept, and its classes have numbers for names: class 0 is the data's '0'",)
+    return ()

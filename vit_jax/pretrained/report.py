@@ -26,6 +26,7 @@ class Report:
     unused: tensors that the model has no place for.
     buffers: tensors that are no weights but follow from the geometry; the model computes them itself.
     prefix: what all tensors' names began with in the file, and was taken off here; mostly empty.
+    notes: what else there is to say, in lines.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Report:
     unused: tuple[str, ...]
     buffers: tuple[str, ...] = ()
     prefix: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return one line of counts, and one for each leaf that was not loaded unchanged."""
@@ -53,6 +55,7 @@ class Report:
         lines += [f"  {name}: adapted from {old} to {new} channels" for name, (old, new) in self.adapted.items()]
         lines += [f"  {name}: newly initialised" for name in self.initialised]
         lines += [f"  {printable(name)}: unused" for name in self.unused]
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
 

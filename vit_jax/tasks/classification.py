@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.class_names import key_of
 from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.layers.head import Head
@@ -241,7 +242,8 @@ create = Classification
 
 def same_names(old: Sequence[str], new: Sequence[str]) -> bool:
     """Tell whether two lists name the same classes, in any order, without repetition."""
-    return len(set(new)) == len(new) and sorted(old) == sorted(new)
+    keys = [*map(key_of, new)]
+    return len(set(keys)) == len(keys) and sorted(map(key_of, old)) == sorted(keys)
 
 
 def reordered_heads(arrays: Mapping[str, np.ndarray], old: Sequence[str], new: Sequence[str]) -> dict[str, np.ndarray]:
@@ -252,7 +254,8 @@ def reordered_heads(arrays: Mapping[str, np.ndarray], old: Sequence[str], new: S
         old: names of the classes, as the arrays have them.
         new: the same names in the order that is wanted.
     """
-    order = [list(old).index(name) for name in new]
+    keys = [*map(key_of, old)]
+    order = [keys.index(key_of(name)) for name in new]
     return {path: x if path.startswith("encoder/") else x[..., order] for path, x in arrays.items()}
 
 

@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vit_jax.class_names import key_of, written
 from vit_jax.contracts import Forward
 from vit_jax.errors import InputError
 from vit_jax.info import Info, class_names_of, fields_of
@@ -137,8 +138,10 @@ class Distillation(Classification):
             if len(theirs) != len(ours):
                 raise InputError(f"{key} has {len(theirs)} classes, and the data {len(ours)}")
         elif not same_names(theirs, ours):
-            other = next((name for name in theirs if name not in ours), None)
+            keys = {*map(key_of, ours)}
+            other = next((name for name in theirs if key_of(name) not in keys), None)
             there = f"{len(theirs)} classes, and the data {len(ours)}" if other is None else f"a class {other!r}"
+            there += "" if other is None else written(other, ours)
             raise InputError(
                 f"{key} has {there}; valid: a teacher of the data's classes, {ours[0]!r} and so on, or "
                 "task.options.teacher_classes 'numbers' if it only calls them otherwise"

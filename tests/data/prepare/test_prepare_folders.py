@@ -2,6 +2,8 @@
 
 import bz2
 import os
+import pathlib
+import shutil
 import tarfile
 
 import pytest
@@ -14,11 +16,13 @@ from vit_jax.errors import InputError
 KINDS = {".TIF": "TIFF", ".tiff": "TIFF", ".jfif": "JPEG", ".ppm": "PPM"}
 
 
-@pytest.mark.parametrize("packed", [None, "w", "w:gz", "w:xz"])
+@pytest.mark.parametrize("packed", [None, "w", "w:gz", "w:xz", "zip"])
 def test_a_folder_of_images_under_a_new_name(packed, tmp_path):
     folder = pets(tmp_path / "pets")
     path = folder
-    if packed:
+    if packed == "zip":
+        path = pathlib.Path(shutil.make_archive(str(tmp_path / "pets"), "zip", tmp_path, "pets"))
+    elif packed:
         path = tmp_path / "pets.tar"
         with tarfile.open(path, packed) as tar:
             tar.add(folder, "pets")
@@ -104,11 +108,11 @@ def test_refused_folders(tmp_path, monkeypatch):
     refused("pets", tmp_path / "text", "is a file, not a folder")
     refused("pets", write_tar(tmp_path / "a.tar", {"x/a.txt": b""}), "a.tar holds no images")
     refused("pets", write_tar(tmp_path / "a.tar", {"x/a.png": b"", "b.png": b""}), "b.png lies in no class folder")
-    refused("pets", write_tar(tmp_path / "a.tar", {"p/x/a.png": b""}), "has all images in p/x;")
+    refused("pets", write_tar(tmp_path / "a.tar", {"p/x/a.png": b""}), "a.tar: p has one class only, 'x';")
     refused("pets", write_tar(tmp_path / "a.tar", {"train/x/a.png": b"", "test/x/b.png": b""}), "has one class only")
     image = encoded(random(8, 8, 3))
     files = {"train/a/1.png": image, "train/b/1.png": image, "test/c/1.png": image}
-    refused("pets", write_tar(tmp_path / "a.tar", files), "has the class 'c' in test, which train lacks")
+    refused("pets", write_tar(tmp_path / "a.tar", files), "a.tar: test has classes that train lacks: c; valid: a, b")
     (folder / "cat" / "2.png").write_bytes((folder / "cat" / "2.png").read_bytes()[:60])
     refused("pets", folder, r"cat/2\.png \(example \d+ of (train|test)\): the image cannot be read")
     for number in range(10):

@@ -130,11 +130,100 @@ def test_a_train_folder_alone_is_split(tmp_path):
     assert {split: len(files) for split, files in images.splits.items()} == {"train": 8, "test": 2}
 
 
-def test_a_class_may_be_called_like_a_split(tmp_path):
-    add(tmp_path, *numbered("train", 2), *numbered("bus", 2))
-    assert folder.open_folder(str(tmp_path)).fields["label"].names == ("bus", "train")
-    add(tmp_path / "other", *numbered("test", 2), *numbered("valid", 2))
-    assert folder.open_folder(str(tmp_path / "other")).fields["label"].names == ("test", "valid")
+SPLITS = [
+    (("train", "dev"), {"train": "train", "val": "dev"}),
+    (("Train", "eval"), {"train": "Train", "val": "eval"}),
+    (("TRAINING", "holdout"), {"train": "TRAINING", "test": "holdout"}),
+    (("trains", "Tests"), {"train": "trains", "test": "Tests"}),
+    (("val", "test"), {"val": "val", "test": "test"}),
+    (("validation",), {"val": "validation"}),
+    (("testing",), {"test": "testing"}),
+    (("training_set", "test-images", "hold_out"), None),
+    (("TrainSet", "valset", "test_data"), {"train": "TrainSet", "val": "valset", "test": "test_data"}),
+    (("train2017", "val2017"), {"train": "train2017", "val": "val2017"}),
+    (("seg_train", "seg_test"), {"train": "seg_train", "test": "seg_test"}),
+    (("seg_train", "seg_test", "seg_pred"), None),
+    (("train", "valid", "dev"), None),
+    (("train", "bus"), None),
+    (("test", "control"), None),
+    (("train1", "train2"), None),
+    (("dev", "ops"), {}),
+    (("train station", "test tube", "steam_train"), {}),
+    (("contest", "detrain"), {}),
+]
+
+
+@pytest.mark.parametrize(("names", "splits"), SPLITS)
+def test_folders_that_are_named_after_splits_are_no_classes(names, splits, tmp_path):
+    """They are the splits, are refused (None), or name classes and no splits ({})."""
+    for name in names:
+        add(tmp_path, *numbered(f"{name}/a", 2), *numbered(f"{name}/b", 2))
+    if splits is None:
+        with pytest.raises(InputError, match=r"valid: (splits alone|one for each)"):
+            folder.open_folder(str(tmp_path))
+        return
+    images = folder.open_folder(str(tmp_path), eval_fraction=0)
+    assert images.fields["label"].names == (("a", "b") if splits else tuple(sorted(names)))
+    expected = {split: sorted(numbered(f"{name}/a", 2) + numbered(f"{name}/b", 2)) for split, name in splits.items()}
+    assert not splits or listed(images) == expected
+
+
+def test_splits_below_the_classes_are_refused(tmp_path):
+    add(tmp_path, "cat/train/1.png", "cat/val/1.png", "dog/train/1.png")
+    with pytest.raises(InputError, match=r"/cat has folders of splits: train, val; valid: .* as in train/cat"):
+        folder.open_folder(str(tmp_path))
+
+
+def test_a_split_alone_is_refused_only_where_training_needs_another(tmp_path):
+    add(tmp_path, *numbered("val/a", 2), *numbered("val/b", 3))
+    images = folder.open_folder(str(tmp_path))
+    assert len(images.source("val")) == len(images.source("all")) == 5
+    with pytest.raises(InputError, match=r"has no split 'train'; valid: val$"):
+        images.source("train")
+
+
+def test_all_examples_of_a_folder_are_one_set(tmp_path):
+    plain = add(tmp_path / "plain", *numbered("a", 5), *numbered("b", 6))
+    images = folder.open_folder(str(plain))
+    source = images.source("all")
+    assert images.is_one_tree and images.splits.keys() == {"train", "test"}
+    found = [(os.path.relpath(source[i]["path"], plain), source[i]["label"]) for i in range(len(source))]
+    assert sorted(found) == [(path, 0) for path in numbered("a", 5)] + [(path, 1) for path in numbered("b", 6)]
+    splits = add(tmp_path / "splits", *numbered("train/a", 2), *numbered("train/b", 1), *numbered("test/b", 3))
+    images = folder.open_folder(str(splits))
+    assert len(images.source("all")) == 6 and not images.is_one_tree
+
+
+def test_to_evaluate_a_folder_may_lack_classes(tmp_path):
+    add(tmp_path, *numbered("b", 3), "c/")
+    with pytest.raises(InputError, match="class folders without images: c"):
+        folder.open_folder(str(tmp_path))
+    images = folder.open_folder(str(tmp_path), training=False)
+    assert images.fields["label"].names == ("b",) and len(images.source("all")) == 3
+
+
+def test_names_of_classes_in_two_unicode_forms(tmp_path):
+    add(tmp_path / "splits", "train/caf\u00e9/1.png", "train/tea/1.png", "val/cafe\u0301/2.png")
+    images = folder.open_folder(str(tmp_path / "splits"))
+    assert images.fields["label"].names == ("caf\u00e9", "tea")
+    assert images.splits["val"].labels.tolist() == [0] and images.source("val")[0]["image"]
+    for one, other in (
+        ("caf\u00e9", "cafe\u0301"),
+        ("cat", "cat\u200b"),
+        ("sea lion", "sea\u00a0lion"),
+        ("cat", "cat "),
+    ):
+        root = add(tmp_path / ascii(other), f"{one}/1.png", f"{other}/1.png", "tea/1.png")
+        with pytest.raises(
+            InputError, match=r"two class folders whose names look the same, '.*' and '.*'; valid: one"
+        ) as error:
+            folder.open_folder(str(root))
+        assert ascii(one) in str(error.value) and ascii(other) in str(error.value)
+    add(tmp_path / "case", "train/cat/1.png", "train/Cat/1.png", "train/tea/1.png", "val/Tea/1.png")
+    with pytest.raises(
+        InputError, match="lacks: Tea; valid: Cat, cat, tea; 'Tea' looks like 'tea' but is written diff"
+    ):
+        folder.open_folder(str(tmp_path / "case"))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -12,7 +13,9 @@ EXAMPLES = """examples:
   vit-jax data prepare mnist --from ~/mnist                the four idx files, with or without .gz
   vit-jax data prepare imagenet2012 --from /data/ilsvrc    the folder with the two tar files
   vit-jax data prepare pets --from ~/pets                  a folder of images, under a name of your own
+  vit-jax data prepare pets --from ~/Downloads/pets.zip    the same, packed
   vit-jax data info cifar10
+  vit-jax data info ./pets --labels labels.csv --check     a folder of images, before it is trained on
   vit-jax data show cifar10 --split train --out grid.png --config configs/digits.py
 
 `vit-jax data ACTION --help` says more."""
@@ -27,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="PATH",
-        help="what you have: the dataset's archive or its folder, a folder of images or a tar of one, or the folder of "
-        "a TFDS dataset in TFRecord; without it TFDS downloads the dataset, for which it needs TensorFlow",
+        help="what you have: the dataset's archive or its folder, a folder of images or a tar or zip of one, or the "
+        "folder of a TFDS dataset in TFRecord; without it TFDS downloads the dataset, for which it needs TensorFlow",
     )
     prepare.add_argument(
         "--eval-fraction",
@@ -42,7 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-image-pixels", type=int, metavar="N", help="refuse larger images, height times width (default 178956970)"
     )
     info = actions.add_parser("info", help="print splits, counts, fields, classes and size")
-    info.add_argument("name", metavar="NAME", help="a prepared dataset, digits or digit_scenes")
+    info.add_argument(
+        "name", metavar="NAME", help="a prepared dataset, digits or digit_scenes; or a folder of images, ./pets"
+    )
+    info.add_argument("--labels", metavar="CSV", help="of a folder: the file of its labels, as data.labels")
+    info.add_argument("--image-column", metavar="NAME", help="as data.image_column")
+    info.add_argument("--label-columns", metavar="NAMES", default="", help="as data.label_columns, separated by commas")
+    info.add_argument("--label-separator", metavar="TEXT", help="as data.label_separator")
+    info.add_argument("--several-labels", action="store_true", help="as data.several_labels")
+    info.add_argument("--split-column", metavar="NAME", default="split", help="as data.split_column (default split)")
+    info.add_argument(
+        "--check", action="store_true", help="of a folder: check first what training checks, and decode every image"
+    )
     info.add_argument("--json", action="store_true", help="one JSON object, with all class names")
     show = actions.add_parser("show", help="draw some images with their labels, boxes and masks")
     show.add_argument("name", metavar="NAME", help="a prepared dataset, digits or digit_scenes")
@@ -93,6 +107,48 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    answer = _folder_answer(args) if os.sep in args.name or args.name in (".", "..") else _tfds_answer(args)
+    asked_for = answer["only_if_asked_for"]
+    if args.json:
+        terminal.say_json(answer | {"fields": {name: dataclasses.asdict(x) for name, x in answer["fields"].items()}})
+        return 0
+    for key in ("name", "folder", "format"):
+        terminal.say(f"{key:<10}{answer[key]}")
+    terminal.say(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
+    lines = {"splits": {name: f"{count:,}" for name, count in answer["splits"].items()}}
+    lines["fields"] = {name: _described(field, name in asked_for) for name, field in answer["fields"].items()}
+    for key, texts in lines.items():
+        for i, (name, text) in enumerate(texts.items()):
+            terminal.say(f"{key if i == 0 else '':<10}{name:<16}{text}")
+    return 0
+
+
+def _folder_answer(args: argparse.Namespace) -> dict[str, Any]:
+    from vit_jax.data.sources.folder import open_folder
+    from vit_jax.data.sources.label_file import LabelFile
+
+    labels = None
+    if args.labels is not None:
+        columns = tuple(filter(None, args.label_columns.split(",")))
+        labels = LabelFile(
+            args.labels, args.image_column, columns, args.label_separator, args.several_labels, args.split_column
+        )
+    images = open_folder(args.name, labels=labels, training=args.check)
+    if args.check:
+        images.source("all")
+    paths = [pathlib.Path(files.root, path) for files in images.splits.values() for path in files.paths]
+    return {
+        "name": args.name,
+        "folder": str(pathlib.Path(args.name).expanduser().absolute()),
+        "format": "folder of images",
+        "bytes": sum(path.stat().st_size for path in paths),
+        "splits": {split: len(files) for split, files in images.splits.items()},
+        "fields": images.fields,
+        "only_if_asked_for": [],
+    }
+
+
+def _tfds_answer(args: argparse.Namespace) -> dict[str, Any]:
     from vit_jax.data.sources import tfds as sources
     from vit_jax.data.sources.features import is_default
 
@@ -100,27 +156,15 @@ def _info(args: argparse.Namespace) -> int:
     info = builder.info
     fields = sources.all_fields(args.name, info.features)
     asked_for = [name for name, field in fields.items() if not is_default(name, field)]
-    answer: dict[str, Any] = {
+    return {
         "name": info.full_name,
         "folder": str(builder.data_dir),
         "format": info.file_format.value,
         "bytes": sum(file.stat().st_size for file in pathlib.Path(builder.data_dir).iterdir()),
         "splits": {split.name: split.num_examples for split in info.splits.values()},
-        "fields": {name: dataclasses.asdict(field) for name, field in fields.items()},
+        "fields": fields,
         "only_if_asked_for": asked_for,
     }
-    if args.json:
-        terminal.say_json(answer)
-        return 0
-    for key in ("name", "folder", "format"):
-        terminal.say(f"{key:<10}{answer[key]}")
-    terminal.say(f"{'size':<10}{answer['bytes'] / 2**20:,.1f} MiB")
-    lines = {"splits": {name: f"{count:,}" for name, count in answer["splits"].items()}}
-    lines["fields"] = {name: _described(field, name in asked_for) for name, field in fields.items()}
-    for key, texts in lines.items():
-        for i, (name, text) in enumerate(texts.items()):
-            terminal.say(f"{key if i == 0 else '':<10}{name:<16}{text}")
-    return 0
 
 
 def _described(field: Any, asked_for: bool) -> str:

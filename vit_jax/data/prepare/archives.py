@@ -288,7 +288,7 @@ def members(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
     elif is_tar(path):
         with open_tar(path) as tar:
             for member in tar:
-                name = posixpath.basename(member_name(member, path))
+                name = posixpath.basename(member_name(member.name, path))
                 if name in wanted and (file := tar.extractfile(member)) is not None:
                     found.setdefault(name, file.read())
     return found
@@ -323,13 +323,17 @@ def damaged_as_input_error(path: str | pathlib.Path) -> Iterator[None]:
         raise InputError(f"{path} is damaged or cut off: {error}") from None
 
 
-def member_name(member: tarfile.TarInfo, archive: str | pathlib.Path) -> str:
+def member_name(name: str, archive: str | pathlib.Path) -> str:
     """Return the path of a member in its archive.
+
+    Args:
+        name: of the member, as the archive has it.
+        archive: for messages.
 
     Raises:
         InputError: a path that leaves the folder that it would be unpacked to.
     """
-    name = posixpath.normpath(member.name)
-    if name.startswith(("/", "../")) or name == "..":
-        raise InputError(f"{archive}: the path of member {member.name!r} leaves the folder; such archives are refused")
-    return name
+    path = posixpath.normpath(name)
+    if path.startswith(("/", "../")) or path == "..":
+        raise InputError(f"{archive}: the path of member {name!r} leaves the folder; such archives are refused")
+    return path

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vit_jax.data.prepare.archives import Contents, Split, member_name, members, open_tar
-from vit_jax.data.prepare.tar_members import TarMembers, members_in
+from vit_jax.data.prepare.image_archives import Images
+from vit_jax.data.prepare.tar_members import TarArchive, files_in
 from vit_jax.errors import InputError
 from vit_jax.system.progress import progress_bar
 
@@ -53,25 +54,25 @@ def _train_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
         progress_bar(f"listing {archive.name}", os.path.getsize(archive), "B") as bar,
     ):
         for member in outer:
-            name = posixpath.basename(member_name(member, archive))
+            name = posixpath.basename(member_name(member.name, archive))
             if member.isdir():
                 continue
             label = numbers.get(name.removesuffix(".tar"))
             if label is None or not name.endswith(".tar") or not member.isfile():
                 raise InputError(f"{archive} holds {member.name!r}; valid: one archive a class, such as n01440764.tar")
-            images = [*members_in(file, f"{archive}: {name}", member.offset_data, member.size)]
+            images = [*files_in(file, f"{archive}: {name}", member.offset_data, member.size)]
             if not images:
                 raise InputError(f"{archive} is damaged: {name} in it holds no images")
             listed += images
             labels += [label] * len(images)
             bar.update(member.offset_data + member.size - bar.n)
-    return TarMembers(str(archive), str(archive), listed, np.array(labels, np.int64)).split()
+    return Images(TarArchive(str(archive), str(archive)), listed, np.array(labels, np.int64)).split()
 
 
 def _validation_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
     """Return an archive of images, whose labels are listed in the order of their names."""
     with open(archive, "rb") as file:
-        images = sorted(members_in(file, str(archive), 0, os.path.getsize(archive)))
+        images = sorted(files_in(file, str(archive), 0, os.path.getsize(archive)), key=lambda image: image.path)
     synsets = _validation_synsets(archive.parent)
     if len(images) != len(synsets):
         raise InputError(f"{archive} holds {len(images):,} images, but there are labels for {len(synsets):,}")
@@ -79,7 +80,7 @@ def _validation_split(archive: pathlib.Path, numbers: dict[str, int]) -> Split:
         if synset not in numbers:
             raise InputError(f"the label of validation image {line}, {synset!r}, is not one of the classes")
     labels = np.array([numbers[synset] for synset in synsets], np.int64)
-    return TarMembers(str(archive), str(archive), images, labels).split()
+    return Images(TarArchive(str(archive), str(archive)), images, labels).split()
 
 
 def _validation_synsets(folder: pathlib.Path) -> list[str]:

@@ -18,8 +18,10 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS, decode
 from vit_jax.data.prepare import archives, imagenet, shards
 from vit_jax.data.prepare.archives import Contents, Split
-from vit_jax.data.prepare.tar_members import read_image_tar
+from vit_jax.data.prepare.image_archives import read_archive
+from vit_jax.data.prepare.tar_members import open_tar_of_images
 from vit_jax.data.prepare.tfrecord import Tfrecords
+from vit_jax.data.prepare.zip_members import is_zip, open_zip_of_images
 from vit_jax.data.sources import files as files_
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as sources
@@ -105,8 +107,8 @@ def prepare(
 
     Args:
         name: TFDS's name of the dataset, or for a folder of images any new one.
-        source: the published archive or the folder that it lies in; a folder of images or a tar archive of one; or the
-            folder of a TFDS dataset in TFRecord.
+        source: the published archive or the folder that it lies in; a folder of images, or a tar or zip archive of one;
+            or the folder of a TFDS dataset in TFRecord.
         data_dir: TFDS's folder; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
         eval_fraction: for a new name and a folder of images without splits, see `folder.open_folder`.
         max_pixels: of an image.
@@ -169,8 +171,10 @@ def _read(name: str, path: pathlib.Path, known: _Known, incomplete: pathlib.Path
         return contents
     fraction = 0.0 if archive else eval_fraction
     try:
-        if archives.is_tar(path):
-            contents = read_image_tar(path, incomplete, eval_fraction=fraction)
+        if is_zip(path):
+            contents = read_archive(open_zip_of_images(path), eval_fraction=fraction)
+        elif archives.is_tar(path):
+            contents = read_archive(open_tar_of_images(path, incomplete), eval_fraction=fraction)
         else:
             contents = _read_folder(path, fraction)
     except InputError as error:

@@ -2,17 +2,17 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from vit_jax import class_names
 from vit_jax.contracts import Source
 from vit_jax.data.loading import order
+from vit_jax.data.sources.listing import some
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
-
-AnySource = TypeVar("AnySource", bound=Source)
 
 
 class Records(Protocol):
@@ -122,29 +122,96 @@ def stand_in(name: str, fields: Fields, num_examples: int) -> Examples:
     return Examples(name, fields, range(num_examples))  # type: ignore[arg-type]
 
 
-def same_fields(source: AnySource, fields: Fields) -> AnySource:
-    """Check that a source has a model's fields of classes, with the same names in the same order.
+def same_fields(source: Examples, fields: Fields) -> Examples:
+    """Let a source number its classes as a model does, by their names.
 
     Args:
-        source: what the model is to be trained on, or evaluated with.
+        source: what the model is to be evaluated with. It may lack classes of the model, and have them in another
+            order; those of masks and instances must be the same in the same order.
         fields: of the model's data; those without names are not compared.
 
     Returns:
-        The source.
+        The source itself if its classes are the model's, or else one whose labels and names are.
 
     Raises:
-        InputError: it lacks such a field, or has other names.
+        InputError: it lacks such a field, or has classes that the model lacks.
     """
+    numbers = {}
     for name, field in fields.items():
         if not field.names:
             continue
         if name not in source.fields or source.fields[name].kind != field.kind:
             there = ", ".join(f"{name} ({each.kind})" for name, each in source.fields.items())
             raise InputError(f"{source.name} has no field {name!r} of kind {field.kind!r}; it has {there}")
-        for number, (there, here) in enumerate(itertools.zip_longest(source.fields[name].names, field.names)):
-            if there != here:
-                raise InputError(
-                    f"the classes of {source.name} are not the model's: class {number} is {there!r} there and "
-                    f"{here!r} in the model; valid: the same names"
-                )
-    return source
+        if source.fields[name].names != field.names:
+            numbers[name] = _numbers(source, name, field)
+    if not numbers:
+        return source
+    renamed = {name: dataclasses.replace(source.fields[name], names=fields[name].names) for name in numbers}
+    renumbered = {name: each for name, each in numbers.items() if (each != np.arange(len(each))).any()}
+    shapes = {name: (len(field.names),) for name, field in renamed.items() if field.kind == "labels"}
+    renamed |= {name: dataclasses.replace(renamed[name], shape=shape) for name, shape in shapes.items()}
+    records = _Renumbered(source.records, renumbered) if renumbered else source.records
+    return dataclasses.replace(source, fields={**source.fields, **renamed}, records=records)
+
+
+def _numbers(source: Examples, name: str, field: Field) -> np.ndarray:
+    """Return the model's number of each class of a source, `[n]` int64; `field` is the model's.
+
+    Raises:
+        InputError: a class that the model lacks, or of which it cannot be told which one it is.
+    """
+    there, here = source.fields[name].names, field.names
+    if class_names.same(there, here):
+        return np.arange(len(there))
+    pairs = enumerate(itertools.zip_longest(there, here))
+    number, pair = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    what = f"the classes of {source.name} are not the model's: class {number} is {pair[0]!r} there and {pair[1]!r} in"
+    places = {class_names.key_of(each): number for number, each in enumerate(here)}
+    unknown = [each for each in there if class_names.key_of(each) not in places]
+    if unknown:
+        raise InputError(
+            f"{what} the model, which lacks {some([*map(repr, unknown)])}; valid: {some(here)}"
+            f"{class_names.written(unknown[0], here)}"
+        )
+    if field.kind not in ("label", "labels", "boxes"):
+        raise InputError(f"{what} the model; valid: the same names in the same order")
+    keys = [class_names.key_of(each) for each in here]
+    several = [each for each in there if keys.count(class_names.key_of(each)) > 1]
+    if several or len({*map(class_names.key_of, there)}) < len(there):
+        twice = several[0] if several else next(each for each in there if there.count(each) > 1)
+        raise InputError(
+            f"{what} the model, and {twice!r} names several classes; valid: names of one class, or all classes of the "
+            "model in its order"
+        )
+    return np.array([places[class_names.key_of(each)] for each in there], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renumbered:
+    """Records whose classes have other numbers.
+
+    numbers: name of a field -> new number of each class, `[n]`.
+    """
+
+    records: Records
+    numbers: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, record: int) -> dict[str, Any]:
+        example = self.records[record]
+        return example | {name: self._renumbered(name, example[name]) for name in self.numbers}
+
+    def _renumbered(self, name: str, value: Any) -> Any:
+        """Renumber a class, a list of classes, or the classes of boxes; what is out of range stays so."""
+        numbers = self.numbers[name]
+        array = np.asarray(value)
+        boxes = array.ndim == 2
+        classes = (array[:, 4] if boxes else array).astype(np.int64)
+        is_known = (classes >= 0) & (classes < len(numbers))
+        new = np.where(is_known, numbers[np.where(is_known, classes, 0)], -1)
+        if not boxes:
+            return new
+        return np.concatenate([array[:, :4], new[:, None].astype(array.dtype), array[:, 5:]], axis=1)

@@ -12,6 +12,7 @@ from vit_jax.data.images.decoding import MAX_IMAGE_PIXELS
 from vit_jax.data.sources.examples import Examples
 from vit_jax.data.sources.listing import chosen, some
 from vit_jax.data.sources.readable import unreadable
+from vit_jax.data.sources.split_names import ALL
 from vit_jax.errors import InputError
 from vit_jax.types import Fields
 
@@ -22,7 +23,7 @@ class Files:
 
     root: the folder that the paths start from.
     paths: of the images.
-    labels: `[n]` int32, their classes; None where they have none.
+    labels: `[n]` int32, their classes; or `[n]` objects, a tuple of classes for each; None where they have none.
     masks: paths of their masks; None where they have none.
     """
 
@@ -59,21 +60,39 @@ class Files:
         )
 
 
+def together(parts: Sequence[Files]) -> Files:
+    """Join files of one folder, which all have labels and masks or all have none."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Files(
+        parts[0].root,
+        [path for part in parts for path in part.paths],
+        np.concatenate(labels) if labels else None,
+        [path for each in masks for path in each] if masks else None,
+    )
+
+
 def hold_out(files: Files, fraction: float, seed: int) -> dict[str, Files]:
     """Split images into `train` and `test`, each class by itself where there are classes.
 
     Args:
-        files: all images.
+        files: all images; those with any number of classes are not split class by class.
         fraction: of `test`; see `listing.chosen`. There is no `test` if nothing is chosen.
         seed: see `listing.chosen`.
     """
-    labels = np.zeros(len(files), np.int32) if files.labels is None else files.labels
+    labels = _single_labels(files)
+    labels = np.zeros(len(files), np.int32) if labels is None else labels
     test: set[str] = set()
     for label in np.unique(labels):
         test |= chosen([files.paths[record] for record in np.flatnonzero(labels == label).tolist()], fraction, seed)
     is_test = np.array([path in test for path in files.paths], bool)
     splits = {"train": files.take(np.flatnonzero(~is_test).tolist())}
     return splits | ({"test": files.take(np.flatnonzero(is_test).tolist())} if test else {})
+
+
+def _single_labels(files: Files) -> np.ndarray | None:
+    """`[n]` int32, the class of each; None where they have none, or any number of them."""
+    return None if files.labels is None or files.labels.dtype == object else files.labels
 
 
 def _read(path: str) -> bytes:
@@ -94,20 +113,22 @@ class ImageFolder:
 
     name: the folder as the user wrote it.
     fields: of an example; the names of the classes are among them.
-    splits: `train`, and what there is of `val` and `test`; each sorted by path.
+    splits: what there is of `train`, `val` and `test`; each sorted by path.
     check: looks for further faults in the readable files of a split, and raises InputError.
+    is_one_tree: whether the folder names no splits, so that `train` and `test` were drawn from all its images.
     """
 
     name: str
     fields: Fields
     splits: Mapping[str, Files]
     check: Callable[..., None] = accept_all
+    is_one_tree: bool = False
 
     def source(self, split: str, *, skip_corrupt: bool = False, max_pixels: int = MAX_IMAGE_PIXELS) -> Examples:
         """Open a split, of which every file was decoded once, now or in an earlier run.
 
         Args:
-            split: `train`, `val` or `test`.
+            split: one of `splits`, or `all`, the examples of all of them.
             skip_corrupt: leave out images that cannot be decoded, or whose masks cannot.
             max_pixels: of an image.
 
@@ -115,12 +136,13 @@ class ImageFolder:
             UserWarning: images were left out.
 
         Raises:
-            InputError: a split that the folder lacks, or images that cannot be decoded: any, or with `skip_corrupt`
+            InputError: a split that the folder lacks; images that cannot be decoded: any, or with `skip_corrupt`
                 all of a class to train on or of a split; or what `check` finds.
         """
-        if split not in self.splits:
+        if split not in self.splits and split != ALL:
             raise InputError(f"{self.name} has no split {split!r}; valid: {', '.join(self.splits)}")
-        files, name = self.splits[split], f"{self.name} {split}"
+        files = together([*self.splits.values()]) if split == ALL else self.splits[split]
+        name = self.name if split == ALL else f"{self.name} {split}"
         bad = unreadable(files.root, files.paths, name=name, max_pixels=max_pixels)
         if files.masks is not None:
             bad = unreadable(files.root, files.masks, name=f"{name}, masks", max_pixels=max_pixels) | bad
@@ -137,7 +159,8 @@ class ImageFolder:
                 f"unreadable: {reasons}; valid: without them, or with data.skip_corrupt=true (evaluate --skip-corrupt)"
             )
         kept = files.take([record for record in range(len(files)) if record not in bad])
-        lost = np.setdiff1d([] if files.labels is None else files.labels, [] if kept.labels is None else kept.labels)
+        before, after = _single_labels(files), _single_labels(kept)
+        lost = np.setdiff1d([] if before is None else before, [] if after is None else after)
         if not len(kept) or (len(lost) and split == "train"):
             what = f"{name}, class {self.fields['label'].names[int(lost[0])]!r}" if len(kept) else name
             raise InputError(f"nothing is left of {what}; skipped {reasons}")

@@ -8,12 +8,24 @@ from collections.abc import Mapping
 from vit_jax.data.sources import masks
 from vit_jax.data.sources.class_folders import read_class_folders
 from vit_jax.data.sources.files import Files, ImageFolder, accept_all, hold_out
-from vit_jax.data.sources.listing import IMAGES, Endings, some, split_folders, walk
+from vit_jax.data.sources.image_names import ImageNames
+from vit_jax.data.sources.label_file import LabelFile, read_labels
+from vit_jax.data.sources.listing import IMAGES, Endings, some
+from vit_jax.data.sources.split_names import split_folders
+from vit_jax.data.sources.tree import Folder, Tree, walk
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
 
-def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0, labelled: bool = True) -> ImageFolder:
+def open_folder(
+    folder: str,
+    *,
+    eval_fraction: float = 0.2,
+    split_seed: int = 0,
+    labelled: bool = True,
+    labels: LabelFile | None = None,
+    training: bool = True,
+) -> ImageFolder:
     """List a folder of images, and decides by what lies there which kind it is.
 
     The layouts of one tree:
@@ -24,8 +36,8 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0,
 
     A share of the images, of each class where there are classes, is kept as the split `test`; the rest is `train`.
 
-    By splits: if there is a train folder and every folder is named after a split (`train` or `training`, `val`, `valid`
-    or `validation`, `test` or `testing`), each is laid out as one tree. A train folder alone is split as one tree is.
+    By splits: if every folder is named after a split, as `split_names.split_folders` has it, each is laid out as one
+    tree. A train folder alone is split as one tree is.
 
     Hidden files and folders are left out. Links are followed, but not to a folder that the class holds already.
 
@@ -36,6 +48,8 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0,
         split_seed: which images those are, 0 or more. An image's place depends on the seed and its path in the folder,
             so that images that come later hardly move the others.
         labelled: whether to read classes or masks, or the images alone, as for self-supervision.
+        labels: a CSV file of the images' labels and splits; the images may then lie anywhere below the folder.
+        training: whether to learn from it, or only to evaluate a model: see `class_folders.read_class_folders`.
 
     Warns:
         UserWarning: there are files that are not images by their endings.
@@ -54,29 +68,63 @@ def open_folder(folder: str, *, eval_fraction: float = 0.2, split_seed: int = 0,
         is_what = "is a file, not a folder" if folder and os.path.exists(root) else "does not exist"
         raise InputError(f"data.folder: {folder or repr(folder)} {is_what}; valid: a folder of class folders")
     others: Endings = collections.Counter()
-    parts, base, check = split_folders(root), root, accept_all
-    if parts.keys() == {"train"}:
-        base, parts = os.path.join(root, parts["train"]), {}
+    if labels is not None:
+        return _open_labelled(folder, Folder(root), labels, eval_fraction, split_seed, training)
+    tree, parts = read_parts(Folder(root))
     folders = parts or {"train": ""}
+    check = accept_all
     if not labelled:
-        fields, splits = _read_images(base, folders, others)
-    elif masks.are_in(os.path.join(base, folders["train"])):
-        fields, splits = masks.read_masks(base, folders, others, classes_in=root)
+        fields, splits = _read_images(tree, folders, others)
+    elif masks.are_in(tree, next(iter(folders.values()))):
+        fields, splits = masks.read_masks(tree, folders, others, classes_in=root)
         check = masks.MaskCheck(fields["mask"])
     else:
-        fields, splits = read_class_folders(base, folders, others)
+        fields, splits = read_class_folders(tree, folders, others, training=training)
     if not parts:
         splits = hold_out(splits["train"], eval_fraction, split_seed)
+    warn_of(others, folder)
+    return ImageFolder(folder, fields, splits, check=check, is_one_tree=not parts)
+
+
+def _open_labelled(
+    name: str, tree: Tree, labels: LabelFile, eval_fraction: float, split_seed: int, training: bool
+) -> ImageFolder:
+    """Open a folder whose labels are in a file; see `open_folder`."""
+    path = labels.find(tree.root)
+    others: Endings = collections.Counter()
+    images = ImageNames(tree.root, sorted(walk(tree, "", others)))
+    if not images.paths:
+        raise InputError(f"{tree.root} holds no images; valid: {IMAGES}")
+    fields, splits, is_one_tree = read_labels(labels, path, images, training=training)
+    if is_one_tree:
+        splits = hold_out(splits["train"], eval_fraction, split_seed)
+    return ImageFolder(name, fields, splits, is_one_tree=is_one_tree)
+
+
+def read_parts(tree: Tree) -> tuple[Tree, dict[str, str]]:
+    """Find out whether a dataset lies in one tree or by splits.
+
+    Args:
+        tree: the dataset.
+
+    Returns:
+        Where the classes or the splits lie, and split -> folder; none if it is one tree, as one of train alone is.
+    """
+    parts = split_folders(tree.listed("")[0], tree.name())
+    return (tree.below(parts["train"]), {}) if parts.keys() == {"train"} else (tree, parts)
+
+
+def warn_of(others: Endings, name: str) -> None:
+    """Warn of files that are not images, which were counted by their endings."""
     if others:
         endings = some([ending or "none" for ending, _ in others.most_common()], 5)
-        warnings.warn(f"{folder}: ignored what is no image by its ending: {others.total()} ({endings})", stacklevel=2)
-    return ImageFolder(folder, fields, splits, check)
+        warnings.warn(f"{name}: ignored what is no image by its ending: {others.total()} ({endings})", stacklevel=3)
 
 
-def _read_images(root: str, folders: Mapping[str, str], others: Endings) -> tuple[Fields, dict[str, Files]]:
+def _read_images(tree: Tree, folders: Mapping[str, str], others: Endings) -> tuple[Fields, dict[str, Files]]:
     """List images without labels, in any folders; see `read_class_folders`."""
-    splits = {split: Files(root, sorted(walk(root, folder, others))) for split, folder in folders.items()}
+    splits = {split: Files(tree.root, sorted(walk(tree, folder, others))) for split, folder in folders.items()}
     for split, files in splits.items():
         if not len(files):
-            raise InputError(f"{os.path.join(root, folders[split])} holds no images; valid: {IMAGES}")
+            raise InputError(f"{tree.name(folders[split])} holds no images; valid: {IMAGES}")
     return {"image": Field("image", (None, None, None), "uint8")}, splits

@@ -9,8 +9,9 @@ import numpy as np
 from vit_jax.data.images.decoding import Picture, decode_numbers
 from vit_jax.data.images.formats import is_image
 from vit_jax.data.sources.files import Files
-from vit_jax.data.sources.listing import IMAGES, Endings, list_folder, some, walk
+from vit_jax.data.sources.listing import IMAGES, Endings, some
 from vit_jax.data.sources.readable import failures, mark_of
+from vit_jax.data.sources.tree import Tree, walk
 from vit_jax.errors import InputError
 from vit_jax.types import Field, Fields
 
@@ -30,19 +31,19 @@ def ignored_by(names: tuple[str, ...]) -> tuple[int, ...]:
     return (255,) if len(names) <= 255 else ()
 
 
-def are_in(folder: str) -> bool:
+def are_in(tree: Tree, folder: str) -> bool:
     """Return whether a folder holds images and masks."""
-    return all(os.path.isdir(os.path.join(folder, name)) for name in (_IMAGES, _MASKS))
+    return {_IMAGES, _MASKS} <= {*tree.listed(folder)[0]}
 
 
 def read_masks(
-    root: str, folders: Mapping[str, str], others: Endings, *, classes_in: str
+    tree: Tree, folders: Mapping[str, str], others: Endings, *, classes_in: str
 ) -> tuple[Fields, dict[str, Files]]:
     """List images and their masks: `images/**/NAME.jpg` with `masks/**/NAME.png`.
 
     Args:
-        root: absolute path.
-        folders: split -> folder of `images` and `masks`, from `root`.
+        tree: where they lie, on disk.
+        folders: split -> folder of `images` and `masks`.
         others: counts the files that are not images.
         classes_in: folder of `classes.txt`, which has the name of a class on each line, class 0 first.
 
@@ -56,38 +57,39 @@ def read_masks(
     names = _class_names(os.path.join(classes_in, CLASSES_FILE))
     splits = {}
     for split, folder in folders.items():
-        where = os.path.join(root, folder)
-        if not are_in(where):
-            raise InputError(f"{where} lacks {_IMAGES} or {_MASKS}; valid: both, as in {folders['train'] or root}")
-        inside = set(list_folder(where)[1]) - {CLASSES_FILE}
+        where = tree.name(folder)
+        if not are_in(tree, folder):
+            like = next(iter(folders.values()))
+            raise InputError(f"{where} lacks {_IMAGES} or {_MASKS}; valid: both, as in {like or tree.root}")
+        inside = set(tree.listed(folder)[1]) - {CLASSES_FILE}
         loose = [name for name in sorted(inside) if is_image(name)]
         if loose:
             raise InputError(f"{os.path.join(where, loose[0])} lies beside {_IMAGES} and {_MASKS}; valid: in {_IMAGES}")
-        splits[split] = _pairs(root, folder, others)
+        splits[split] = _pairs(tree, folder, others)
     image = Field("image", (None, None, None), "uint8")
     return {"image": image, "mask": Field("mask", (None, None), names=names, ignore=ignored_by(names))}, splits
 
 
-def _pairs(root: str, folder: str, others: Endings) -> Files:
-    paths = sorted(walk(root, os.path.join(folder, _IMAGES), others))
+def _pairs(tree: Tree, folder: str, others: Endings) -> Files:
+    paths = sorted(walk(tree, os.path.join(folder, _IMAGES), others))
     if not paths:
-        where = os.path.join(root, folder, _IMAGES)
+        where = tree.name(os.path.join(folder, _IMAGES))
         raise InputError(f"{where} holds no images; valid: {IMAGES}")
     masks: dict[str, str] = {}
-    for path in sorted(walk(root, os.path.join(folder, _MASKS), others)):
+    for path in sorted(walk(tree, os.path.join(folder, _MASKS), others)):
         stem = _stem(path, os.path.join(folder, _MASKS))
         if not path.lower().endswith(".png"):
-            raise InputError(f"{os.path.join(root, path)} is no PNG; {_VALID}")
+            raise InputError(f"{tree.name(path)} is no PNG; {_VALID}")
         if stem in masks:
-            raise InputError(f"{os.path.join(root, path)} and {masks[stem]} are masks of one image; valid: one of them")
+            raise InputError(f"{tree.name(path)} and {masks[stem]} are masks of one image; valid: one of them")
         masks[stem] = path
     stems = [_stem(path, os.path.join(folder, _IMAGES)) for path in paths]
     missing = [path for path, stem in zip(paths, stems, strict=True) if stem not in masks]
     if missing:
         more = f", one of {len(missing)}," if len(missing) > 1 else ""
-        expected = os.path.join(root, folder, _MASKS, _stem(missing[0], os.path.join(folder, _IMAGES)) + ".png")
-        raise InputError(f"{os.path.join(root, missing[0])}{more} has no mask; valid: {expected}")
-    return Files(root, paths, masks=[masks[stem] for stem in stems])
+        expected = os.path.join(tree.name(folder), _MASKS, _stem(missing[0], os.path.join(folder, _IMAGES)) + ".png")
+        raise InputError(f"{tree.name(missing[0])}{more} has no mask; valid: {expected}")
+    return Files(tree.root, paths, masks=[masks[stem] for stem in stems])
 
 
 def _stem(path: str, folder: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from vit_jax.class_names import key_of, written
 from vit_jax.info import Info
 from vit_jax.ops.trees import flat, leaf_names
 
@@ -39,12 +40,29 @@ def class_names(info: Info) -> dict[str, list[str]]:
 
 
 def other_class(saved: dict[str, list[str]], wanted: dict[str, list[str]]) -> str | None:
-    """Name the first class that differs; None if all are the same."""
+    """Name the first class that differs, and those that the data gained and lost; None if all are the same."""
     fields = sorted(saved.keys() | wanted.keys())
     for field in fields:
-        pairs = itertools.zip_longest(saved.get(field, []), wanted.get(field, []))
-        for number, (there, here) in enumerate(pairs):
-            if there != here:
-                of_field = f" of {field!r}" if len(fields) > 1 else ""
-                return f"class {number}{of_field} is {there!r} there and {here!r} here"
+        there, here = saved.get(field, []), wanted.get(field, [])
+        pairs = enumerate(itertools.zip_longest(map(key_of, there), map(key_of, here)))
+        number = next((number for number, (one, other) in pairs if one != other), None)
+        if number is not None:
+            of_field = f" of {field!r}" if len(fields) > 1 else ""
+            one, other = ([*names, *([None] * (number + 1))][number] for names in (there, here))
+            return f"class {number}{of_field} is {one!r} there and {other!r} here; the data {_changes(there, here)}"
     return None
+
+
+def _changes(there: list[str], here: list[str]) -> str:
+    """Name the classes that came and went."""
+    keys_there, keys_here = (set(map(key_of, names)) for names in (there, here))
+    gained = [name for name in here if key_of(name) not in keys_there]
+    lost = [name for name in there if key_of(name) not in keys_here]
+    parts = [
+        f"{what} {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
+        for what, names in (("has gained", gained), ("has lost", lost))
+        if names
+    ]
+    if not parts:
+        return "has them in another order"
+    return " and ".join(parts) + (written(gained[0], lost) if gained else "")

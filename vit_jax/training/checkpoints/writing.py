@@ -241,16 +241,18 @@ class Checkpoints:
                 f"{self._directory} holds the parameters of a converted model, but no training to continue; "
                 "valid: another --workdir"
             )
+        saved, wanted = comparison.class_names(found.info), comparison.class_names(info)
+        same_fields = saved.keys() == wanted.keys()  # else the task is another one, which shows in the leaves
+        if (same_fields or found.state is not None) and (difference := comparison.other_class(saved, wanted)):
+            raise InputError(
+                f"{self._directory} holds checkpoint {found.step} of other classes: {difference}; "
+                "valid: the data that it was trained on, or another --workdir, with init.source for its weights"
+            )
         if found.state is None:
             raise InputError(
                 f"{self._directory} holds checkpoint {found.step} of another model or optimizer: "
                 f"{'; '.join([*comparison.other_settings(found.info, info), found.differences[0]])}"
                 "; valid: the config that made it, or another --workdir"
-            )
-        if difference := comparison.other_class(comparison.class_names(found.info), comparison.class_names(info)):
-            raise InputError(
-                f"{self._directory} holds checkpoint {found.step} of other classes: {difference}; "
-                "valid: the data that it was trained on, or another --workdir, with init.source for its weights"
             )
         if found.step > max_step:
             raise InputError(
