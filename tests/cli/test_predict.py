@@ -1,6 +1,7 @@
 """vit-jax predict: what it reads, what it prints and writes, for a task that is not a classifier."""
 
 import contextlib
+import errno
 import functools
 import http.server
 import io
@@ -265,3 +266,20 @@ def test_an_empty_out_is_refused_and_a_home_of_nobody_is_a_name(photo, monkeypat
     assert (out, err) == ("", "vit-jax predict: --out is empty; valid: a folder\n")
     assert status(photo, "--out", "~nobody of this name/a") == 0
     assert (photo.parent / "~nobody of this name" / "a" / "photo.png").is_file()
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_answered(photo, monkeypatch, capsys):
+    closed = photo.parent / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert status(photo.parent, closed) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith(str(photo)) and out.count("\n") == 1
+    assert err == f"vit-jax predict: {closed} cannot be read: Permission denied\n" * 2

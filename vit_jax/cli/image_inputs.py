@@ -41,7 +41,7 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
     Args:
         names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
             `https://`; or `-` for one encoded image on standard input.
-        on_error: called for a folder without images, and for an empty name.
+        on_error: called for a folder without images or that cannot be read, and for an empty name.
     """
     for name in names:
         path = pathlib.Path(name)  # asked by os.path, which takes a name that is too long for one that is not there
@@ -52,23 +52,28 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
         elif re.match(r"https?://", name, re.IGNORECASE):
             yield ImageInput(name, _url_stem(name), _Download(name))
         elif os.path.isdir(path):
+            unreadable: list[InputError] = []
             found = False
-            for file in files_of_images(path):
+            for file in files_of_images(path, on_error=unreadable.append):
                 found = True
                 yield ImageInput(str(file), _stem(file.stem), _File(file))
-            if not found:
-                on_error(InputError(f"{name} holds no images that Pillow reads"))
+            for error in unreadable or ([] if found else [InputError(f"{name} holds no images that Pillow reads")]):
+                on_error(error)
         else:
             yield ImageInput(name, _stem(path.stem), _File(path))
 
 
-def files_of_images(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def files_of_images(folder: pathlib.Path, *, on_error: Callable[[InputError], None]) -> Iterator[pathlib.Path]:
     """Return the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
 
     A file counts by its ending, so that a damaged image is not passed over in silence, or else by its content.
     """
     paths = []
-    for parent, folders, files in os.walk(folder):
+
+    def report(error: OSError) -> None:
+        on_error(InputError(f"{error.filename} cannot be read: {error.strerror}"))
+
+    for parent, folders, files in os.walk(folder, onerror=report):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         paths += [pathlib.Path(parent, file) for file in sorted(files) if not file.startswith(".")]
     paths = [path for path in paths if os.path.isfile(path)]  # no pipe, which would be waited for
