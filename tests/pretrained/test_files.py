@@ -142,7 +142,7 @@ def test_num_heads_is_for_npz(golden):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("hf_vit", {"num_hidden_layers": "3"}),
+        ("hf_vit", {"architectures": 3}),
         ("hf_vit", {"hidden_act": ["gelu"]}),
         ("timm_vit", {"model_args": "depth=3"}),
         ("timm_vit", {"pretrained_cfg": "cfg"}),

@@ -10,6 +10,7 @@ import numpy as np
 
 from vit_jax.data.images.transforms import INTERPOLATION, Preprocessing
 from vit_jax.errors import InputError
+from vit_jax.options import is_number, short
 from vit_jax.pretrained.description import classification, numbered_classes, shape_of
 from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
 from vit_jax.pretrained.files import Files
@@ -61,6 +62,8 @@ def read_preprocessing(
     if crop_mode not in ("center", "squash"):
         raise InputError(f"{name}: crop_mode {crop_mode!r} is not supported; valid: center, squash")
     fraction = pretrained.get("crop_pct") or 0.875
+    if not is_number(fraction) or not 0.0 < fraction <= 1.0:
+        raise InputError(f"{name}: crop_pct is {short(fraction)}; valid: above 0, at most 1")
     height, width = (math.floor(side / fraction) for side in image_size)
     mean = np.resize(np.asarray(pretrained.get("mean") or (0.485, 0.456, 0.406), float), channels)
     std = np.resize(np.asarray(pretrained.get("std") or (0.229, 0.224, 0.225), float), channels)

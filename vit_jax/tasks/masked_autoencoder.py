@@ -26,7 +26,7 @@ from vit_jax.layers.projection import Projection
 from vit_jax.layers.transformer import EncoderBlock
 from vit_jax.ops.patches import extract_patches, join_patches
 from vit_jax.ops.posemb import sincos2d_mae
-from vit_jax.options import is_count, is_number
+from vit_jax.options import is_count, is_number, short
 from vit_jax.types import Batch, Placement, Variables
 
 _EPSILON = 1e-6  # beside a patch's variance
@@ -254,10 +254,10 @@ class MaskedAutoencoder(Task):
             InputError: a value out of its range.
         """
         if not (is_number(self.mask_ratio) and 0.0 < self.mask_ratio < 1.0):
-            raise InputError(f"task.options.mask_ratio is {self.mask_ratio}; valid: above 0 and below 1")
+            raise InputError(f"task.options.mask_ratio is {short(self.mask_ratio)}; valid: above 0 and below 1")
         for name in ("decoder_dim", "decoder_depth", "decoder_heads", "decoder_mlp_dim"):
             if not is_count(getattr(self, name)):
-                raise InputError(f"task.options.{name} is {getattr(self, name)}; valid: 1 or more")
+                raise InputError(f"task.options.{name} is {short(getattr(self, name))}; valid: 1 or more")
         if self.decoder_dim % 4 or self.decoder_dim % self.decoder_heads:
             raise InputError(
                 f"task.options.decoder_dim is {self.decoder_dim}; valid: a multiple of 4 and of decoder_heads, "
