@@ -30,6 +30,9 @@ FAMILIES = [module.name for module in pkgutil.iter_modules(vit_jax.models.__path
         (np.bool_(True), True),
         (jnp.int32(4), 4),
         (np.array(0.25), 0.25),
+        (np.array([8, 4]), (8, 4)),
+        (jnp.array([[7, 7], [3, 3]]), ((7, 7), (3, 3))),
+        (np.str_("exact"), "exact"),
         ([1, [np.int8(2), 3]], (1, (2, 3))),
         ("exact", "exact"),
         (None, None),
@@ -43,11 +46,20 @@ def test_values_become_plain(value, expected):
     assert result == expected and type(result) is type(expected)
 
 
+def test_a_long_value_is_shortened_in_a_message():
+    assert options.short([1, "a"]) == "[1, 'a']"
+    assert options.short("x" * 1000, 9) == "'xxxxxxxx..."
+    assert options.short(10**5000) == "a value of type int that is too large to be shown"
+    with pytest.raises(InputError, match=r"depth is 'x{99}\.\.\.; valid: 1 or more"):
+        vit.create("Ti/16", depth="x" * 10**5)
+
+
 def test_models_take_what_numpy_jax_and_configs_hold():
     given = vit.create(
         "Ti/16", dtype=jnp.bfloat16, depth=np.int64(2), drop_path=jnp.float32(0.5), patch_size=[8, 4], qk_norm=np.True_
     )
     assert given == vit.create("Ti/16", dtype="bfloat16", depth=2, drop_path=0.5, patch_size=(8, 4), qk_norm=True)
+    assert vit.create("Ti/16", patch_size=jnp.array([8, 4])) == vit.create("Ti/8x4")
     config = ml_collections.ConfigDict({"depths": (1, 1, 1, 1), "num_heads": [1, 2, 5, 8]})
     assert pvt.create("B0", **config) == pvt.create("B0", depths=(1, 1, 1, 1), num_heads=(1, 2, 5, 8))
     assert swin.create("T/7", window_size=[[7, 7], 7, 7, [7, 7]]) == swin.create("T/7")

@@ -111,6 +111,7 @@ def test_text_of_another_type_is_refused(text, kind, valid):
         ([1, 2], tuple[int, ...], (1, 2)),
         (np.float32(0.5), float, 0.5),
         (np.int64(3), int, 3),
+        (np.array([1, 2]), tuple[int, ...], (1, 2)),
         (2, float, 2.0),
         (2, float | None, 2.0),
         (2, int | float, 2),

@@ -133,6 +133,10 @@ def test_classifiers_names_go_on_working(classifier, digit_files):
 def test_predictors_are_told_apart_by_identity(trained, classifier):
     assert classifier == classifier and classifier != vit_jax.load(trained)
     assert {classifier: 1}[classifier] == 1
+    again = vit_jax.load(trained)
+    for name in ("model", "encoder", "task", "preprocessing"):
+        mine, other = getattr(classifier, name), getattr(again, name)
+        assert mine == other and hash(mine) == hash(other)
 
 
 def test_an_option_that_the_task_does_not_have_is_refused(classifier, digit_files):
@@ -143,7 +147,9 @@ def test_an_option_that_the_task_does_not_have_is_refused(classifier, digit_file
 def test_numbers_of_numpy_are_steps_and_sizes(trained):
     assert vit_jax.load(trained, step=np.int64(6)).info["step"] == 6
     assert vit_jax.load(trained, image_size=np.int64(16)).preprocessing.image_size == (16, 16)
-    assert vit_jax.load(trained, image_size=np.array([16, 8])).preprocessing.image_size == (16, 8)
+    for size in (np.array([16, 8]), jnp.array([16, 8]), [jnp.int32(16), np.int64(8)]):
+        assert vit_jax.load(trained, image_size=size).preprocessing.image_size == (16, 8)
+    assert vit_jax.load(trained, step=jnp.int32(6), image_size=jnp.int32(16)).preprocessing.image_size == (16, 16)
     assert vit_jax.load(trained, image_size=(16, 8)).task.fields["image"].shape == (16, 8, 1)
     with pytest.raises(vit_jax.InputError, match="image_size is 0; valid: one number, or height and width"):
         vit_jax.load(trained, image_size=0)

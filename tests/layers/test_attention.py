@@ -187,6 +187,12 @@ def test_ways_to_compute_agree_on_the_cpu():
         ((2, 12, 197, 136), "bfloat16", "9.0", False),
         ((2, 12, 197, 60), "bfloat16", "9.0", False),
         ((2, 12, 197, 64), "bfloat16", "7.5", False),
+        ((2, 12, 197, 64), "bfloat16", "12.0", True),
+        ((2, 12, 197, 64), "bfloat16", 9.0, True),
+        ((2, 12, 197, 64), "bfloat16", "gfx942", False),  # AMD's GPUs
+        ((2, 12, 197, 64), "bfloat16", "gfx90a:sramecc+:xnack-", False),
+        ((2, 12, 197, 64), "bfloat16", "", False),
+        ((2, 12, 197, 64), "bfloat16", None, False),
     ],
 )
 def test_what_auto_gives_to_cudnn(monkeypatch, shape, dtype, capability, chosen):

@@ -140,16 +140,18 @@ def test_num_heads_is_for_npz(golden):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "message"),
+    ("name", "changes"),
     [
-        ("hf_vit", {"num_hidden_layers": "3"}, "num_hidden_layers is '3', but there are tensors of 3 blocks"),
-        ("hf_vit", {"hidden_act": ["gelu"]}, "a value in its config, or a tensor's shape, is not of the kind"),
-        ("timm_vit", {"model_args": "depth=3"}, "a value in its config, or a tensor's shape, is not of the kind"),
-        ("timm_vit", {"pretrained_cfg": "cfg"}, "a value in its config, or a tensor's shape, is not of the kind"),
+        ("hf_vit", {"architectures": 3}),
+        ("hf_vit", {"hidden_act": ["gelu"]}),
+        ("timm_vit", {"model_args": "depth=3"}),
+        ("timm_vit", {"pretrained_cfg": "cfg"}),
     ],
 )
-def test_values_of_another_kind_are_refused_by_the_file(changed, name, changes, message):
+def test_values_of_another_kind_are_refused_by_the_file(changed, name, changes):
     copy = changed(name)
     copy.config |= changes
-    with pytest.raises(vit_jax.InputError, match=message):
+    with pytest.raises(
+        vit_jax.InputError, match=r"a value in its config.json is not of the kind that (huggingface|timm)"
+    ):
         vit_jax.load(copy.save())

@@ -98,6 +98,33 @@ def test_several_labels_at_once_are_sigmoids(changed):
     assert vit_jax.load(copy.save()).task.loss_type == "sigmoid"
 
 
+@pytest.mark.parametrize("problem", [None, "single_label_classification"])
+def test_one_label_an_image_is_a_softmax(changed, problem):
+    copy = changed("hf_vit")
+    copy.config["problem_type"] = problem
+    assert vit_jax.load(copy.save()).task.loss_type == "softmax"
+
+
+def test_a_regression_is_refused_by_name(changed):
+    copy = changed("hf_vit")
+    for problem in ("regression", "ranking"):
+        copy.config["problem_type"] = problem
+        with pytest.raises(vit_jax.InputError, match=f"problem_type '{problem}' is not supported; valid: single_label"):
+            vit_jax.load(copy.save())
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification", "multi_label_classification"])
+def test_a_head_of_one_output_is_refused(changed, problem):
+    """Without a problem_type transformers takes it for a regression."""
+    for name, heads in (("hf_vit", ("classifier",)), ("timm_vit", ("head",))):
+        copy = changed(name)
+        for tensor in (f"{head}.{part}" for head in heads for part in ("weight", "bias")):
+            copy.tensors[tensor] = copy.tensors[tensor][:1]
+        copy.config |= {"num_classes": 1} if name == "timm_vit" else {"id2label": {"0": "x"}, "problem_type": problem}
+        with pytest.raises(vit_jax.InputError, match=f"{name}: its head has one output, for a regression or a single"):
+            vit_jax.load(copy.save())
+
+
 def without_head(copy, prefix):
     """The tensors of a bare model: no head, and no prefix in their names."""
     tensors = {name.removeprefix(prefix): x for name, x in copy.tensors.items() if name.startswith(prefix)}

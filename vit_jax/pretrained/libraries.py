@@ -27,6 +27,7 @@ from vit_jax.types import Fields
 
 _BY_MODEL_TYPE, _NPZ = "huggingface", "google"
 """The format whose config.json has a `model_type`, and the one without config.json; others have an `architecture`."""
+_LONGEST = 2000  # characters of a message, which may have a hostile value in it
 _KINDS = re.compile(r"^KINDS\b", re.MULTILINE)
 DEFAULT_TASKS = (None, "classification")
 
@@ -136,44 +137,44 @@ def describe(files: Files, *, num_heads: int | None = None, image_size: tuple[in
     """
     config = files.config
     if config is None:
-        library = _reader((_NPZ,), npz_kind(files), f"{files.name}: the kind of .npz").library
-        return _describe(library, files, num_heads=num_heads, image_size=image_size)
+        file = _reader((_NPZ,), npz_kind(files), f"{files.name}: the kind of .npz")
+        return _describe(file, files, num_heads=num_heads, image_size=image_size)
     if num_heads is not None:
         raise InputError(f"num_heads is for a Google .npz; {files.name} says it itself")
     if "architecture" in config:
         others = tuple(name for name in formats() if name not in (_BY_MODEL_TYPE, _NPZ))
         architecture = str(config["architecture"]).partition(".")[0]
-        return _describe(_reader(others, architecture, f"{files.name}: architecture").library, files)
+        return _describe(_reader(others, architecture, f"{files.name}: architecture"), files)
     if "model_type" in config or "architectures" in config:
-        return _describe(
-            _reader((_BY_MODEL_TYPE,), config.get("model_type"), f"{files.name}: model_type").library, files
-        )
+        return _describe(_reader((_BY_MODEL_TYPE,), config.get("model_type"), f"{files.name}: model_type"), files)
     raise InputError(
         f"{files.name}: its config.json has neither model_type (Hugging Face transformers) nor architecture (timm and "
         "T2T-ViT)"
     )
 
 
-def _describe(library: Any, files: Files, **options: Any) -> Description:
-    with refusing_values(files.name):
-        return library.describe(files, **options)
+def _describe(file: LibraryFile, files: Files, **options: Any) -> Description:
+    with refusing_values(files.name, file.format):
+        return file.library.describe(files, **options)
 
 
 @contextlib.contextmanager
-def refusing_values(name: str) -> Iterator[None]:
+def refusing_values(name: str, writer: str) -> Iterator[None]:
     """Turn what a config's or tensor's value of another kind leads to into an InputError that names the checkpoint.
 
     Args:
         name: of the checkpoint.
+        writer: what writes such checkpoints, for the message.
     """
     try:
         yield
-    except InputError as error:  # of a part that does not know where the value came from
-        raise error if name in str(error) else InputError(f"{name}: {error}") from error
+    except InputError as error:
+        text = str(error) if name in str(error) else f"{name}: {error}"  # a part may not know where a value came from
+        raise InputError(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(
-            f"{name}: a value in its config, or a tensor's shape, is not of the kind that its library writes "
+            f"{name}: a value in its config.json is not of the kind that {writer} writes, or a tensor's shape "
             f"({type(error).__name__}: {reason})"
         ) from error
 

@@ -117,7 +117,7 @@ def open_checkpoint(
             f"{files.name}: its head has one output, for a regression or a single score, which is not supported; "
             "valid: two classes or more"
         )
-    with libraries.refusing_values(files.name):
+    with libraries.refusing_values(files.name, "its library"):
         task_options = description.task["options"] if description.task else {}
         check_claims(files, libraries.create_encoder(**description.model), task_options, preprocessing)
     info = new_info(
@@ -126,7 +126,7 @@ def open_checkpoint(
         fields=description.fields,
         preprocessing=dataclasses.asdict(preprocessing),
     )
-    with libraries.refusing_values(files.name):
+    with libraries.refusing_values(files.name, "its library"):
         template = flax.traverse_util.flatten_dict(jax.eval_shape(_initialiser(info)), sep="/")
     buffers = tuple(name for name in files.tensors if any(re.fullmatch(each, name) for each in description.buffers))
     found = Found(
