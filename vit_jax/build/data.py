@@ -10,13 +10,14 @@ from vit_jax.data.augment.stages import HostAugmentation, PlacingAugmentation, S
 from vit_jax.data.images.decoding import Reading
 from vit_jax.data.images.resizing import WITHOUT_ANTIALIAS
 from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.data.loading import order
 from vit_jax.data.loading.loader import Loader
 from vit_jax.data.loading.memory import InMemory
 from vit_jax.data.loading.pipeline import Pipeline, bound
 from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as tfds_sources
-from vit_jax.data.sources.examples import Examples, same_fields, stand_in
+from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.data.sources.label_file import LabelFile
 from vit_jax.errors import InputError
 from vit_jax.info import Info
@@ -34,6 +35,7 @@ class Data:
     preprocessing: of images.
     pipeline: of the training examples, as they are trained on.
     prepare: what a step does with a batch.
+    decoded: split -> its examples, where they are in memory, so that they are there once.
     """
 
     section: Any
@@ -42,6 +44,7 @@ class Data:
     preprocessing: Preprocessing
     pipeline: Pipeline
     prepare: Prepare
+    decoded: dict[str, InMemory] = dataclasses.field(default_factory=dict)
 
     @property
     def fields(self) -> Fields:
@@ -54,7 +57,10 @@ class Data:
 
     def train_loader(self) -> Loader:
         """Make the loader of the training examples."""
-        return self._loader(self.pipeline, repeats=self.section.repeats)
+        loader = self._loader(self.pipeline, repeats=self.section.repeats)
+        if isinstance(loader, InMemory):
+            self.decoded[self.section.split] = loader
+        return loader
 
     def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
         """Open the datasets of the evaluations.
@@ -67,7 +73,7 @@ class Data:
             InputError: a split the dataset lacks, or classes that are not the model's.
         """
         splits = dict(splits) or self.splits.held_out(self.section.split)
-        return {name: self._evaluated(self.splits.open(split), fields) for name, split in splits.items()}
+        return {name: self._evaluated(split, 0, fields) for name, split in splits.items()}
 
     def reference_loader(self, split: str | None, size: int, fields: Fields) -> Loader:
         """Open the examples that evaluators learn from.
@@ -82,13 +88,18 @@ class Data:
         """
         if size < 0:
             raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
-        source = self.splits.open(split or self.section.split)
-        return self._evaluated(source.sample(size) if size else source, fields)
+        return self._evaluated(split or self.section.split, size, fields)
 
-    def _evaluated(self, source: Examples, fields: Fields) -> Loader:
+    def _evaluated(self, split: str, size: int, fields: Fields) -> Loader:
+        """Open a split, or a sample of it, for evaluation."""
+        if split in self.decoded:
+            loader = self.decoded[split]
+            same_fields(self.pipeline.source, fields)
+            return loader.chosen(order.sample(len(loader), size) if size else None)
+        source = same_fields(self.splits.open(split), fields)
         reading = self.pipeline.reading.exact()
-        pipeline = Pipeline(same_fields(source, fields), self.preprocessing, self.section.max_boxes, reading=reading)
-        return self._loader(pipeline)
+        source = source.sample(size) if size else source
+        return self._loader(Pipeline(source, self.preprocessing, self.section.max_boxes, reading=reading))
 
     def _loader(self, pipeline: Pipeline, **training: Any) -> Loader:
         section = self.section

@@ -38,6 +38,7 @@ class Files:
     config: of config.json; None for an `.npz`.
     preprocessor: of preprocessor_config.json, if there is one.
     prefix: what all tensors' names began with there, and was taken off; see `prefixes`.
+    about: the whole URL or path, for what folders' names say.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Files:
     config: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
     prefix: str = ""
+    about: str = ""
 
 
 def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> Files:
@@ -70,10 +72,10 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     if _URL.fullmatch(name):
         if not name.lower().endswith(".npz"):
             raise InputError(f"{name} is not read; valid as a URL: a Google .npz file")
-        return Files(name.rsplit("/", 1)[-1], read_npz(hub.download(name)))
+        return Files(name.rsplit("/", 1)[-1], read_npz(hub.download(name)), about=name)
     is_file = regular_file(path) is not None
     if is_file and path.suffix == ".npz":
-        return Files(path.name, read_npz(path))
+        return Files(path.name, read_npz(path), about=f"{path.parent.name}/{path.name}")
     if is_file and path.suffix == ".safetensors":
         return _read(path.parent.name, lambda file: path if file == WEIGHTS else regular_file(path.parent / file))
     if is_file:

@@ -341,3 +341,12 @@ def test_frames_of_a_clip_are_placed_alike():
     short = Examples("clips", fields, [{"image": np.stack([frame] * 2)}])
     with pytest.raises(InputError, match=r"image is \(2, 20, 30, 3\); valid: an array \[3, H, W, C\]"):
         Pipeline(short, PREPROCESSING).exact(0)
+
+
+def test_some_of_what_is_in_memory_is_a_loader_of_its_own_without_a_copy(source):
+    whole = InMemory(Pipeline(source, PREPROCESSING))
+    part = whole.chosen(np.array([3, 7, 40]))
+    of_source = InMemory(Pipeline(Examples("some", source.fields, [source[i] for i in (3, 7, 40)]), PREPROCESSING))
+    assert len(part) == 3 and len(whole.chosen()) == len(whole) == 50
+    for left, right in zip(part.eval_batches(Share(2)), of_source.eval_batches(Share(2)), strict=True):
+        equal(left, right)

@@ -1,6 +1,7 @@
 """A dataset that was decoded once and is kept in memory."""
 
 import concurrent.futures
+import copy
 import os
 from collections.abc import Iterator
 
@@ -36,6 +37,7 @@ class InMemory:
             )
         self._pipeline, self._repeats, self._num_examples = pipeline, repeats, len(pipeline.source)
         self.fields = pipeline.fields
+        self._records: np.ndarray | None = None  # those of the arrays' rows that are examples; None is all
         self._arrays = {
             name: np.empty((self._num_examples, *_known(field.shape)), field.dtype)
             for name, field in pipeline.fields.items()
@@ -48,6 +50,17 @@ class InMemory:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(fill, range(self._num_examples)):  # raises what a thread raised
                 pass
+
+    def chosen(self, records: np.ndarray | None = None) -> "InMemory":
+        """Return some of the examples for evaluation, or all; their values stay in memory once.
+
+        Args:
+            records: `[n]` int, their numbers; None is all.
+        """
+        part = copy.copy(self)
+        if records is not None:
+            part._records, part._num_examples = records, len(records)
+        return part
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -78,7 +91,8 @@ class InMemory:
         return {name: np.stack([example[name] for example in examples]) for name in self.fields}
 
     def _gather(self, records: np.ndarray, index: np.ndarray) -> Batch:
-        batch = {name: array.take(records, axis=0) for name, array in self._arrays.items()}
+        rows = records if self._records is None else self._records[records]
+        batch = {name: array.take(rows, axis=0) for name, array in self._arrays.items()}
         return batch | {"index": index.astype(np.uint32)}
 
 

@@ -43,6 +43,11 @@ def records_at(positions: np.ndarray, num_examples: int, *, seed: int, repeats: 
     return records
 
 
+def sample(num_examples: int, size: int) -> np.ndarray:
+    """Choose record numbers at random, always the same ones: `[size]` int64, ascending; all if there are fewer."""
+    return np.sort(epoch_permutation(num_examples, seed=0, epoch=0)[:size])
+
+
 def generator(seed: int, position: int) -> np.random.Generator:
     """Return the generator of all that is drawn on the host for the example at a position of the training stream."""
     # A counter that the permutations' generators never reach.

@@ -97,7 +97,7 @@ class Examples(Source):
 
     def sample(self, size: int) -> "Examples":
         """Choose `size` of the examples at random, always the same ones; all if there are fewer."""
-        numbers = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
+        numbers = order.sample(len(self), size)
         return dataclasses.replace(
             self, name=f"{self.name}, {len(numbers)} of it", records=_Chosen(self.records, numbers)
         )
