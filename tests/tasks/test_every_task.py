@@ -147,7 +147,7 @@ def test_masked_rows_change_nothing(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("classification", {}),
+        ("classification", {"class_weights": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)}),
         ("classification", {"loss_type": "sigmoid"}),
         ("distillation", {}),
         ("distillation", {"kind": "soft"}),

@@ -19,10 +19,13 @@ from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as tfds_sources
 from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.data.sources.label_file import LabelFile
+from vit_jax.data.sources.labels import class_counts, labels_of
 from vit_jax.errors import InputError
 from vit_jax.info import Info
 from vit_jax.ops.augment import make_prepare
 from vit_jax.types import Batch, Fields
+
+SAMPLERS = ("shuffled", "balanced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +60,27 @@ class Data:
 
     def train_loader(self) -> Loader:
         """Make the loader of the training examples."""
-        loader = self._loader(self.pipeline, repeats=self.section.repeats)
+        balance = self._label("data.sampler is 'balanced'") if self.section.sampler == "balanced" else None
+        loader = self._loader(self.pipeline, repeats=self.section.repeats, balance=balance)
         if isinstance(loader, InMemory):
             self.decoded[self.section.split] = loader
         return loader
+
+    def class_counts(self, name: str) -> list[int]:
+        """Count the training examples of each class of a field of kind `label` or `labels`."""
+        return class_counts(labels_of(self.source, name), len(self.source.fields[name].names))
+
+    def _label(self, what: str) -> str:
+        """Return the name of the field that says each example's class.
+
+        Raises:
+            InputError: there is none; `what` needs it.
+        """
+        for name, field in self.source.fields.items():
+            if field.kind == "label":
+                return name
+        there = ", ".join(f"{name} ({field.kind})" for name, field in self.source.fields.items())
+        raise InputError(f"{what}, which needs one label for each image, and the data have {there}; valid: 'shuffled'")
 
     def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
         """Open the datasets of the evaluations.
@@ -94,7 +114,6 @@ class Data:
         """Open a split, or a sample of it, for evaluation."""
         if split in self.decoded:
             loader = self.decoded[split]
-            same_fields(self.pipeline.source, fields)
             return loader.chosen(order.sample(len(loader), size) if size else None)
         source = same_fields(self.splits.open(split), fields)
         reading = self.pipeline.reading.exact()
@@ -246,6 +265,8 @@ def _check_values(section: Any) -> None:
     for key in ("num_threads", "repeats", "max_boxes"):
         if section[key] < 1:
             raise InputError(f"data.{key} is {section[key]}; valid: 1 or more")
+    if section.sampler not in SAMPLERS:
+        raise InputError(f"data.sampler is {section.sampler!r}; valid: {', '.join(SAMPLERS)}")
     if section.num_workers < 0:
         raise InputError(f"data.num_workers is {section.num_workers}; valid: 0 or more")
 

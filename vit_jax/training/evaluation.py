@@ -69,11 +69,11 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
 
     Returns:
         A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
-        the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
-        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and `is_example`,
-        the batch's mask. Without `row_names` there are none.
+        the batch's unmasked examples, all devices: `loss` and the metrics of `Task.evaluation`, and `examples`, their
+        number. Its rows are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example,
+        and `is_example`, the batch's mask. Without `row_names` there are none.
     """
-    task = problem.task
+    task = problem.task.evaluation()
 
     def eval_step(learned: Mapping[str, Any], batch: Batch) -> tuple[dict, dict]:
         params: Params = learned["params"]
