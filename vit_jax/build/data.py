@@ -20,6 +20,7 @@ from vit_jax.data.sources import tfds as tfds_sources
 from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.data.sources.label_file import LabelFile
 from vit_jax.data.sources.labels import class_counts, labels_of
+from vit_jax.data.sources.split_names import ALL
 from vit_jax.errors import InputError
 from vit_jax.info import Info
 from vit_jax.ops.augment import make_prepare
@@ -38,6 +39,7 @@ class Data:
     preprocessing: of images.
     pipeline: of the training examples, as they are trained on.
     prepare: what a step does with a batch.
+    by_number: whether classes to evaluate a model with are the model's by their numbers, whatever they are called.
     decoded: split -> its examples, where they are in memory, so that they are there once.
     """
 
@@ -47,6 +49,7 @@ class Data:
     preprocessing: Preprocessing
     pipeline: Pipeline
     prepare: Prepare
+    by_number: bool = False
     decoded: dict[str, InMemory] = dataclasses.field(default_factory=dict)
 
     @property
@@ -115,7 +118,7 @@ class Data:
         if split in self.decoded:
             loader = self.decoded[split]
             return loader.chosen(order.sample(len(loader), size) if size else None)
-        source = same_fields(self.splits.open(split), fields)
+        source = same_fields(self.splits.open(split), fields, by_number=self.by_number)
         reading = self.pipeline.reading.exact()
         source = source.sample(size) if size else source
         return self._loader(Pipeline(source, self.preprocessing, self.section.max_boxes, reading=reading))
@@ -221,7 +224,13 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
 
 
 def open_evaluation(
-    section: Any, preprocessing: Preprocessing, fields: Fields, *, splits: Mapping[str, str]
+    section: Any,
+    preprocessing: Preprocessing,
+    fields: Fields,
+    *,
+    splits: Mapping[str, str],
+    whole: bool = False,
+    by_number: bool = False,
 ) -> tuple[dict[str, Loader], Data]:
     """Open the datasets that a trained model is evaluated on.
 
@@ -230,18 +239,29 @@ def open_evaluation(
         preprocessing: the model's own.
         fields: of the model's data.
         splits: name of the evaluation -> split; empty takes what is held out.
+        whole: whether a folder without splits is then taken as one set, `all`, instead of the part that a run on it
+            would hold out.
+        by_number: take the data's classes for the model's of the same number, whatever they are called.
 
     Returns:
         Name of the evaluation -> its examples; and the data, for a reference dataset.
+
+    Raises:
+        InputError: data that are not there, or whose classes the model does not have.
     """
     _check_values(section)
     opened = Splits.of(section, training=False)
+    if whole and not splits and opened.images is not None and opened.images.is_one_tree:
+        splits = {ALL: ALL}
     reading = Reading(section.max_image_pixels)
     source = stand_in("nothing", fields, 0)
     pipeline = Pipeline(source, preprocessing, section.max_boxes, reading=reading)
     prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields)
-    data = Data(section, opened, source, preprocessing, pipeline, prepare)
-    return data.eval_loaders(splits, fields), data
+    data = Data(section, opened, source, preprocessing, pipeline, prepare, by_number)
+    loaders = data.eval_loaders(splits, fields)
+    if not loaders:
+        raise InputError(f"{section.folder or section.name} has no split but that of the training; valid: --split NAME")
+    return loaders, data
 
 
 def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:

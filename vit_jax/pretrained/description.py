@@ -1,7 +1,6 @@
 """What another library's checkpoint says of its model, in this library's terms."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from vit_jax.models.vit import VARIANTS
 from vit_jax.options import short
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
+from vit_jax.synonyms import imagenet_classes
 from vit_jax.types import Field, Fields, class_fields
 
 MAX_BLOCKS = 1000
@@ -97,15 +97,6 @@ def numbered_classes(count: int, *, about: str = "") -> tuple[str, ...]:
     if count != 1000 or not _IMAGENET_1K.search(about):
         return tuple(map(str, range(count)))
     return tuple(names for _, names in imagenet_classes())
-
-
-def imagenet_classes() -> list[tuple[str, str]]:
-    """Return WordNet number and names, `("n01443537", "goldfish, Carassius auratus")`, of each class of ImageNet-1k.
-
-    Source: ImageNet's classes in the order of their WordNet numbers, with WordNet 3.0's words for them.
-    """
-    lines = (pathlib.Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()
-    return [(number, names) for number, _, names in (line.partition("\t") for line in lines)]
 
 
 def pair(value: Any, key: str) -> tuple[int, int]:
