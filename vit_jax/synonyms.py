@@ -40,16 +40,17 @@ def numbers_of(names: Iterable[str], of: Sequence[str]) -> list[tuple[int, ...]]
         >>> numbers_of(["Goldfish", "n01440764", "my cat", "My_Cat"], model)
         [(1,), (0,), (2,), ()]
     """
-    levels: tuple[dict[str, set[int]], ...] = ({}, {}, {})
+    levels: tuple[dict[str, set[int]], ...] = ({}, {}, {}, {})
     for number, (name, others) in enumerate(zip(of, _imagenet_names(of), strict=True)):
         synonyms = [each for text in (name, *others) for each in (text, *text.split(", "))]
         loose = map(_loose, synonyms) if len(set(synonyms)) > 1 else ()
-        for level, keys in zip(levels, ([key_of(name)], map(key_of, synonyms), loose), strict=True):
+        keys_of_levels = ([key_of(name)], map(key_of, others), map(key_of, synonyms), loose)
+        for level, keys in zip(levels, keys_of_levels, strict=True):
             for key in keys:
                 level.setdefault(key, set()).add(number)
     found = []
     for name in names:
-        keys = (key_of(name), key_of(name), _loose(name))
+        keys = (*[key_of(name)] * 3, _loose(name))
         known = (level[key] for level, key in zip(levels, keys, strict=True) if key in level)
         found.append(tuple(sorted(next(known, ()))))
     return found

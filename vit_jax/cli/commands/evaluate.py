@@ -6,7 +6,6 @@ dataset. Classes are matched by their names; the data may lack some of the model
 """
 
 import argparse
-import pathlib
 import signal
 from typing import Any
 
@@ -162,8 +161,8 @@ def _note(config: Any, args: argparse.Namespace, loaders: Any) -> None:
     if config.trained_on_folder and ALL in loaders and args.split is None:
         terminal.complain(
             "vit-jax evaluate",
-            f"all {len(loaders[ALL]):,} images of {config.data.folder} are evaluated; if the model was trained on these, "
-            "--split test takes those that were held out",
+            f"all {len(loaders[ALL]):,} images of {config.data.folder} are evaluated; if the model was trained on "
+            "these, --split test takes those that were held out",
         )
 
 
