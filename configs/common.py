@@ -161,6 +161,9 @@ def _data() -> ConfigDict:
     # --config.data.augment.NAME.OPTION=VALUE sets an option and turns the augmentation on; .NAME=true or false turns it
     # on or off.
     data.augment = ConfigDict()
+    # shuffled: every example once an epoch. balanced: every class equally often; an epoch is still as many examples as
+    # there are, those of rare classes more than once.
+    data.sampler = "shuffled"
     # Repeated augmentation: copies of each image in a row, each augmented in its own way.
     data.repeats = 1
     # Boxes per image: arrays of boxes are padded to this number; an image with more boxes is an error.

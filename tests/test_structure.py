@@ -12,7 +12,7 @@ FILES = sorted(
 )
 
 RANKS = [
-    {"class_names", "errors", "options", "system", "version"},
+    {"class_names", "errors", "options", "synonyms", "system", "version"},
     {"contracts", "info", "types"},
     {"ops"},
     {"layers", "data", "figures"},

@@ -171,6 +171,10 @@ def test_another_optimizer_is_refused_by_name(trained, tmp_path):
             "sets 'optimizer.learning_rat', which is no key; nearest: 'optimizer.learning_rate'",
         ),
         (
+            "from configs import common\ndef get_config():\n c = common.get_config(); c.zzzzz = 1\n return c.lock()",
+            "sets 'zzzzz', which is no key; configs/common.py lists all",
+        ),
+        (
             "from configs import common\ndef get_config():\n c = common.get_config(); del c.seed\n return c.lock()",
             "lacks 'seed'",
         ),
@@ -297,6 +301,7 @@ BAD = [
     ),
     ("--config=configs/nope.py", "config configs/nope.py does not exist; valid: a Python file, cifar10"),
     ("--config.optimizer.learning_ratee=1", "'optimizer.learning_ratee'; nearest: 'optimizer.learning_rate'"),
+    ("--config.zzzzz=1", "the config has no key 'zzzzz'; configs/common.py lists all"),
     ("--config.model.patch_size=8", "no key 'model.patch_size'; valid: model.variant, whose last part it is, as in"),
     ("--config.model.dropout=0.1", "no key 'model.dropout'; valid: model.options.dropout"),
     ("--config.task.label_smoothing=0.1", "no key 'task.label_smoothing'; valid: task.options.label_smoothing"),

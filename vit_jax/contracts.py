@@ -272,6 +272,22 @@ class Task:
         """
         return params
 
+    def for_data(self, count: Callable[[str], Sequence[int]]) -> "Task":
+        """Return the task of a run once its training data are open; itself by default.
+
+        Args:
+            count: name of a field of kind `label` or `labels` -> number of training examples of each class.
+        """
+        return self
+
+    def evaluation(self) -> "Task":
+        """Return the task whose loss and metrics an evaluation gives; itself by default.
+
+        It has the same outputs, and leaves out what only helps to learn, such as label smoothing, so that figures of
+        runs with other options can be compared.
+        """
+        return self
+
     def inference(self) -> "Task":
         """Return the task that a checkpoint names, whose model has the same parameters; itself by default."""
         return self

@@ -9,6 +9,7 @@ import pytest
 import vit_jax
 from vit_jax.build import plugins
 from vit_jax.errors import InputError
+from vit_jax.ops.class_weights import ClassWeights
 from vit_jax.types import class_fields
 
 FIELDS = class_fields(["cat", "dog"])
@@ -82,6 +83,10 @@ def test_a_model_is_created_with_a_head_or_without():
         ("gap", Literal["gap", "token"], "gap"),
         ("1e-3", Any, 1e-3),
         ("x", object, "x"),
+        ("balanced", ClassWeights, "balanced"),
+        ("1, 2.5", ClassWeights, (1.0, 2.5)),
+        ("{'cat': 2, 'dog': 0.5}", ClassWeights, {"cat": 2, "dog": 0.5}),
+        ("none", ClassWeights, None),
     ],
 )
 def test_text_is_read_by_type(text, kind, expected):

@@ -179,6 +179,77 @@ def test_urls(photo, tmp_path, capsys):
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+class Strange(Quiet):
+    """A server that answers as its paths say."""
+
+    def do_GET(self):
+        kind = self.path.strip("/")
+        places = {
+            "again": "/f%C3%BCr%20dich.png",
+            "loop": "/loop",
+            "passwd": "file:///etc/passwd",
+            "ftp": "ftp://a/b.png",
+        }
+        self.send_response(302 if kind in places else 200)
+        if kind in places:
+            self.send_header("Location", places[kind])
+        content = {"page": b"  <!doctype html><p>no</p>", "nothing": b""}.get(kind, encoded(half_bright()))
+        self.send_header("Content-Length", str(10**12 if kind == "huge" else len(content)))
+        self.end_headers()
+        self.wfile.write(content[:20] if kind == "short" else content)
+
+
+def test_strange_answers_are_one_line_each(capsys):
+    with served(Strange) as address:
+        for path in ("again", "für dich.png", "a%20b.png?x=1 2#here"):
+            assert status(f"{address}/{path}") == 0, path
+            assert "50% is bright" in capsys.readouterr().out
+        for path, message in {
+            "loop": "cannot be read: 302 ",
+            "passwd": "cannot be read: 302 ",
+            "ftp": "cannot be read: unknown url type: ftp",
+            "page": "is no image: the server sent ",
+            "nothing": "is empty; valid: one encoded image",
+            "short": "cannot be read: it ended after 20 of ",
+            "huge": "has more than 134,217,728 bytes",
+        }.items():
+            assert status(f"{address}/{path}") == 2, path
+            out, err = capsys.readouterr()
+            assert out == "" and f"/{path} {message}" in err and len(err.splitlines()) == 1
+
+
+def test_names_that_are_no_image_are_one_line_each(photo, capsys):
+    names = {
+        "": "'' is no image",
+        "file:///etc/passwd": "file:///etc/passwd is not read; valid: a file, a folder, or a URL of http or https",
+        "s3://bucket/a.png": "s3://bucket/a.png is not read",
+        "http://me:secret@host/a.png": "host is not asked with a name and a password",
+    }
+    assert status(*names, photo) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1 and out.startswith(str(photo))
+    for line, message in zip(err.splitlines(), names.values(), strict=True):
+        assert message in line
+
+
+def test_a_folder_with_links_pipes_and_damaged_files(photo, tmp_path, capsys):
+    folder = photo.parent
+    other = tmp_path / "other"
+    other.mkdir()
+    half_bright().save(other / "linked.png")
+    (folder / "a").symlink_to(other)
+    (folder / "b").symlink_to(folder)  # back up
+    (folder / "nowhere.png").symlink_to("/nowhere/a.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "text.png").write_text("hello")
+    assert status(folder) == 2
+    out, err = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in out.splitlines()] == [str(photo), str(folder / "a" / "linked.png")]
+    assert [name in line for name, line in zip(("nowhere.png", "text.png"), err.splitlines(), strict=True)] == [
+        True
+    ] * 2
+
+
 def test_a_url_that_sends_too_much_or_nothing(monkeypatch, capsys):
     ended = threading.Event()
 
@@ -186,7 +257,11 @@ def test_a_url_that_sends_too_much_or_nothing(monkeypatch, capsys):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            if "large" in self.path:
+            if "drip" in self.path:  # never a pause that is too long
+                with contextlib.suppress(OSError):
+                    while not ended.wait(0.1):
+                        self.wfile.write(b"x")
+            elif "large" in self.path:
                 with contextlib.suppress(OSError):
                     for _ in range(100):
                         self.wfile.write(b"x" * 1000)
@@ -198,11 +273,12 @@ def test_a_url_that_sends_too_much_or_nothing(monkeypatch, capsys):
     with served(Handler) as address:
         assert status(f"{address}/large.png") == 2
         assert "large.png has more than 5,000 bytes" in capsys.readouterr().err
-        started = time.monotonic()
-        assert status(f"{address}/slow.png") == 2
+        for name in ("slow", "drip"):
+            started = time.monotonic()
+            assert status(f"{address}/{name}.png") == 2
+            assert time.monotonic() - started < 10
+            assert f"{name}.png cannot be read: no answer within 0.5 seconds" in capsys.readouterr().err
         ended.set()
-        assert time.monotonic() - started < 10
-        assert "slow.png cannot be read: no answer within 0.5 seconds" in capsys.readouterr().err
 
 
 def test_options_of_the_task(photo, capsys):

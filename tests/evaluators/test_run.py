@@ -10,7 +10,9 @@ from conftest import small_config
 from PIL import Image
 
 import train
+from vit_jax.build.experiment import experiment
 from vit_jax.cli.main import main
+from vit_jax.data.loading.pipeline import Pipeline
 from vit_jax.errors import InputError
 
 ALL = ("confusion", "calibration", "average_precision", "knn", "probe")
@@ -112,6 +114,24 @@ def test_the_reference_can_be_another_split_or_a_sample_of_it(trained, tmp_path,
     accuracy = json.loads(capsys.readouterr().out)["test/knn_accuracy"]
     shares = [int(row[2]) / 360 for row in table(tmp_path / "out" / "test" / "per_class.csv")[1:]]
     assert min(abs(accuracy - share) for share in shares) < 1e-12
+
+
+def test_a_training_split_in_memory_is_there_once(monkeypatch):
+    """The reference of knn, all of it or a sample, is made of the arrays that are trained on."""
+    decoded = []
+    exact = Pipeline.exact
+    monkeypatch.setattr(Pipeline, "exact", lambda self, record: decoded.append(record) or exact(self, record))
+    for size in (0, 5):
+        decoded.clear()
+        config = small_config(
+            data__split="train[:30]",
+            data__in_memory=True,
+            evaluation__metrics={"knn": {}},
+            evaluation__splits={"test": "test[:20]"},
+            evaluation__reference_examples=size,
+        )
+        parts = experiment(config)
+        assert len(decoded) == 50 and len(parts.evaluators.reference) == (size or 30)
 
 
 @pytest.mark.parametrize(

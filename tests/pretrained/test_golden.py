@@ -6,6 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from conftest import Changed
 
 import vit_jax
 from vit_jax.build.info import from_info
@@ -214,17 +215,44 @@ def test_writing_is_reading_backwards_bit_for_bit(changed, name, prefix):
         mapping.write(rows, params | {"encoder/new": np.zeros(1)})
 
 
-def test_a_thousand_classes_without_names_are_imagenets():
+@pytest.mark.parametrize(
+    "about",
+    [
+        "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+        "B_16-i21k-300ep--imagenet2012-steps_20k-lr_0.01-res_224.npz",
+        "gs://vit_models/imagenet21k+imagenet2012/ViT-B_16.npz",
+        "imagenet-1k",
+    ],
+)
+def test_a_thousand_classes_are_imagenets_where_the_checkpoint_says_so(about):
     from vit_jax.pretrained.description import numbered_classes
 
-    names = numbered_classes(1000)
+    names = numbered_classes(1000, about=about)
     assert len(names) == 1000 and all(names)
     assert (names[0], names[281], names[999]) == (
         "tench, Tinca tinca",
         "tabby, tabby cat",
         "toilet tissue, toilet paper, bathroom tissue",
     )
-    assert numbered_classes(3) == ("0", "1", "2")
+    assert numbered_classes(3, about=about) == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("about", ["", "vit_base_patch16_224.augreg_in21k", "mushrooms", "main1k_plants"])
+def test_any_other_thousand_classes_have_numbers(about):
+    from vit_jax.pretrained.description import numbered_classes
+
+    assert numbered_classes(1000, about=about) == tuple(map(str, range(1000)))
+
+
+def test_timms_tag_says_whose_a_thousand_classes_are(tmp_path):
+    for tag, first in (("augreg_in1k", "tench, Tinca tinca"), ("mine", "0"), (None, "0")):
+        copy = Changed("timm_vit", tmp_path / str(tag))
+        head = copy.tensors["head.weight"]
+        copy.tensors["head.weight"] = np.ascontiguousarray(np.resize(head, (1000, head.shape[1])))
+        copy.tensors["head.bias"] = np.resize(copy.tensors["head.bias"], 1000)
+        copy.config["num_classes"] = copy.config["model_args"]["num_classes"] = 1000
+        copy.config["pretrained_cfg"] |= {"num_classes": 1000, "tag": tag}
+        assert vit_jax.load(copy.save()).class_names[0] == first
 
 
 def test_timms_attention_pooling_leaves_prefix_tokens_out_and_is_refused(changed):

@@ -1,5 +1,7 @@
 """Classification: losses and metrics by hand, masks, the head, and eight images learned by heart."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,63 @@ def test_softmax_loss_by_hand(label, smoothing, expected):
     chex.assert_shape(loss, (1,))
     chex.assert_type(loss, jnp.float32)
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+WEIGHTS = (1.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("label", "smoothing", "expected", "weight"),
+    [
+        ([2], 0.0, -4 * LOG(5 / 8), 4.0),
+        ([0], 0.0, -LOG(1 / 8), 1.0),
+        ([[0.25, 0.0, 0.75]], 0.0, -0.25 * LOG(1 / 8) - 0.75 * 4 * LOG(5 / 8), 3.25),
+        # PyTorch 2's cross_entropy(weight=, label_smoothing=) divides by the weight of the label before smoothing.
+        ([2], 0.3, -0.1 * LOG(1 / 8) - 0.1 * 2 * LOG(2 / 8) - 0.8 * 4 * LOG(5 / 8), 4.0),
+    ],
+)
+def test_weighted_softmax_loss_by_hand(label, smoothing, expected, weight):
+    task = classification(3, label_smoothing=smoothing, class_weights=WEIGHTS)
+    batch = {"label": jnp.array(label)}
+    np.testing.assert_allclose(task.loss(THIRDS, batch), [expected], rtol=1e-6)
+    np.testing.assert_allclose(task.weight(batch), [weight], rtol=1e-6)
+    assert task.weight(batch).dtype == task.loss(THIRDS, batch).dtype == jnp.float32
+
+
+def test_weighted_sigmoid_loss_by_hand():
+    task = classification(3, loss_type="sigmoid", class_weights=WEIGHTS)
+    batch = {"label": jnp.array([1])}
+    np.testing.assert_allclose(task.loss(ODDS, batch), [-LOG(1 / 2) - 2 * LOG(1 / 4) - 4 * LOG(1 / 5)], rtol=1e-6)
+    np.testing.assert_allclose(task.weight(batch), [1.0])
+
+
+def test_class_weights_by_name_balanced_or_not_at_all():
+    assert classification(3, class_weights={"2": 3}).class_weights == (1.0, 1.0, 3.0)
+    balanced = classification(3, class_weights="balanced")
+    # 12 examples, of which class 0 has 6 and class 1 has 2: 12 / (3 * 6), 12 / (3 * 2), 12 / (3 * 4).
+    assert balanced.for_data(lambda name: {"label": [6, 2, 4]}[name]).class_weights == pytest.approx((2 / 3, 2, 1))
+    np.testing.assert_allclose(balanced.weight({"label": jnp.array([0, 1])}), [1, 1])  # as long as nothing is counted
+    assert classification(3, class_weights=WEIGHTS).for_data(pytest.fail).class_weights == WEIGHTS
+    for task in (balanced.evaluation(), balanced.inference()):
+        assert task.class_weights is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("balance", "task.options.class_weights is 'balance'; valid: 'balanced', a number by class name"),
+        (3.0, "task.options.class_weights is 3.0; valid"),
+        ((1.0, 2.0), "has 2 numbers, and the data 3 classes"),
+        ((1.0, 2.0, -1.0), "of class '2' is -1.0; valid: a number of 0 or more"),
+        ((1.0, float("nan"), 1.0), "of class '1' is nan"),
+        ((1.0, "2", 1.0), "of class '1' is '2'"),
+        ((0.0, 0.0, 0.0), "is 0 for every class"),
+        ({"9": 1.0}, "names a class '9' that the data do not have; valid: '0', '1', '2'"),
+    ],
+)
+def test_class_weights_that_cannot_be_used(weights, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        classification(3, class_weights=weights)
 
 
 @pytest.mark.parametrize(

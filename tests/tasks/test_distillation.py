@@ -82,6 +82,13 @@ def test_labels_are_smoothed_and_the_teachers_choice_is_not():
     np.testing.assert_allclose(task.loss(OUTPUTS, BATCH), 0.5 * smoothed - 0.5 * LOG(1 / 4), rtol=1e-6)
 
 
+def test_class_weights_weigh_the_teachers_part_too():
+    task = distillation(3, teacher_weight=0.25, class_weights=(1.0, 1.0, 3.0))
+    np.testing.assert_allclose(task.loss(OUTPUTS, BATCH), [3 * (-0.75 * LOG(5 / 8) - 0.25 * LOG(1 / 4))], rtol=1e-6)
+    np.testing.assert_allclose(task.weight(BATCH), [3.0])
+    assert task.inference().class_weights is task.evaluation().class_weights is None
+
+
 def test_the_gradient_of_the_soft_loss_does_not_vanish_with_the_temperature():
     """That is what the temperature squared is for: far above the logits it tends to that of half the squared error."""
     task = distillation(3, kind="soft", temperature=1e3, teacher_weight=1.0)

@@ -14,7 +14,9 @@ from PIL import Image
 from tiny import scaled
 
 from vit_jax.build import plugins
+from vit_jax.data.augment.mix import Mix
 from vit_jax.errors import InputError
+from vit_jax.ops.augment import make_prepare
 from vit_jax.ops.keys import example_streams
 from vit_jax.training import optimizer as optimizers
 from vit_jax.training.evaluation import make_eval_step
@@ -140,6 +142,36 @@ def test_masked_rows_change_nothing(name):
     (sums, rows), (of_three, three_rows) = evaluate(learned, filled), evaluate(learned, batch_of(name, 3))
     chex.assert_trees_all_close(sums, of_three, rtol=1e-4)
     chex.assert_trees_all_close({key: x[:3] for key, x in rows.items()}, three_rows, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("classification", {"class_weights": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)}),
+        ("classification", {"loss_type": "sigmoid"}),
+        ("distillation", {}),
+        ("distillation", {"kind": "soft"}),
+        ("masked_autoencoder", {}),
+    ],
+)
+def test_masked_rows_change_no_gradient_of_a_mixed_batch(name, options):
+    """Whether they are NaN or other numbers, for the rows whose partners in mixup they would be too."""
+    row = ROWS[name]
+    task = plugins.create_task(name, row.fields, **{**row.options, **options})
+    mean = std = (0.5,) * 3
+    prepare = make_prepare(mean, std, fields=task.fields, augmentations=[Mix(mixup_alpha=1.0)])
+    mixed = Problem(problem(name).model, task, prepare, row.companions)
+    state, _ = started(name)
+    step = jax.jit(make_train_step(mixed, optimizers.create("adam", schedule=lambda step: 0.01), log_every_steps=1))
+    given = batch_of(name) | {"is_example": (np.arange(8) < 5).astype(np.float32)}
+    given["image"] = given["image"].astype(np.float32)
+    states = []
+    for value in (np.nan, np.inf, 7.0):
+        given["image"] = np.where(given["is_example"][:, None, None, None] > 0, given["image"], np.float32(value))
+        new, metrics = step(state, given)
+        assert metrics["skipped_steps"][0] == 0
+        states.append((new.opt_state, metrics))
+    chex.assert_trees_all_equal(*states)
 
 
 @EVERY

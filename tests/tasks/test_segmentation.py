@@ -17,7 +17,7 @@ QUARTERS = np.random.default_rng(0).integers(-1, 3, (8, 2, 2))  # a class for ea
 ROW = TaskRow(
     IMAGE_FIELD | {"mask": Field("mask", (8, 8), names=("a", "b", "c"))},
     {"mask": QUARTERS.repeat(4, axis=1).repeat(4, axis=2).astype(np.int32)},
-    {"dice_weight": 0.5},
+    {"dice_weight": 0.5, "class_weights": (1.0, 2.0, 0.5)},
     falls_to=0.3,
 )
 FIELDS = {"image": Field("image"), "mask": Field("mask", names=("sky", "road"))}
@@ -37,6 +37,16 @@ def test_label_smoothing_by_hand():
     task = Segmentation(FIELDS, label_smoothing=0.2)
     expected = -0.9 * LOG(1 / 4) - 0.1 * LOG(3 / 4) - LOG(1 / 2)
     np.testing.assert_allclose(task.loss(LOGITS, {"mask": MASK}), [expected], rtol=1e-6)
+
+
+def test_weighted_pixels_by_hand():
+    task, batch = Segmentation(FIELDS, label_smoothing=0.2, class_weights={"road": 3.0}), {"mask": MASK}
+    expected = -0.9 * LOG(1 / 4) - 0.1 * 3 * LOG(3 / 4) - 0.9 * 3 * LOG(1 / 2) - 0.1 * LOG(1 / 2)
+    np.testing.assert_allclose(task.loss(LOGITS, batch), [expected], rtol=1e-6)
+    np.testing.assert_array_equal(task.weight(batch), [4.0])
+    plain = task.evaluation()
+    np.testing.assert_allclose(plain.loss(LOGITS, batch), [-LOG(1 / 4) - LOG(1 / 2)], rtol=1e-6)
+    np.testing.assert_array_equal(plain.weight(batch), [2.0])
 
 
 def test_dice_by_hand():
@@ -143,6 +153,7 @@ class TestInTheOriginalImage:
             r"a field of kind mask, and the data has image \(image\), label \(label\)",
         ),
         ({"mask": Field("mask", names=("all",))}, {}, "needs at least 2 classes, and the data has 1"),
+        (FIELDS, {"class_weights": "balanced"}, "class_weights is 'balanced', but the pixels of masks are not counted"),
         (FIELDS, {"label_smoothing": 1.0}, "task.options.label_smoothing is 1.0; valid"),
         (FIELDS, {"dice_weight": -1.0}, "task.options.dice_weight is -1.0; valid: 0 or more"),
         (FIELDS, {"dice_weight": float("nan")}, "task.options.dice_weight is nan; valid: 0 or more"),

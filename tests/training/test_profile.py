@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,22 @@ def test_the_steps_are_in_the_trace(tmp_path):
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
         counts.append(sum(event.get("name") == "PjitFunction(traced_step)" for event in events))
     assert counts[0] == 2 * counts[1] > 0  # a call has several events
+
+
+@pytest.mark.parametrize(
+    ("done", "num_steps", "says"),
+    [
+        (1, 2, None),  # it starts after the next step
+        (2, 2, r"after step 2, and profile.start_step is 2; valid for one: 3 to 9$"),
+        (8, 2, r"after step 8, and profile.start_step is 2; valid for one: 9 to 9$"),
+        (9, 2, r"valid for one: a longer run$"),
+        (10, 2, None),  # nothing is left to run
+        (5, 0, None),
+    ],
+)
+def test_a_run_that_continues_past_the_start_says_that_there_is_no_trace(tmp_path, done, num_steps, says):
+    note = Profile(tmp_path, start_step=2, num_steps=num_steps, total_steps=10).note(done)
+    assert note is None if says is None else re.search(says, note or "")
 
 
 def test_no_trace_unless_asked_for(tmp_path):

@@ -31,16 +31,16 @@ BATCH = {
 EXAMPLE = {name: value[:1] for name, value in BATCH.items()}
 
 
-def tiny(prepare=flipped, **options):
+def tiny(prepare=flipped, class_weights=None, **options):
     encoder = vit.create("Ti/2", hidden_dim=8, depth=1, mlp_dim=16, num_heads=2, **options)
-    task = classification(3)
+    task = classification(3, class_weights=class_weights)
     return Problem(task.wrap(encoder), task, prepare)
 
 
 @functools.cache
-def compiled(num_devices, *, name="adamw", schedule=lambda step: 0.05, freeze=(), **options):
+def compiled(num_devices, *, weights=None, name="adamw", schedule=lambda step: 0.05, freeze=(), **options):
     """Strategy, first state and step, once for all tests that train in the same way."""
-    problem = tiny()
+    problem = tiny(class_weights=weights)
     optimizer = optimizers.create(name, schedule=schedule, weight_decay=0.1, clip_norm=1.0, freeze=freeze)
     strategy = Pmap(jax.local_devices()[:num_devices])
     first = jax.device_get(jax.jit(lambda: make_init(problem, optimizer, moving_average=True)(0, EXAMPLE))())
@@ -69,8 +69,10 @@ def poisoned(batch):
 @pytest.mark.parametrize("num_devices", [3, 8])
 def test_devices_agree_with_one(num_devices):
     # With SGD, since Adam blows up the rounding of gradients that are zero, such as those of the keys' biases.
-    _, one, one_metrics = run(1, [BATCH] * 3, name="sgd")
-    _, many, many_metrics = run(num_devices, [BATCH] * 3, name="sgd")
+    options = {"name": "sgd", "weights": (0.5, 1.0, 3.0)}
+    _, one, one_metrics = run(1, [BATCH] * 3, **options)
+    _, many, many_metrics = run(num_devices, [BATCH] * 3, **options)
+    assert one_metrics[0]["loss"][1] == (BATCH["label"] * (0.5, 1.0, 3.0)).sum() != 24  # a mean over the weights
     chex.assert_trees_all_close(many.params, one.params, atol=1e-6)
     chex.assert_trees_all_close(many.ema_params, one.ema_params, atol=1e-6)
     chex.assert_trees_all_close(many_metrics, one_metrics, rtol=1e-5)

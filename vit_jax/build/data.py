@@ -10,18 +10,23 @@ from vit_jax.data.augment.stages import HostAugmentation, PlacingAugmentation, S
 from vit_jax.data.images.decoding import Reading
 from vit_jax.data.images.resizing import WITHOUT_ANTIALIAS
 from vit_jax.data.images.transforms import Preprocessing
+from vit_jax.data.loading import order
 from vit_jax.data.loading.loader import Loader
 from vit_jax.data.loading.memory import InMemory
 from vit_jax.data.loading.pipeline import Pipeline, bound
 from vit_jax.data.loading.streaming import Streaming
 from vit_jax.data.sources import folder
 from vit_jax.data.sources import tfds as tfds_sources
-from vit_jax.data.sources.examples import Examples, same_fields, stand_in
+from vit_jax.data.sources.examples import same_fields, stand_in
 from vit_jax.data.sources.label_file import LabelFile
+from vit_jax.data.sources.labels import class_counts, labels_of
+from vit_jax.data.sources.split_names import ALL
 from vit_jax.errors import InputError
 from vit_jax.info import Info
 from vit_jax.ops.augment import make_prepare
 from vit_jax.types import Batch, Fields
+
+SAMPLERS = ("shuffled", "balanced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Data:
     preprocessing: of images.
     pipeline: of the training examples, as they are trained on.
     prepare: what a step does with a batch.
+    by_number: whether classes to evaluate a model with are the model's by their numbers, whatever they are called.
+    decoded: split -> its examples, where they are in memory, so that they are there once.
     """
 
     section: Any
@@ -42,6 +49,8 @@ class Data:
     preprocessing: Preprocessing
     pipeline: Pipeline
     prepare: Prepare
+    by_number: bool = False
+    decoded: dict[str, InMemory] = dataclasses.field(default_factory=dict)
 
     @property
     def fields(self) -> Fields:
@@ -54,7 +63,27 @@ class Data:
 
     def train_loader(self) -> Loader:
         """Make the loader of the training examples."""
-        return self._loader(self.pipeline, repeats=self.section.repeats)
+        balance = self._label("data.sampler is 'balanced'") if self.section.sampler == "balanced" else None
+        loader = self._loader(self.pipeline, repeats=self.section.repeats, balance=balance)
+        if isinstance(loader, InMemory):
+            self.decoded[self.section.split] = loader
+        return loader
+
+    def class_counts(self, name: str) -> list[int]:
+        """Count the training examples of each class of a field of kind `label` or `labels`."""
+        return class_counts(labels_of(self.source, name), len(self.source.fields[name].names))
+
+    def _label(self, what: str) -> str:
+        """Return the name of the field that says each example's class.
+
+        Raises:
+            InputError: there is none; `what` needs it.
+        """
+        for name, field in self.source.fields.items():
+            if field.kind == "label":
+                return name
+        there = ", ".join(f"{name} ({field.kind})" for name, field in self.source.fields.items())
+        raise InputError(f"{what}, which needs one label for each image, and the data have {there}; valid: 'shuffled'")
 
     def eval_loaders(self, splits: Mapping[str, str], fields: Fields) -> dict[str, Loader]:
         """Open the datasets of the evaluations.
@@ -67,7 +96,7 @@ class Data:
             InputError: a split the dataset lacks, or classes that are not the model's.
         """
         splits = dict(splits) or self.splits.held_out(self.section.split)
-        return {name: self._evaluated(self.splits.open(split), fields) for name, split in splits.items()}
+        return {name: self._evaluated(split, 0, fields) for name, split in splits.items()}
 
     def reference_loader(self, split: str | None, size: int, fields: Fields) -> Loader:
         """Open the examples that evaluators learn from.
@@ -82,13 +111,17 @@ class Data:
         """
         if size < 0:
             raise InputError(f"evaluation.reference_examples is {size}; valid: a number of examples, or 0 for all")
-        source = self.splits.open(split or self.section.split)
-        return self._evaluated(source.sample(size) if size else source, fields)
+        return self._evaluated(split or self.section.split, size, fields)
 
-    def _evaluated(self, source: Examples, fields: Fields) -> Loader:
+    def _evaluated(self, split: str, size: int, fields: Fields) -> Loader:
+        """Open a split, or a sample of it, for evaluation."""
+        if split in self.decoded:
+            loader = self.decoded[split]
+            return loader.chosen(order.sample(len(loader), size) if size else None)
+        source = same_fields(self.splits.open(split), fields, by_number=self.by_number)
         reading = self.pipeline.reading.exact()
-        pipeline = Pipeline(same_fields(source, fields), self.preprocessing, self.section.max_boxes, reading=reading)
-        return self._loader(pipeline)
+        source = source.sample(size) if size else source
+        return self._loader(Pipeline(source, self.preprocessing, self.section.max_boxes, reading=reading))
 
     def _loader(self, pipeline: Pipeline, **training: Any) -> Loader:
         section = self.section
@@ -191,7 +224,13 @@ def open_data(section: Any, base: Info | None, *, source: Source | None = None) 
 
 
 def open_evaluation(
-    section: Any, preprocessing: Preprocessing, fields: Fields, *, splits: Mapping[str, str]
+    section: Any,
+    preprocessing: Preprocessing,
+    fields: Fields,
+    *,
+    splits: Mapping[str, str],
+    whole: bool = False,
+    by_number: bool = False,
 ) -> tuple[dict[str, Loader], Data]:
     """Open the datasets that a trained model is evaluated on.
 
@@ -200,18 +239,29 @@ def open_evaluation(
         preprocessing: the model's own.
         fields: of the model's data.
         splits: name of the evaluation -> split; empty takes what is held out.
+        whole: whether a folder without splits is then taken as one set, `all`, instead of the part that a run on it
+            would hold out.
+        by_number: take the data's classes for the model's of the same number, whatever they are called.
 
     Returns:
         Name of the evaluation -> its examples; and the data, for a reference dataset.
+
+    Raises:
+        InputError: data that are not there, or whose classes the model does not have.
     """
     _check_values(section)
     opened = Splits.of(section, training=False)
+    if whole and not splits and opened.images is not None and opened.images.is_one_tree:
+        splits = {ALL: ALL}
     reading = Reading(section.max_image_pixels)
     source = stand_in("nothing", fields, 0)
     pipeline = Pipeline(source, preprocessing, section.max_boxes, reading=reading)
     prepare = make_prepare(preprocessing.mean, preprocessing.std, fields=pipeline.fields)
-    data = Data(section, opened, source, preprocessing, pipeline, prepare)
-    return data.eval_loaders(splits, fields), data
+    data = Data(section, opened, source, preprocessing, pipeline, prepare, by_number)
+    loaders = data.eval_loaders(splits, fields)
+    if not loaders:
+        raise InputError(f"{section.folder or section.name} has no split but that of the training; valid: --split NAME")
+    return loaders, data
 
 
 def eval_prepare(preprocessing: Preprocessing, fields: Fields | None = None) -> Prepare:
@@ -235,6 +285,8 @@ def _check_values(section: Any) -> None:
     for key in ("num_threads", "repeats", "max_boxes"):
         if section[key] < 1:
             raise InputError(f"data.{key} is {section[key]}; valid: 1 or more")
+    if section.sampler not in SAMPLERS:
+        raise InputError(f"data.sampler is {section.sampler!r}; valid: {', '.join(SAMPLERS)}")
     if section.num_workers < 0:
         raise InputError(f"data.num_workers is {section.num_workers}; valid: 0 or more")
 

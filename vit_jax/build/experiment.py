@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ def experiment(config: Any, *, saved_info: Info | None = None) -> Experiment:
     _check_values(config)
     opened = _open_init(config) if config.init.source and saved_info is None else None
     data = data_.open_data(config.data, opened.info if opened else saved_info if config.init.source else None)
-    step = _step(config, data, opened=opened, saved_info=saved_info)
+    step = _step(config, data, opened=opened, saved_info=saved_info, count=data.class_counts)
     return Experiment(
         **vars(step),
         train_loader=data.train_loader(),
@@ -165,9 +165,17 @@ def _check_values(config: Any) -> None:
         raise InputError(f"ema_decay is {config.ema_decay}; valid: at least 0 (none) and less than 1")
 
 
-def _step(config: Any, data: data_.Data, *, opened: Opened | None, saved_info: Info | None) -> Step:
+def _step(
+    config: Any,
+    data: data_.Data,
+    *,
+    opened: Opened | None,
+    saved_info: Info | None,
+    count: Callable[[str], Sequence[int]] | None = None,
+) -> Step:
     base = opened.info if opened else saved_info if config.init.source else None
     task = _task(config.task, data.fields, base)
+    task = task if count is None else task.for_data(count)
     described, fields = plugins.describe(task.inference()), task.inference().fields
     keeps = opened is None or keeps_head(config.init.head, opened.info, described, fields)
     info = new_info(

@@ -254,14 +254,16 @@ def parsed(text: str, kind: Any, what: str) -> Any:
         return None
     if bool in allowed and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if str in allowed:
+    if str in allowed and not {tuple, dict} & allowed:
         return text
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
+    if str in allowed and not isinstance(value, tuple | list | dict):
+        return text
     value = tuple(value) if isinstance(value, list) else value
-    if tuple in allowed and not isinstance(value, tuple) and not {int, float} & allowed:
+    if tuple in allowed and not isinstance(value, tuple | dict) and not {int, float} & allowed:
         value = (value,)
     if float in allowed and type(value) is int:
         return value if int in allowed else float(value)
@@ -286,6 +288,8 @@ def _plain_types(kind: Any) -> set[type]:
     origin = typing.get_origin(kind) or kind
     if not isinstance(origin, type):
         return {object}
+    if issubclass(origin, Mapping):
+        return {dict}
     return {tuple} if issubclass(origin, (tuple, list)) or origin.__module__ == "collections.abc" else {origin}
 
 
@@ -300,4 +304,5 @@ def _element_types(kind: Any) -> set[type]:
 
 def _in_words(allowed: set[type]) -> str:
     words = {int: "a whole number", float: "a number", bool: "true, false", str: "text", tuple: "numbers, as in 1,2"}
+    words[dict] = "numbers by name, as in {'cat': 2}"
     return " or ".join(sorted(words.get(kind, "none") for kind in allowed))

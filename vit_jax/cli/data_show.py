@@ -110,6 +110,7 @@ def _as_trained_on(args: argparse.Namespace) -> _Drawn:
     from vit_jax.build import experiment as build
     from vit_jax.cli import flags
     from vit_jax.data.loading.loader import Share
+    from vit_jax.ops.keys import seed_key
 
     config: Any = flags.read_config(args.config)
     with config.unlocked():
@@ -119,7 +120,7 @@ def _as_trained_on(args: argparse.Namespace) -> _Drawn:
     run = build.experiment(config)
     count = min(args.count, len(run.train_loader))
     batch = next(run.train_loader.train_batches(Share(count), seed=args.seed, start_step=0, total_steps=1))
-    batch = jax.device_get(jax.jit(run.problem.prepare)(jax.random.key(args.seed), batch))
+    batch = jax.device_get(jax.jit(run.problem.prepare)(seed_key(args.seed), batch))
     fields = {name: field for name, field in run.problem.task.fields.items() if name in batch}
     preprocessing = run.info["preprocessing"]
     for name, field in fields.items():

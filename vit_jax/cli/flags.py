@@ -6,6 +6,7 @@ import inspect
 import pathlib
 import sys
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
@@ -139,9 +140,15 @@ def _unknown_key(argv: list[str], config: ConfigDict) -> str | None:
         key = key.removeprefix("config.")
         if argument.startswith(("--config.", "-config.", "--noconfig.")) and key not in keys:
             meant = _MEANT.get(key.rpartition(".")[2]) or _as_option(key, config)
-            near = meant or f"nearest: {difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]!r}"
-            return f"the config has no key {key!r}; {near}; configs/common.py lists all"
+            hint = meant or _nearest(key, keys)
+            return f"the config has no key {key!r}; {hint + '; ' if hint else ''}configs/common.py lists all"
     return None
+
+
+def _nearest(key: str, keys: Iterable[str]) -> str | None:
+    """Name the key that a user may have meant; None where none is like it."""
+    near = difflib.get_close_matches(key, keys, n=1)
+    return f"nearest: {near[0]!r}" if near else None
 
 
 def _as_option(key: str, config: Any) -> str | None:
@@ -183,8 +190,8 @@ def _check_file(file: pathlib.Path, root: pathlib.Path, *argument: str) -> None:
     have = {key for key in _dotted(config.to_dict()) if not key.startswith(free)}
     known = {key for key in _dotted(_defaults(root / "configs" / "common.py").to_dict()) if not key.startswith(free)}
     for key in sorted(have - known):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise InputError(f"config file {file} sets {key!r}, which is no key; nearest: {near!r}")
+        hint = _nearest(key, known) or "configs/common.py lists all"
+        raise InputError(f"config file {file} sets {key!r}, which is no key; {hint}")
     for key in sorted(known - have):
         raise InputError(f"config file {file} lacks {key!r}; valid: start from configs.common.get_config()")
 

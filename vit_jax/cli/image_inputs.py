@@ -1,12 +1,11 @@
 """Finds the images that a command was given: files, folders, URLs and standard input."""
 
 import dataclasses
-import http.client
 import os
 import pathlib
 import re
 import sys
-import time
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -41,7 +40,7 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
     Args:
         names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
             `https://`; or `-` for one encoded image on standard input.
-        on_error: called for a folder without images or that cannot be read, and for an empty name.
+        on_error: called for a folder without images or one that cannot be read, a URL of another scheme, and an empty name.
     """
     for name in names:
         path = pathlib.Path(name)  # asked by os.path, which takes a name that is too long for one that is not there
@@ -51,6 +50,8 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
             yield ImageInput(name, "stdin", _read_stdin)
         elif re.match(r"https?://", name, re.IGNORECASE):
             yield ImageInput(name, _url_stem(name), _Download(name))
+        elif re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) and not os.path.exists(name):
+            on_error(InputError(f"{name} is not read; valid: a file, a folder, or a URL of http or https"))
         elif os.path.isdir(path):
             unreadable: list[InputError] = []
             found = False
@@ -67,16 +68,27 @@ def files_of_images(folder: pathlib.Path, *, on_error: Callable[[InputError], No
     """Return the images of a folder and the folders in it, in the order of their names; hidden ones are left out.
 
     A file counts by its ending, so that a damaged image is not passed over in silence, or else by its content.
-    """
-    paths = []
+    Links are followed, but to no folder a second time.
 
-    def report(error: OSError) -> None:
+    Args:
+        folder: where to look.
+        on_error: called for a folder that cannot be read.
+    """
+    paths, seen = [], set()
+
+    def unreadable(error: OSError) -> None:
         on_error(InputError(f"{error.filename} cannot be read: {error.strerror}"))
 
-    for parent, folders, files in os.walk(folder, onerror=report):
+    for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         paths += [pathlib.Path(parent, file) for file in sorted(files) if not file.startswith(".")]
-    paths = [path for path in paths if os.path.isfile(path)]  # no pipe, which would be waited for
+    # No pipe, which would be waited for; a link to nowhere is one that cannot be read.
+    paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     # All are listed before the first is used, so that pictures written into the folder are not taken for its images.
     yield from filter(_is_image, paths)
 
@@ -170,27 +182,80 @@ class _Download:
         Raises:
             InputError: it cannot be had, is too large, or takes too long.
         """
-        end = time.monotonic() + TIMEOUT_SECONDS
-        content = bytearray()
-        try:
-            request = urllib.request.Request(self._url, headers={"User-Agent": "vit-jax"})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                while chunk := response.read(_CHUNK_BYTES):
-                    content += chunk
-                    if len(content) > MAX_BYTES:
-                        raise InputError(f"{self._url} has more than {MAX_BYTES:,} bytes, the most that are taken")
-                    if time.monotonic() > end:
-                        raise TimeoutError
-        except TimeoutError:
-            raise InputError(f"{self._url} cannot be read: no answer within {TIMEOUT_SECONDS:g} seconds") from None
-        except urllib.error.HTTPError as error:
-            raise InputError(f"{self._url} cannot be read: {error.code} {error.reason}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(reason, TimeoutError):
-                reason = f"no answer within {TIMEOUT_SECONDS:g} seconds"
-            raise InputError(f"{self._url} cannot be read: {reason or type(error).__name__}") from None
+        found: list[bytes | Exception] = []
+
+        def download() -> None:
+            try:
+                found.append(self._content())
+            except Exception as error:  # which belongs to the thread that waits
+                found.append(error)
+
+        # The socket's own time is that of one piece: a server that sends a byte now and then would never end.
+        thread = threading.Thread(target=download, daemon=True, name="download")
+        thread.start()
+        thread.join(TIMEOUT_SECONDS)
+        content = found[0] if found else TimeoutError()
+        if isinstance(content, Exception):
+            raise content if isinstance(content, InputError) else self._unreadable(content) from None
+        return content
+
+    def _content(self) -> bytes:
+        request = urllib.request.Request(_escaped(self._url), headers={"User-Agent": "vit-jax"})
+        with _opener().open(request, timeout=TIMEOUT_SECONDS) as response:
+            length, kind = response.headers.get("Content-Length", ""), response.headers.get_content_type()
+            expected = int(length) if length.isascii() and length.isdigit() else None
+            content = bytearray()
+            while (expected or 0) <= MAX_BYTES and (chunk := response.read1(_CHUNK_BYTES)):
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    break
+        if max(len(content), expected or 0) > MAX_BYTES:
+            raise InputError(f"{self._url} has more than {MAX_BYTES:,} bytes, the most that are taken")
+        if expected is not None and len(content) < expected:
+            raise InputError(f"{self._url} cannot be read: it ended after {len(content):,} of {expected:,} bytes")
+        if not content:
+            raise InputError(f"{self._url} is empty; valid: one encoded image")
+        if content.lstrip()[:1] == b"<":  # no image begins like a page
+            raise InputError(f"{self._url} is no image: the server sent {kind}")
         return bytes(content)
+
+    def _unreadable(self, error: Exception) -> InputError:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            reason = f"{error.code} {error.reason}"
+        elif isinstance(error, TimeoutError) or isinstance(reason, TimeoutError):
+            reason = f"no answer within {TIMEOUT_SECONDS:g} seconds"
+        return InputError(f"{self._url} cannot be read: {str(reason) or type(error).__name__}")
+
+
+def _escaped(url: str) -> str:
+    """Write a URL in ASCII, as a browser does: letters and spaces of its path are escaped, and its host is encoded.
+
+    Raises:
+        InputError: a name and a password in it, which would not be sent.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.username is not None:
+        raise InputError(f"{parts.hostname} is not asked with a name and a password; valid: a URL without them")
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    path, query = (urllib.parse.quote(part, safe="/%:@!$&'()*+,;=~?[]") for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what opens http and https URLs alone, wherever they are redirected to."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _read_stdin() -> bytes:

@@ -153,4 +153,7 @@ def _value(kind: str, name: str | None, option: str, change: Change) -> Any:
 def _set(section: Any, key: str, value: Any) -> None:
     if key in section:  # a ConfigDict keeps the type of a key that stays
         del section[key]
-    section[key] = value
+    try:
+        section[key] = value
+    except ValueError as error:  # a key with a dot in it
+        raise InputError(f"{key} cannot be {value!r}: {error}; valid: a number for each class") from None

@@ -106,6 +106,8 @@ class Run:
         notes = [workdir_files.opening_line(config, parts, state.params, strategy, self._workdir)]
         notes += strategy.notes(state.params)
         notes += workdir_files.resume_notes(restored, changes, total_steps=parts.total_steps)
+        if restored is not None and (note := self._profile.note(restored.step)):
+            notes.append(note)
         if restored is None:
             state, more = parts.prepare_state(state)
             notes += more

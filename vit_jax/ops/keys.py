@@ -7,6 +7,22 @@ EXAMPLE_STREAMS = ("mask", "noise")
 """Random streams that have a key for each example."""
 
 
+def seed_key(seed: int | Array) -> Key[Array, ""]:
+    """Make the base key of a seed from all its bits; `jax.random.key` alone would take the low 32.
+
+    Args:
+        seed: 0 or more, below 2**64.
+
+    Example:
+        >>> bool((seed_key(1) == jax.random.key(1)).all()), bool((seed_key(1) == seed_key(1 + 2**32)).all())
+        (True, False)
+    """
+    if isinstance(seed, jax.Array):  # which has no more than 32 bits
+        return jax.random.key(seed)
+    high, low = divmod(int(seed), 2**32)
+    return jax.random.fold_in(jax.random.key(low), high) if high else jax.random.key(low)
+
+
 def example_keys(key: Key[Array, ""], index: Shaped[Array, " b"]) -> Key[Array, " b"]:
     """Make one key for each example: the base key with the example's index folded in.
 

@@ -1,7 +1,6 @@
 """What another library's checkpoint says of its model, in this library's terms."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from vit_jax.models.vit import VARIANTS
 from vit_jax.options import short
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.mapping import Name
+from vit_jax.synonyms import imagenet_classes
 from vit_jax.types import Field, Fields, class_fields
 
 MAX_BLOCKS = 1000
@@ -80,15 +80,23 @@ def plain_vit(options: dict[str, Any]) -> dict[str, Any]:
     return {"name": "vit", "variant": f"B/{patch}", "options": options}
 
 
-def numbered_classes(count: int) -> tuple[str, ...]:
-    """Name classes that a checkpoint only numbers: as ImageNet-1k does if there are 1,000, and else by their numbers.
+_IMAGENET_1K = re.compile(r"imagenet[-_ ]?(2012|1k)|(^|[^a-z0-9])in1k([^a-z0-9]|$)", re.IGNORECASE)
 
-    Source: ImageNet's classes in the order of their WordNet numbers, with WordNet 3.0's words for them.
+
+def numbered_classes(count: int, *, about: str = "") -> tuple[str, ...]:
+    """Name classes that a checkpoint only numbers: by their numbers, or as ImageNet-1k does if it says it is of that.
+
+    Args:
+        count: number of classes.
+        about: what the checkpoint, or its name, says of the data: `vit_base_patch16_224.augreg_in1k`.
+
+    Example:
+        >>> numbered_classes(3), numbered_classes(1000)[1], numbered_classes(1000, about="vit.augreg_in1k")[1]
+        (('0', '1', '2'), '1', 'goldfish, Carassius auratus')
     """
-    if count != 1000:
+    if count != 1000 or not _IMAGENET_1K.search(about):
         return tuple(map(str, range(count)))
-    lines = (pathlib.Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()
-    return tuple(line.partition("\t")[2] for line in lines)
+    return tuple(names for _, names in imagenet_classes())
 
 
 def pair(value: Any, key: str) -> tuple[int, int]:

@@ -42,6 +42,7 @@ class Files:
     preprocessor: of the image processor, if a file describes one.
     preprocessor_file: the name of that file.
     prefix: what all tensors' names began with there, and was taken off; see `prefixes`.
+    about: the whole URL or path, for what folders' names say.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Files:
     preprocessor: dict[str, Any] | None = None
     preprocessor_file: str = PREPROCESSOR
     prefix: str = ""
+    about: str = ""
 
 
 def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> Files:
@@ -75,10 +77,10 @@ def open_source(source: str | pathlib.Path, *, revision: str | None = None) -> F
     if _URL.fullmatch(name):
         if not name.lower().endswith(".npz"):
             raise InputError(f"{name} is not read; valid as a URL: a Google .npz file")
-        return Files(name.rsplit("/", 1)[-1], read_npz(hub.download(name)))
+        return Files(name.rsplit("/", 1)[-1], read_npz(hub.download(name)), about=name)
     is_file = regular_file(path) is not None
     if is_file and path.suffix == ".npz":
-        return Files(path.name, read_npz(path))
+        return Files(path.name, read_npz(path), about=f"{path.parent.name}/{path.name}")
     if is_file and path.suffix == ".safetensors":
         return _read(path.parent.name, lambda file: path if file == WEIGHTS else regular_file(path.parent / file))
     if is_file:

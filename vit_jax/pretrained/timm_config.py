@@ -46,7 +46,8 @@ def _class_names(files: Files, head_name: str) -> tuple[str, ...]:
     count = shape_of(files, head_name, 2)[0] if head_name in files.tensors else files.config.get("num_classes", 0)
     if names and len(names) != count:
         raise InputError(f"{files.name}: label_names has {len(names)} names, but {head_name} has {count} classes")
-    return tuple(map(str, names)) if names else numbered_classes(count)
+    about = (files.name, *(pretrained.get(key) or "" for key in ("tag", "hf_hub_id", "url", "file")))
+    return tuple(map(str, names)) if names else numbered_classes(count, about=" ".join(map(str, about)))
 
 
 def read_preprocessing(

@@ -1,7 +1,7 @@
 """Image classification: one class of many, or any number of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.traverse_util
@@ -16,6 +16,8 @@ from vit_jax.class_names import key_of
 from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.layers.head import Head
+from vit_jax.ops import class_weights
+from vit_jax.ops.class_weights import ClassWeights
 from vit_jax.types import Batch, Params, Placement, mask_of
 
 LOSSES = ("softmax", "sigmoid")
@@ -95,16 +97,23 @@ class Classification(Task):
 
     loss_type: `softmax` (exactly one class) or `sigmoid` (each class on its own; summed over the classes, as in Beyer
         et al. 2020, arXiv:2006.07159, section 5, and big_vision).
-    label_smoothing: share of the label that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2015,
-        arXiv:1512.00567, section 7).
+    label_smoothing: share of the label that is spread evenly over all classes in training, in [0, 1) (Szegedy et al.
+        2015, arXiv:1512.00567, section 7). The loss of an evaluation has none.
     head_bias: initial bias of the head; -log(number of classes) suits the sigmoid loss.
     distillation_head: whether the model's distillation token has a head too; the logits are the mean of both.
+    class_weights: how much each class counts in training: `balanced`, numbers by class name (1 for the others), or a
+        number for each class. The softmax loss is sum_i sum_c w_c t_ic (-log p_ic) / sum_i sum_c w_c y_ic over the
+        examples i of the batch and the classes c, t being the label y after smoothing, as PyTorch's CrossEntropyLoss
+        has it; the sigmoid loss is the mean over i of sum_c w_c times the class's own cross-entropy. `balanced` is
+        w_c = n / (k n_c) for n_c of n training examples in k classes, as in scikit-learn. The loss of an evaluation
+        has no weights.
     """
 
     loss_type: str = "softmax"
     label_smoothing: float = 0.0
     head_bias: float = 0.0
     distillation_head: bool = False
+    class_weights: ClassWeights = None
 
     model_options: ClassVar = ("distillation_head",)
 
@@ -126,6 +135,8 @@ class Classification(Task):
             raise InputError(
                 f"task.options.label_smoothing is {self.label_smoothing}; valid: at least 0 and less than 1"
             )
+        weights = class_weights.checked(self.class_weights, self.class_names, key="task.options.class_weights")
+        object.__setattr__(self, "class_weights", weights)
 
     @property
     def target(self) -> str:
@@ -165,9 +176,20 @@ class Classification(Task):
         """
         targets = self._targets(batch)
         targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        weights = self._class_weights()
         if self.loss_type == "softmax":
-            return optax.softmax_cross_entropy(outputs, targets)
-        return optax.sigmoid_binary_cross_entropy(outputs, targets).sum(axis=-1)
+            if weights is None:
+                return optax.softmax_cross_entropy(outputs, targets)
+            return -(weights * targets * jax.nn.log_softmax(outputs)).sum(axis=-1)
+        losses = optax.sigmoid_binary_cross_entropy(outputs, targets)
+        return losses.sum(axis=-1) if weights is None else (weights * losses).sum(axis=-1)
+
+    def weight(self, batch: Batch) -> Float[Array, " b"]:
+        """Return what each example counts in the mean: 1, or with the softmax loss its class's weight."""
+        weights = self._class_weights()
+        if weights is None or self.loss_type != "softmax":
+            return super().weight(batch)
+        return (weights * self._targets(batch)).sum(axis=-1)
 
     def metrics(
         self, outputs: Float[Array, "b classes"], batch: Batch, *, train: bool = False
@@ -187,6 +209,20 @@ class Classification(Task):
         count = mask.sum()
         # `where`, since a masked row may hold anything, NaN included.
         return {name: (jnp.where(mask > 0, value, 0.0).sum(), count) for name, value in values.items()}
+
+    def evaluation(self) -> "Classification":
+        """Return the task without smoothing and weights: the loss of an evaluation is the plain cross-entropy."""
+        return dataclasses.replace(self, label_smoothing=0.0, class_weights=None)
+
+    def for_data(self, count: Callable[[str], Sequence[int]]) -> "Classification":
+        """Return the task with the weights of balanced classes in numbers; see `Task.for_data`."""
+        if self.class_weights != class_weights.BALANCED:
+            return self
+        return dataclasses.replace(self, class_weights=class_weights.balanced(count(self.target)))
+
+    def inference(self) -> "Classification":
+        """Return the task without class weights, which belong to the training data."""
+        return dataclasses.replace(self, class_weights=None)
 
     @property
     def rows(self) -> Mapping[str, Row]:
@@ -227,6 +263,12 @@ class Classification(Task):
     def probabilities(self, outputs: Float[Array, "b classes"]) -> Float[Array, "b classes"]:
         """Turn logits into each class's probability, `[B, num_classes]` float32 in [0, 1]."""
         return jax.nn.softmax(outputs) if self.loss_type == "softmax" else jax.nn.sigmoid(outputs)
+
+    def _class_weights(self) -> Float[Array, " classes"] | None:
+        """Return the weights; None where all classes count the same, or as long as nobody has counted them."""
+        if self.class_weights is None or isinstance(self.class_weights, str):
+            return None
+        return jnp.asarray(self.class_weights, jnp.float32)
 
     def _targets(self, batch: Batch) -> Float[Array, "b classes"]:
         label = batch[self.target]

@@ -64,6 +64,8 @@ class Distillation(Classification):
     2020, with a weight of 1/2), for `soft` the Kullback-Leibler divergence of the student's softmax from the teacher's,
     both at a temperature, times the temperature squared (equation 2).
 
+    With class weights the teacher's part counts as much as the label's, the example's weight.
+
     The default temperature and teacher_weight are those of facebookresearch/deit's main.py; the paper has 3 and 0.1 for
     `soft`. That code's losses.py also divides the divergence by the number of classes, which neither the paper nor this
     does. The teacher's distribution is the target, as there and in Hinton et al. 2015; the paper writes the
@@ -155,7 +157,8 @@ class Distillation(Classification):
 
     def inference(self) -> Classification:
         """Return the task of the trained model, which knows no teacher."""
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Classification)}
+        names = [field.name for field in dataclasses.fields(Classification)]
+        options: dict[str, Any] = {name: getattr(self, name) for name in names} | {"class_weights": None}
         return Classification(**options)
 
     def wrap(self, encoder: nn.Module) -> nn.Module:
@@ -182,7 +185,8 @@ class Distillation(Classification):
         if not isinstance(outputs, HeadLogits):
             return super().loss(outputs, batch)
         labels = super().loss(outputs.label, batch)
-        return (1.0 - self.teacher_weight) * labels + self.teacher_weight * self._teachers_loss(outputs)
+        teachers = self.weight(batch) * self._teachers_loss(outputs)
+        return (1.0 - self.teacher_weight) * labels + self.teacher_weight * teachers
 
     def metrics(
         self, outputs: HeadLogits | Float[Array, "b classes"], batch: Batch, *, train: bool = False

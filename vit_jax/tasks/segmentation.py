@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 from PIL import Image
@@ -19,6 +18,8 @@ from vit_jax.contracts import Result, Row, Task
 from vit_jax.errors import InputError
 from vit_jax.figures.overlay import index_png, mask_overlay
 from vit_jax.layers.head import Head
+from vit_jax.ops import class_weights
+from vit_jax.ops.class_weights import ClassWeights
 from vit_jax.types import IGNORED, Batch, Features, Placement, extent_of, mask_of
 
 UNSEEN = 255
@@ -119,14 +120,19 @@ class Segmentation(Task):
 
     The data need a field of kind `mask`. Pixels that the data ignore count neither in the loss nor in a figure.
 
-    label_smoothing: share of a pixel's label that is spread evenly over all classes, in [0, 1).
+    label_smoothing: share of a pixel's label that is spread evenly over all classes in training, in [0, 1). The loss of
+        an evaluation has none.
     dice_weight: weight of the Dice loss beside the cross-entropy, 0 or more. It is 1 minus the mean, over the classes
         that an image has, of (2 sum(p y) + 1) / (sum(p) + sum(y) + 1), p being the softmax and y the label of a pixel
         (Milletari et al. 2016, arXiv:1606.04797, with sums instead of squares, as in Chen et al. 2021's TransUNet).
+    class_weights: how much a pixel of each class counts in training: numbers by class name (1 for the others), or a
+        number for each class. The cross-entropy is then a mean with these weights, as PyTorch's; the Dice loss has
+        none. The loss of an evaluation has no weights.
     """
 
     label_smoothing: float = 0.0
     dice_weight: float = 0.0
+    class_weights: ClassWeights = None
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -142,6 +148,13 @@ class Segmentation(Task):
             )
         if not 0.0 <= self.dice_weight < float("inf"):
             raise InputError(f"task.options.dice_weight is {self.dice_weight}; valid: 0 or more")
+        weights = class_weights.checked(self.class_weights, self.class_names, key="task.options.class_weights")
+        if weights == class_weights.BALANCED:
+            raise InputError(
+                "task.options.class_weights is 'balanced', but the pixels of masks are not counted; valid: numbers by "
+                "class name, or a number for each class"
+            )
+        object.__setattr__(self, "class_weights", weights)
 
     @property
     def target(self) -> str:
@@ -180,14 +193,19 @@ class Segmentation(Task):
         there, targets = self._targets(batch)
         share = self.label_smoothing
         smoothed = targets * (1.0 - share) + share / self.num_classes
-        losses = jnp.where(there, optax.softmax_cross_entropy(outputs, smoothed), 0.0).sum(axis=(1, 2))
+        weighted = smoothed if self.class_weights is None else smoothed * jnp.asarray(self.class_weights, jnp.float32)
+        losses = -(weighted * jax.nn.log_softmax(outputs)).sum(axis=-1)
+        losses = jnp.where(there, losses, 0.0).sum(axis=(1, 2))
         if self.dice_weight:
-            losses += self.dice_weight * there.sum(axis=(1, 2)) * self._dice(outputs, there, targets)
+            losses += self.dice_weight * self.weight(batch) * self._dice(outputs, there, targets)
         return losses
 
     def weight(self, batch: Batch) -> Float[Array, " b"]:
-        """Count the pixels that belong to a class."""
-        return (batch[self.target] != IGNORED).sum(axis=(1, 2)).astype(jnp.float32)
+        """Count the pixels that belong to a class, each as its class's weight says."""
+        there, targets = self._targets(batch)
+        if self.class_weights is None:
+            return there.sum(axis=(1, 2)).astype(jnp.float32)
+        return (targets * jnp.asarray(self.class_weights, jnp.float32)).sum(axis=(1, 2, 3))
 
     def metrics(
         self, outputs: Float[Array, "b H W classes"], batch: Batch, *, train: bool
@@ -196,6 +214,14 @@ class Segmentation(Task):
         there = (batch[self.target] != IGNORED) & (mask_of(batch) > 0)[:, None, None]
         right = there & (outputs.argmax(axis=-1) == batch[self.target])
         return {"pixel_accuracy": (right.sum().astype(jnp.float32), there.sum().astype(jnp.float32))}
+
+    def evaluation(self) -> "Segmentation":
+        """Return the task without label smoothing and weights."""
+        return dataclasses.replace(self, label_smoothing=0.0, class_weights=None)
+
+    def inference(self) -> "Segmentation":
+        """Return the task without class weights, which belong to the training data."""
+        return dataclasses.replace(self, class_weights=None)
 
     @property
     def rows(self) -> Mapping[str, Row]:

@@ -69,11 +69,11 @@ def make_eval_step(problem: Problem, *, row_names: Sequence[str] = (), axis_name
 
     Returns:
         A function. Its first argument is `{"params": ..., "variables": ...}`. Its sums are name -> (sum, count) over
-        the batch's unmasked examples, all devices: `loss`, the task's metrics, and `examples`, their number. Its rows
-        are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example, and `is_example`,
-        the batch's mask. Without `row_names` there are none.
+        the batch's unmasked examples, all devices: `loss` and the metrics of `Task.evaluation`, and `examples`, their
+        number. Its rows are name -> `[B, ...]`, B being the whole batch: the wanted ones, the `index` of each example,
+        and `is_example`, the batch's mask. Without `row_names` there are none.
     """
-    task = problem.task
+    task = problem.task.evaluation()
 
     def eval_step(learned: Mapping[str, Any], batch: Batch) -> tuple[dict, dict]:
         params: Params = learned["params"]
@@ -107,6 +107,8 @@ def evaluate_all(
     strategy: Strategy,
     evaluators: Evaluators = Evaluators(),
     out: pathlib.Path | None = None,
+    watched: Sequence[str] = (),
+    watch: Callable[[str, Rows], None] = lambda name, rows: None,
 ) -> dict[str, float]:
     """Evaluate several datasets.
 
@@ -119,6 +121,8 @@ def evaluate_all(
         evaluators: for figures that are no mean over the examples.
         out: folder of their files, `<out>/<name of the evaluation>/confusion.csv`; None is no files. One process
             writes.
+        watched: further rows.
+        watch: is called with the name of the evaluation and these rows of each of its batches.
 
     Returns:
         `{"test/accuracy": ..., "test/examples": ..., "test/ece": ...}`.
@@ -138,10 +142,11 @@ def evaluate_all(
     for name, loader in loaders.items():
         states = [evaluator.start(reference if evaluator.uses_reference else {}) for evaluator in evaluators.each]
 
-        def add(rows: Rows, states: list[Any] = states) -> None:
+        def add(rows: Rows, name: str = name, states: list[Any] = states) -> None:
+            watch(name, rows)
             states[:] = [evaluator.add(state, rows) for evaluator, state in zip(evaluators.each, states, strict=True)]
 
-        figures = run(loader, evaluators.row_names, add)
+        figures = run(loader, sorted({*evaluators.row_names, *watched}), add)
         for evaluator, state in zip(evaluators.each, states, strict=True):
             figures |= evaluator.figures(state)
             if out is not None and jax.process_index() == 0:

@@ -32,7 +32,17 @@ class Profile:
                 f"valid: 1 to {total_steps - 1}"
             )
         self.directory, self._start, self._end = directory, start_step, start_step + num_steps
-        self._is_on = False
+        self._total, self._is_on = total_steps, False
+
+    def note(self, done: int) -> str | None:
+        """Say that there will be no trace of a run that continues after step `done`; None if there will be one."""
+        if not self._start <= done or self._start == self._end or done >= self._total:
+            return None
+        first = f"{done + 1} to {self._total - 1}" if done + 1 < self._total else "a longer run"
+        return (
+            f"no trace is made: the run continues after step {done}, and profile.start_step is {self._start}; valid "
+            f"for one: {first}"
+        )
 
     def after(self, step: int, result: Any) -> bool:
         """Start or ends the trace if it is time, once the devices have computed the step's result; True at its end."""

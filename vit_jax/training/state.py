@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
-from vit_jax.ops.keys import example_streams
+from vit_jax.ops.keys import example_streams, seed_key
 from vit_jax.training.optimizer import Optimizer
 from vit_jax.training.problem import Problem, forward, without_masked_rows
 from vit_jax.types import Batch, TrainState
@@ -29,7 +29,7 @@ def make_init(problem: Problem, optimizer: Optimizer, *, moving_average: bool) -
         raise InputError(f"ema_decay is 0, but task {name!r} learns from the moving average; valid: above 0, as 0.996")
 
     def init(seed: int, batch: Batch) -> TrainState:
-        init_key, base_key = jax.random.split(jax.random.key(seed))
+        init_key, base_key = jax.random.split(seed_key(seed))
         prepared = without_masked_rows(problem.prepare(None, batch))
         variables: Any = dict(problem.task.initialise(problem.model, init_key, prepared))
         params = variables.pop("params")

@@ -48,6 +48,27 @@ def known(num_classes, share, **options):
     return mixing_of(num_classes, Known, **options)
 
 
+def test_a_row_that_is_no_example_is_nobodys_partner():
+    """Of four rows the last is NaN: the first, its mirror, stays; the other two are mixed as ever."""
+    given = batch(4) | {"label": np.eye(5, dtype=np.float32)[:4]}
+    expected = known(5, 0.75, mixup_alpha=1.0)(KEY, given)
+    given["is_example"] = np.array([1, 1, 1, 0], np.float32)
+    for name in ("image", "label"):
+        given[name] = given[name].copy()
+        given[name][3] = np.nan
+    mixed = known(5, 0.75, mixup_alpha=1.0)(KEY, given)
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(mixed[name][0], given[name][0])
+        np.testing.assert_array_equal(mixed[name][1:3], expected[name][1:3])
+
+
+def test_a_row_that_is_no_example_changes_no_draw():
+    given = batch(6) | {"is_example": np.array([1, 1, 1, 1, 0, 0], np.float32)}
+    other = given | {"index": np.where(given["is_example"] > 0, given["index"], 0).astype(np.uint32)}
+    first, second = (mixing_of(5, mixup_alpha=1.0)(KEY, each) for each in (given, other))
+    np.testing.assert_array_equal(first["image"][:4], second["image"][:4])
+
+
 def test_mixup_of_two_images_by_hand():
     two = {
         "image": np.array([10.0, 20.0], np.float32).reshape(2, 1, 1, 1),

@@ -59,6 +59,27 @@ def test_batches_have_the_promised_types(data):
     }
 
 
+@pytest.mark.parametrize("kind", [InMemory, Streaming])
+def test_balanced_classes_come_equally_often_and_a_run_that_continues_sees_the_same(kind):
+    """40 examples of one class, 8 of another and 2 of a third."""
+    labels = np.repeat([0, 1, 2], [40, 8, 2])
+    records = [{"image": np.full((8, 8, 1), i, np.uint8), "label": int(label)} for i, label in enumerate(labels)]
+    source = Examples("unequal", class_fields(["a", "b", "c"]), records)
+    data = kind(Pipeline(source, PREPROCESSING), balance="label")
+    whole = train(data, Share(12), total=10)
+    for batch in whole:
+        assert np.bincount(batch["label"]).tolist() == [4, 4, 4]
+        np.testing.assert_array_equal(labels[batch["image"][:, 0, 0, 0]], batch["label"])
+    again = kind(Pipeline(source, PREPROCESSING), balance="label")
+    for left, right in zip(whole[7:], train(again, Share(12), start=7, total=10), strict=True):
+        equal(left, right)
+    parts = [train(again, Share(12, index, 2), total=2) for index in range(2)]
+    for batch, even, odd in zip(whole[:2], *parts, strict=True):
+        equal({k: v[::2] for k, v in batch.items()}, even)
+        equal({k: v[1::2] for k, v in batch.items()}, odd)
+    assert sum(len(batch["index"]) for batch in data.eval_batches(Share(10))) == 50
+
+
 def test_starting_later_continues_where_the_whole_run_would_be(data):
     whole, rest = train(data, Share(10)), train(data, Share(10), start=7)
     assert len(rest) == 5
@@ -341,3 +362,12 @@ def test_frames_of_a_clip_are_placed_alike():
     short = Examples("clips", fields, [{"image": np.stack([frame] * 2)}])
     with pytest.raises(InputError, match=r"image is \(2, 20, 30, 3\); valid: an array \[3, H, W, C\]"):
         Pipeline(short, PREPROCESSING).exact(0)
+
+
+def test_some_of_what_is_in_memory_is_a_loader_of_its_own_without_a_copy(source):
+    whole = InMemory(Pipeline(source, PREPROCESSING))
+    part = whole.chosen(np.array([3, 7, 40]))
+    of_source = InMemory(Pipeline(Examples("some", source.fields, [source[i] for i in (3, 7, 40)]), PREPROCESSING))
+    assert len(part) == 3 and len(whole.chosen()) == len(whole) == 50
+    for left, right in zip(part.eval_batches(Share(2)), of_source.eval_batches(Share(2)), strict=True):
+        equal(left, right)

@@ -60,11 +60,19 @@ def test_a_run_learns_the_classes_and_predicts_their_names(run, capsys):
 def test_evaluate_gives_the_same_figures_where_the_folder_lies_now(run, tmp_path, capsys):
     last = json.loads((run / "workdir" / "metrics.jsonl").read_text().splitlines()[-1])
     shutil.copytree(run / "pets", tmp_path / "moved")
-    for arguments in ([], ["--data-dir", str(tmp_path / "moved")]):
+    for arguments in ([], ["--data-dir", str(tmp_path / "moved"), "--split", "test"]):
         assert main(["evaluate", "--model", str(run / "workdir"), "--json", *arguments]) == 0
         figures = json.loads(capsys.readouterr().out)
         assert figures["test/examples"] == 16
         assert figures["test/loss"] == pytest.approx(last["test/loss"], rel=1e-5)
+
+
+def test_evaluate_takes_all_of_another_folder_and_says_so(run, tmp_path, capsys):
+    shutil.copytree(run / "pets", tmp_path / "moved")
+    assert main(["evaluate", "--model", str(run / "workdir"), "--json", "--data-dir", str(tmp_path / "moved")]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["all/examples"] == 80
+    assert "all 80 images of" in err and "--split test takes those that were held out" in err
 
 
 def test_evaluate_refuses_a_folder_of_other_classes(run, tmp_path, capsys):
@@ -125,7 +133,7 @@ def test_evaluate_can_leave_unreadable_images_out(run, tmp_path, capsys):
         main(arguments)
     assert "--skip-corrupt" in capsys.readouterr().err
     assert main([*arguments, "--skip-corrupt"]) == 0
-    assert json.loads(capsys.readouterr().out)["test/examples"] == 15
+    assert json.loads(capsys.readouterr().out)["all/examples"] == 79
 
 
 def test_with_the_field_image_alone_a_folder_may_have_any_layout(tmp_path):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from vit_jax.data.augment.stages import StepAugmentation
 from vit_jax.errors import InputError
 from vit_jax.ops.mixing import blend, cut_box, mirrored
-from vit_jax.types import Batch, Field, Fields
+from vit_jax.types import Batch, Field, Fields, mask_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Mix(StepAugmentation):
     """Blends the images of a batch and their labels, by mixup or cutmix, with one share for the whole batch.
 
     The share lambda of an example itself follows Beta(alpha, alpha); the rest is that of its mirror: the first example
-    of the global batch is mixed with the last, the second with the last but one.
+    of the global batch is mixed with the last, the second with the last but one. One whose mirror is a masked row stays
+    as it is.
 
     mixup_alpha: alpha of mixup's Beta(alpha, alpha); 0 is no mixup.
     cutmix_alpha: alpha of cutmix's; 0 is no cutmix.
@@ -79,18 +80,26 @@ class Mix(StepAugmentation):
         """
         if not self.mixup_alpha and not self.cutmix_alpha:
             return batch
-        first = batch["index"].min()
+        there = mask_of(batch) > 0
+        first = jnp.where(there, batch["index"], jnp.uint32(2**32 - 1)).min()
         if axis_name is not None:
             first = jax.lax.pmin(first, axis_name)
         own = self.draw(jax.random.fold_in(key, first), *batch["image"].shape[-3:-1])
+        has_partner = mirrored(there, axis_name)
+
+        def mixed(x: Array, share: Array) -> Array:
+            # `where`, since a row that is no example may hold NaN.
+            has_one = has_partner.reshape(-1, *[1] * (x.ndim - 1))
+            return jnp.where(has_one, blend(x, mirrored(x, axis_name), share), x)
+
         changed = {}
         for name, field in fields.items():
             x = batch.get(name)
             if x is not None and field.kind == "image":
-                changed[name] = blend(x, mirrored(x, axis_name), own[:, :, None])
+                changed[name] = mixed(x, own[:, :, None])
             elif x is not None and field.kind in ("label", "labels"):
                 labels = jax.nn.one_hot(x, len(field.names)) if x.ndim == 1 else x
-                changed[name] = blend(labels, mirrored(labels, axis_name), own.mean())
+                changed[name] = mixed(labels, own.mean())
         return batch | changed
 
     def draw(self, key: Key[Array, ""], height_px: int, width_px: int) -> Float[Array, "H W"]:

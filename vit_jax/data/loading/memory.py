@@ -1,6 +1,7 @@
 """A dataset that was decoded once and is kept in memory."""
 
 import concurrent.futures
+import copy
 import os
 from collections.abc import Iterator
 
@@ -19,12 +20,14 @@ class InMemory:
     For data that fit in memory and need no random geometry.
     """
 
-    def __init__(self, pipeline: Pipeline, *, repeats: int = 1) -> None:
+    def __init__(self, pipeline: Pipeline, *, repeats: int = 1, balance: str | None = None) -> None:
         """Decode every example.
 
         Args:
             pipeline: of the examples.
             repeats: copies of each example in a row in training, each augmented in its own way.
+            balance: field of kind `label` whose classes come equally often in training; None shows each example once
+                an epoch.
 
         Raises:
             InputError: an example that cannot be decoded, named by its path or its record number; or a pipeline that
@@ -34,8 +37,9 @@ class InMemory:
             raise InputError(
                 "data.augment.random_crop decodes each image again in each epoch; valid with data.in_memory=false"
             )
-        self._pipeline, self._repeats, self._num_examples = pipeline, repeats, len(pipeline.source)
+        self._pipeline, self._num_examples = pipeline, len(pipeline.source)
         self.fields = pipeline.fields
+        self._records: np.ndarray | None = None  # those of the arrays' rows that are examples; None is all
         self._arrays = {
             name: np.empty((self._num_examples, *_known(field.shape)), field.dtype)
             for name, field in pipeline.fields.items()
@@ -48,6 +52,19 @@ class InMemory:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(fill, range(self._num_examples)):  # raises what a thread raised
                 pass
+        labels = None if balance is None else self._arrays[balance]
+        self._order = order.create(self._num_examples, labels, repeats=repeats)
+
+    def chosen(self, records: np.ndarray | None = None) -> "InMemory":
+        """Return some of the examples for evaluation, or all; their values stay in memory once.
+
+        Args:
+            records: `[n]` int, their numbers; None is all.
+        """
+        part = copy.copy(self)
+        if records is not None:
+            part._records, part._num_examples = records, len(records)
+        return part
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -57,7 +74,7 @@ class InMemory:
         """Return the batches of steps start_step .. total_steps - 1."""
         for step in range(start_step, total_steps):
             positions = np.arange(step * share.batch_size + share.index, (step + 1) * share.batch_size, share.count)
-            records = order.records_at(positions, len(self), seed=seed, repeats=self._repeats)
+            records = self._order.records_at(positions, seed=seed)
             batch = self._gather(records, positions)
             if self._pipeline.policies:
                 batch |= self._augmented(batch, seed, positions)
@@ -78,7 +95,8 @@ class InMemory:
         return {name: np.stack([example[name] for example in examples]) for name in self.fields}
 
     def _gather(self, records: np.ndarray, index: np.ndarray) -> Batch:
-        batch = {name: array.take(records, axis=0) for name, array in self._arrays.items()}
+        rows = records if self._records is None else self._records[records]
+        batch = {name: array.take(rows, axis=0) for name, array in self._arrays.items()}
         return batch | {"index": index.astype(np.uint32)}
 
 

@@ -11,22 +11,35 @@ from vit_jax.data.loading import order
 from vit_jax.data.loading.loader import Share, padded
 from vit_jax.data.loading.pipeline import Pipeline
 from vit_jax.data.loading.workers import batches_from_workers
+from vit_jax.data.sources.labels import labels_of
 from vit_jax.types import Batch
 
 
 class Streaming:
     """A dataset that is decoded as it is read, in threads, by Grain, or in worker processes."""
 
-    def __init__(self, pipeline: Pipeline, *, repeats: int = 1, num_workers: int = 0, num_threads: int = 8) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        repeats: int = 1,
+        balance: str | None = None,
+        num_workers: int = 0,
+        num_threads: int = 8,
+    ) -> None:
         """Take what batches are made of.
 
         Args:
             pipeline: of the examples.
             repeats: copies of each example in a row in training, each augmented in its own way.
+            balance: field of kind `label` whose classes come equally often in training; None shows each example once
+                an epoch.
             num_workers: processes that read and decode, a batch each at a time; 0 uses threads of this process.
             num_threads: examples that are read and decoded at once without workers.
         """
-        self._pipeline, self._repeats = pipeline, repeats
+        self._pipeline = pipeline
+        labels = None if balance is None else labels_of(pipeline.source, balance)
+        self._order = order.create(len(pipeline.source), labels, repeats=repeats)
         self._num_workers, self._num_threads = num_workers, num_threads
         self.fields = pipeline.fields
 
@@ -36,7 +49,7 @@ class Streaming:
 
     def train_batches(self, share: Share, *, seed: int, start_step: int, total_steps: int) -> Iterator[Batch]:
         """Return the batches of steps start_step .. total_steps - 1."""
-        load = _LoadTrain(self._pipeline, seed=seed, repeats=self._repeats)
+        load = _LoadTrain(self._pipeline, self._order, seed)
         first, end = start_step * share.batch_size + share.index, total_steps * share.batch_size
         return self._read(load, range(first, end, share.count), share)
 
@@ -63,13 +76,11 @@ class _LoadTrain:
     """Position in the training stream -> example; a class, so that workers can get it."""
 
     pipeline: Pipeline
-    _: dataclasses.KW_ONLY
+    order: order.Order
     seed: int
-    repeats: int
 
     def __call__(self, position: int) -> dict[str, Any]:
-        where, size = np.array([position]), len(self.pipeline.source)
-        record = int(order.records_at(where, size, seed=self.seed, repeats=self.repeats)[0])
+        record = int(self.order.records_at(np.array([position]), seed=self.seed)[0])
         example = self.pipeline.drawn(record, order.generator(self.seed, position))
         return example | {"index": np.uint32(position % 2**32)}
 

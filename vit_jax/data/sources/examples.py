@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vit_jax import class_names
+from vit_jax import class_names, synonyms
 from vit_jax.contracts import Source
 from vit_jax.data.loading import order
 from vit_jax.data.sources.listing import some
@@ -97,7 +97,7 @@ class Examples(Source):
 
     def sample(self, size: int) -> "Examples":
         """Choose `size` of the examples at random, always the same ones; all if there are fewer."""
-        numbers = np.sort(order.epoch_permutation(len(self), seed=0, epoch=0)[:size])
+        numbers = order.sample(len(self), size)
         return dataclasses.replace(
             self, name=f"{self.name}, {len(numbers)} of it", records=_Chosen(self.records, numbers)
         )
@@ -122,13 +122,14 @@ def stand_in(name: str, fields: Fields, num_examples: int) -> Examples:
     return Examples(name, fields, range(num_examples))  # type: ignore[arg-type]
 
 
-def same_fields(source: Examples, fields: Fields) -> Examples:
-    """Let a source number its classes as a model does, by their names.
+def same_fields(source: Examples, fields: Fields, *, by_number: bool = False) -> Examples:
+    """Let a source number its classes as a model does, by their names; see `synonyms.numbers_of`.
 
     Args:
         source: what the model is to be evaluated with. It may lack classes of the model, and have them in another
             order; those of masks and instances must be the same in the same order.
         fields: of the model's data; those without names are not compared.
+        by_number: take the source's classes for those of the same number, whatever they are called.
 
     Returns:
         The source itself if its classes are the model's, or else one whose labels and names are.
@@ -144,7 +145,7 @@ def same_fields(source: Examples, fields: Fields) -> Examples:
             there = ", ".join(f"{name} ({each.kind})" for name, each in source.fields.items())
             raise InputError(f"{source.name} has no field {name!r} of kind {field.kind!r}; it has {there}")
         if source.fields[name].names != field.names:
-            numbers[name] = _numbers(source, name, field)
+            numbers[name] = _numbers(source, name, field, by_number=by_number)
     if not numbers:
         return source
     renamed = {name: dataclasses.replace(source.fields[name], names=fields[name].names) for name in numbers}
@@ -155,36 +156,43 @@ def same_fields(source: Examples, fields: Fields) -> Examples:
     return dataclasses.replace(source, fields={**source.fields, **renamed}, records=records)
 
 
-def _numbers(source: Examples, name: str, field: Field) -> np.ndarray:
+def _numbers(source: Examples, name: str, field: Field, *, by_number: bool) -> np.ndarray:
     """Return the model's number of each class of a source, `[n]` int64; `field` is the model's.
 
     Raises:
         InputError: a class that the model lacks, or of which it cannot be told which one it is.
     """
     there, here = source.fields[name].names, field.names
-    if class_names.same(there, here):
+    if by_number and len(there) != len(here):
+        raise InputError(
+            f"{source.name} has {len(there)} classes, and the model {len(here)}; valid by number: as many (evaluate "
+            "--classes-by-number)"
+        )
+    if by_number or class_names.same(there, here):
         return np.arange(len(there))
     pairs = enumerate(itertools.zip_longest(there, here))
     number, pair = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     what = f"the classes of {source.name} are not the model's: class {number} is {pair[0]!r} there and {pair[1]!r} in"
-    places = {class_names.key_of(each): number for number, each in enumerate(here)}
-    unknown = [each for each in there if class_names.key_of(each) not in places]
+    found = synonyms.numbers_of(there, here)
+    unknown = [each for each, numbers in zip(there, found, strict=True) if not numbers]
     if unknown:
-        raise InputError(
-            f"{what} the model, which lacks {some([*map(repr, unknown)])}; valid: {some(here)}"
-            f"{class_names.written(unknown[0], here)}"
-        )
+        alike = class_names.written(unknown[0], here)
+        if synonyms.are_numbers(here):
+            alike += (
+                "; the model's classes have no names but these numbers, which evaluate --classes-by-number takes for "
+                "the classes there in their order"
+            )
+        raise InputError(f"{what} the model, which lacks {some([*map(repr, unknown)])}; valid: {some(here)}{alike}")
     if field.kind not in ("label", "labels", "boxes"):
         raise InputError(f"{what} the model; valid: the same names in the same order")
-    keys = [class_names.key_of(each) for each in here]
-    several = [each for each in there if keys.count(class_names.key_of(each)) > 1]
+    several = [each for each, numbers in zip(there, found, strict=True) if len(numbers) > 1]
     if several or len({*map(class_names.key_of, there)}) < len(there):
         twice = several[0] if several else next(each for each in there if there.count(each) > 1)
         raise InputError(
             f"{what} the model, and {twice!r} names several classes; valid: names of one class, or all classes of the "
             "model in its order"
         )
-    return np.array([places[class_names.key_of(each)] for each in there], np.int64)
+    return np.array([numbers[0] for numbers in found], np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

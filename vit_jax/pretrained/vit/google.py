@@ -98,7 +98,7 @@ def describe_transformer(
         options["representation_size"] = shape_of(files, "pre_logits/kernel", 2)[1]
     head = {}
     if "head/kernel" in tensors:
-        head = classification(numbered_classes(shape_of(files, "head/kernel", 2)[1]))
+        head = classification(numbered_classes(shape_of(files, "head/kernel", 2)[1], about=files.about))
     return Description(
         model=model(options),
         preprocessing=standard_preprocessing(size, channels),
@@ -198,6 +198,7 @@ def warnings(model: ExportModel) -> list[str]:
     if model.class_names != names_there:
         lines.append(
             f"an .npz holds no class names: loaded, its classes are called {names_there[0]!r} to {names_there[-1]!r}"
+            + (", or as ImageNet's if the file's name has 'imagenet2012' in it" if len(names_there) == 1000 else "")
         )
     standard = standard_preprocessing(model.preprocessing.image_size, model.preprocessing.channels)
     if model.preprocessing != standard:
