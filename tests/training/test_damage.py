@@ -85,7 +85,9 @@ def test_an_error_that_may_pass_ends_a_run_and_moves_nothing(tmp_path, monkeypat
     assert restore(directory).step == 2
 
 
-@pytest.mark.parametrize("place", ["info/metadata", "checksums/metadata", "ema_params/_METADATA", "ema_params/manifest.ocdbt"])
+@pytest.mark.parametrize(
+    "place", ["info/metadata", "checksums/metadata", "ema_params/_METADATA", "ema_params/manifest.ocdbt"]
+)
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_what_is_no_file_is_damage_and_reading_ends(place, make, tmp_path):
     directory = tmp_path / "checkpoints"
