@@ -95,8 +95,12 @@ def joined() -> bool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Say whether an error comes from the loss of another process."""
-    return joined() and _LOST_TEXT.search(str(error)) is not None
+    """Say whether an error, or one that it follows from, comes from the loss of another process."""
+    if not joined():
+        return False
+    if _LOST_TEXT.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_loss(error.__cause__)
 
 
 def _alone() -> bool:

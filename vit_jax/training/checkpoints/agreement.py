@@ -1,9 +1,11 @@
 """What the processes of a run tell one another while they save and restore."""
 
+import sys
 from collections.abc import Iterable
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 
@@ -32,3 +34,17 @@ def summed(numbers: np.ndarray) -> np.ndarray:
     """Add up the processes' arrays of uint64, modulo 2**64."""
     halves = multihost_utils.process_allgather(numbers.view(np.uint32))  # JAX has no uint64 by default
     return np.ascontiguousarray(halves).view(np.uint64).sum(axis=0, dtype=np.uint64)
+
+
+def wait_unless_failing(*, key: str, timeout_ms: int) -> None:
+    """Wait for all processes, as a thread of Orbax's; if it is leaving because of an error, raise that instead.
+
+    Orbax waits for the others even then, while they wait for this one elsewhere, all of them for 20 minutes.
+
+    Args:
+        key: of what is waited for.
+        timeout_ms: milliseconds after which waiting is an error.
+    """
+    if (error := sys.exc_info()[1]) is not None:
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)

@@ -106,7 +106,9 @@ class Checkpoints:
             best_fn=_score if best_metric else None,
             enable_async_checkpointing=True,
             # If a folder cannot be made in the background, Orbax waits for it for ten minutes.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(
+                barrier_sync_fn=agreement.wait_unless_failing, create_directories_asynchronously=False
+            ),
             create=True,
         )
 
@@ -130,10 +132,13 @@ class Checkpoints:
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """End Orbax's threads; what already went wrong is not replaced by what follows from it."""
-        with self._opened, contextlib.suppress(*([] if kind is None else [Exception])), self._saving():
-            self._manager.close()
+        with self._opened:
+            if error is not None and hosts.is_loss(error):
+                return  # they wait for the process that is lost
+            with contextlib.suppress(*([] if error is None else [Exception])), self._saving():
+                self._manager.close()
 
     def save(self, step: int, state: TrainState, info: Info, metrics: dict[str, float] | None) -> None:
         """Start to save in the background; a failure of the save before is raised here.
