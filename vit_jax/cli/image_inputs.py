@@ -40,7 +40,7 @@ def find_images(names: Sequence[str], *, on_error: Callable[[InputError], None])
     Args:
         names: a file; a folder, which stands for all images in it and its folders; a URL that starts with `http://` or
             `https://`; or `-` for one encoded image on standard input.
-        on_error: called for a folder without images or one that cannot be read, a URL of another scheme, and an empty name.
+        on_error: called for a folder without images or one that cannot be read, a URL of another scheme, an empty name.
     """
     for name in names:
         path = pathlib.Path(name)  # asked by os.path, which takes a name that is too long for one that is not there
