@@ -199,6 +199,8 @@ def _damages(folder: pathlib.Path, args: argparse.Namespace) -> int:
                 place = file.relative_to(copy / "checkpoints" / str(NEWER))
                 print(f"{number} {damage.__name__} of {place}: {what} is {outcome}: {text}", flush=True)
         shutil.rmtree(copy)
+        if number % 100 == 99:
+            print(f"{number + 1} of {args.damages}", file=sys.stderr, flush=True)
     for what in ("load", "restore"):
         print(f"{what:<18}" + "".join(f"{outcome:>10}" for outcome in ("noticed", "harmless", "silent", "fatal")))
         for name in (damage.__name__ for damage in DAMAGES):
