@@ -3,10 +3,10 @@
 python benchmarks/damage.py [--damages 1000] [--seed 0]
 python benchmarks/damage.py --cost 500
 
-Each damage is done to a copy of the newer of a run's two checkpoints. The copy is then loaded for inference and
-restored for training. What comes back must be what was saved, or what the older checkpoint holds, with a line that says
-so:
-    harmless: the damage is to what neither of the two reads, or means the same
+Each damage is done to a copy of the newer of a run's two checkpoints, which two devices saved in shards. The copy is
+then loaded for inference and restored for training, whole and in shards. What comes back must be what was saved, or
+what the older checkpoint holds, with a line that says so:
+    harmless: the damage is to what is not read, or means the same
     noticed: the older checkpoint is used, and a line says why
     silent: something else came back, or the older checkpoint without a line
     fatal: no checkpoint came back, or none within a minute
@@ -25,6 +25,7 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
 import jax
 import numpy as np
@@ -166,7 +169,7 @@ def _damages(folder: pathlib.Path, args: argparse.Namespace) -> int:
     whole, config = folder / "run", _config()
     with contextlib.redirect_stdout(sys.stderr):
         train.train(config, whole)
-    restore = _restorer(config)
+    restore, shards = _restorer(_config("pmap")), _restorer(config)
     loaded = {step: _model(vit_jax.load(whole, step=step)) for step in (OLDER, NEWER)}
     states = {NEWER: _bytes(restore(whole).state)}
     shutil.copytree(whole, folder / "before")
@@ -179,33 +182,42 @@ def _damages(folder: pathlib.Path, args: argparse.Namespace) -> int:
             model = vit_jax.load(workdir)
         return model.info["step"], _model(model), lines
 
-    def continued(workdir: pathlib.Path) -> tuple[int, Any, Any]:
+    def continued(restore: Callable[[pathlib.Path], Any], workdir: pathlib.Path) -> tuple[int, Any, Any]:
         restored = restore(workdir)
         return restored.step, _bytes(restored.state), restored.notes
 
+    ways = (
+        ("load", load, loaded),
+        ("restore", functools.partial(continued, restore), states),
+        ("restore in shards", functools.partial(continued, shards), states),
+    )
     rng, counts = random.Random(args.seed), collections.Counter()
     for number in range(args.damages):
         damage = DAMAGES[number % len(DAMAGES)]
-        copy = folder / "copy"
+        copy, spare = folder / "copy", folder / "spare"
         shutil.copytree(whole, copy)
         files = _files(copy / "checkpoints" / str(NEWER))
         by_size = rng.random() < 0.5
         [file] = rng.choices(files, [f.stat().st_size if by_size else 1 for f in files])
         damage(file, rng)
-        for what, read, expected in (("load", load, loaded), ("restore", continued, states)):
-            outcome, text = _outcome(lambda: read(copy), expected)  # noqa: B023
+        for what, read, expected in ways:
+            subprocess.run(["cp", "-a", copy, spare], check=True)  # restoring moves a damaged checkpoint away
+            outcome, text = _outcome(lambda: read(spare), expected)  # noqa: B023
+            shutil.rmtree(spare)
             counts[what, damage.__name__, outcome] += 1
             if outcome in ("silent", "fatal"):
                 place = file.relative_to(copy / "checkpoints" / str(NEWER))
                 print(f"{number} {damage.__name__} of {place}: {what} is {outcome}: {text}", flush=True)
         shutil.rmtree(copy)
-    for what in ("load", "restore"):
+        if number % 100 == 99:
+            print(f"{number + 1} of {args.damages}", file=sys.stderr, flush=True)
+    for what, _, _ in ways:
         print(f"{what:<18}" + "".join(f"{outcome:>10}" for outcome in ("noticed", "harmless", "silent", "fatal")))
         for name in (damage.__name__ for damage in DAMAGES):
             row = [counts[what, name, outcome] for outcome in ("noticed", "harmless", "silent", "fatal")]
             print(f"  {name:<16}" + "".join(f"{count:>10}" for count in row))
     bad = sum(count for (_, _, outcome), count in counts.items() if outcome in ("silent", "fatal"))
-    print(f"{args.damages} damages, each read twice: {bad} silent or fatal")
+    print(f"{args.damages} damages, each read in three ways: {bad} silent or fatal")
     return 1 if bad else 0
 
 
@@ -235,8 +247,11 @@ def _within(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def _config() -> Any:
+def _config(strategy: str = "mesh") -> Any:
     config = digits.get_config()
+    config.parallel.strategy = strategy
+    if strategy == "mesh":
+        config.parallel.fsdp, config.parallel.fsdp_min_size = 2, 256
     config.num_steps, config.ema_decay = NEWER, 0.9
     config.checkpoint.every_steps, config.checkpoint.keep_last = OLDER, 2
     config.model.options.depth = 2

@@ -75,12 +75,19 @@ def test_arrays_that_are_not_what_was_saved_are_not_restored(name, tmp_path):
     chex.assert_trees_all_equal(restored.state, state(1))
 
 
-def test_nor_are_shards(tmp_path):
-    saved(tmp_path, [1, 2], keep_last=2)
-    replace_item(tmp_path, "ema_params")
+def empty_files(directory, name):
+    for file in (directory / "2" / name / "ocdbt.process_0" / "d").iterdir():
+        file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [replace_item, empty_files])
+def test_nor_are_shards(damage, tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step, state(step, width=300), keep_last=2)  # narrower ones are in an index
+    damage(tmp_path, "ema_params")
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    kernel = jax.ShapeDtypeStruct((2, 3), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
-    template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state(0)))
+    kernel = jax.ShapeDtypeStruct((2, 300), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
+    template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state(0, width=300)))
     template = template.replace(ema_params={"dense": template.ema_params["dense"] | {"kernel": kernel}})
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(template, INFO, max_step=9)

@@ -99,6 +99,15 @@ def test_what_is_no_file_is_damage_and_reading_ends(place, make, tmp_path):
     assert restore(directory).step == 1
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.write_text("[1]")])
+def test_what_orbax_says_of_a_checkpoint_is_not_needed(make, tmp_path):
+    saved(tmp_path, [1, 2], keep_last=2)
+    (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    make(tmp_path / "1" / "_CHECKPOINT_METADATA")
+    assert restore(tmp_path).step == 2
+    assert saved(tmp_path, [3], keep_last=2) == [2, 3]
+
+
 @pytest.mark.parametrize("place", ["info/metadata", "ema_params/_METADATA", "ema_params/manifest.ocdbt"])
 def test_a_file_that_claims_to_be_huge_is_damage(place, tmp_path):
     saved(tmp_path, [1, 2], keep_last=2)

@@ -36,6 +36,7 @@ class Damaged(ValueError):
 
 def is_damage(error: BaseException) -> bool:
     """Return whether an error, raised by reading a checkpoint, comes from its content."""
+    error = _root(error)
     number = os_errors.number_of(error)
     if number is not None:
         return number in _MISSING
@@ -46,8 +47,8 @@ def is_damage(error: BaseException) -> bool:
 
 def hindrance(folder: pathlib.Path, error: Exception) -> InputError:
     """Return what to raise for an error that is no damage."""
-    number = os_errors.number_of(error)
-    reason = brief(error) if number is None else f"{errno.errorcode.get(number, number)}, {_first_line(error)}"
+    number = os_errors.number_of(_root(error))
+    reason = brief(error) if number is None else f"{errno.errorcode.get(number, number)}, {_first_line(_root(error))}"
     return InputError(
         f"{folder} cannot be read, which may pass ({reason}); valid: the same command once that is mended, or move the "
         "folder away to use the checkpoint before"
@@ -56,8 +57,16 @@ def hindrance(folder: pathlib.Path, error: Exception) -> InputError:
 
 def brief(error: BaseException) -> str:
     """Return an error's type and the first line of its message; of damage found here, the message alone."""
+    error = _root(error)
     line = _first_line(error)
     return line if isinstance(error, Damaged) else f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what Orbax wraps into an exception of no kind where it reads a shard."""
+    while type(error) is Exception and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

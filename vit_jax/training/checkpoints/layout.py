@@ -101,14 +101,14 @@ def quiet() -> None:
 
     Orbax logs each item that it reads or writes, and the traceback of errors that it then raises. It closes its
     event loop at the first file that it cannot read or write, upon which each of TensorStore's other requests
-    prints a traceback of its own about the closed loop, and asyncio one for each other file that failed.
+    prints a traceback of its own about the closed loop or the shard, and asyncio one for each other file that failed.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        if not any(text in str(unraisable.exc_value) for text in ("Event loop is closed", "reading array index")):
             before(unraisable)
 
     sys.unraisablehook = hook

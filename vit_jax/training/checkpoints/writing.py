@@ -22,6 +22,9 @@ from vit_jax.training.checkpoints.checksums import Checksums
 from vit_jax.training.checkpoints.reading import damage_in, read_info, read_score, steps_in
 from vit_jax.types import TrainState
 
+_ABOUT = "_CHECKPOINT_METADATA"
+"""What Orbax writes about a checkpoint as a whole: when it was saved, and by which handlers."""
+
 T = TypeVar("T")
 
 
@@ -127,8 +130,8 @@ class Checkpoints:
                 )
         with contextlib.ExitStack() as opened:
             self._plain = opened.enter_context(alias.plain(self._directory))
-            self._damaged_scores = self._set_scores_aside() if self._best_metric else []
-            self._manager = ocp.CheckpointManager(self._plain, options=self._options)
+            self._set_aside = self._set_unreadable_aside()
+            self._manager = self._open_manager()
             self._opened = opened.pop_all()
         return self
 
@@ -218,7 +221,7 @@ class Checkpoints:
                 broken[step] = reason or ""
                 continue
             state = self._checked(found, info, max_step)
-            notes = [*self._damaged_scores, *self._tidy(broken), *_notes(found.info, info)]
+            notes = [*self._set_aside, *self._tidy(broken), *_notes(found.info, info)]
             return Restored(step, state, tuple(notes))
         if broken:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
@@ -290,20 +293,38 @@ class Checkpoints:
             notes.append(f"checkpoint {step} is incomplete or damaged ({broken[step]}); moved it to {path.name}")
         return notes
 
-    def _set_scores_aside(self) -> list[str]:
-        """Rename the damaged metrics of checkpoints, which Orbax could not read; returns a line for each."""
-        damaged = {}
+    def _open_manager(self) -> ocp.CheckpointManager:
+        """Open Orbax's manager; what it says of each checkpoint, and nothing here needs, is set aside if it cannot."""
+        create = functools.partial(ocp.CheckpointManager, self._plain, options=self._options)
+        manager, reason = _agreed(self._directory, create)
+        if manager is not None and reason is None:
+            return manager
+        self._rename([file for file in self._directory.glob(f"*/{_ABOUT}") if layout.step_of(file.parent) is not None])
+        return create()
+
+    def _set_unreadable_aside(self) -> list[str]:
+        """Rename what Orbax reads of every checkpoint, and could not; returns a line for each that is missed."""
+        unreadable: dict[pathlib.Path, str | None] = {}
         for step in steps_in(self._directory):
             folder = self._directory / str(step)
-            _, reason = _agreed(folder, functools.partial(read_score, folder))
-            if reason is not None and (folder / "metrics").exists():
-                damaged[folder / "metrics"] = f"checkpoint {step} no longer counts for the best ({reason})"
+            about, metrics = folder / _ABOUT, folder / "metrics"
+            _, reason = _agreed(folder, functools.partial(damage.read_json, about))
+            if reason is not None and os.path.lexists(about):
+                unreadable[about] = None
+            if self._best_metric is not None and metrics.exists():
+                _, reason = _agreed(folder, functools.partial(read_score, folder))
+                if reason is not None:
+                    unreadable[metrics] = f"checkpoint {step} no longer counts for the best ({reason})"
+        self._rename(unreadable)
+        return [line for line in unreadable.values() if line is not None]
+
+    def _rename(self, paths: Iterable[pathlib.Path]) -> None:
+        """Rename parts of checkpoints to names that Orbax does not know."""
         agreement.wait_for_all()
         if jax.process_index() == 0:
-            for path in damaged:
-                path.rename(_free_name(path.with_name("unreadable-metrics")))
+            for path in paths:
+                path.rename(_free_name(path.with_name(f"unreadable-{path.name}")))
         agreement.wait_for_all()
-        return list(damaged.values())
 
 
 def _score(metrics: dict[str, float]) -> float:
