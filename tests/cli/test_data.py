@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,23 @@ def test_info_as_json(prepared, capsys):
     assert answer["splits"] == {"test": 8, "train": 32} and answer["fields"]["label"]["names"] == ["bright", "dark"]
     assert answer["fields"]["image"]["shape"] == [None, None, 3]
     assert answer["bytes"] == sum(file.stat().st_size for file in (prepared / "shapes" / "1.0.0").iterdir())
+
+
+def test_info_of_a_folder(shapes, tmp_path, capsys):
+    assert status("data", "info", shapes, "--check", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["splits"] == {"train": 32, "test": 8} and answer["fields"]["label"]["names"] == ["bright", "dark"]
+    shutil.copytree(shapes, tmp_path / "shapes")
+    images = sorted(path.relative_to(tmp_path / "shapes") for path in (tmp_path / "shapes").rglob("*.*"))
+    rows = [f"{image},{i % 2},{(i + 1) % 2}\n" for i, image in enumerate(images)]
+    (tmp_path / "shapes" / "labels.csv").write_text("".join(["where,odd,even\n", *rows]))
+    columns = ("--label-columns", "even,odd", "--image-column", "where")
+    assert status("data", "info", tmp_path / "shapes", "--labels", "labels.csv", *columns) == 0
+    assert re.search(r"label +labels \[2\] float32, 2 classes: even, odd$", capsys.readouterr().out, re.MULTILINE)
+    images = [tmp_path / "shapes" / image for image in images]
+    images[0].write_bytes(b"x")
+    assert status("data", "info", tmp_path / "shapes", "--labels", "labels.csv", "--check") == 2
+    assert f"unreadable: 1 of 40 images of {tmp_path}/shapes all: {images[0]}" in capsys.readouterr().err
 
 
 def test_show(prepared, tmp_path, capsys):

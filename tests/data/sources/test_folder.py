@@ -168,6 +168,14 @@ def test_folders_that_are_named_after_splits_are_no_classes(names, splits, tmp_p
     assert not splits or listed(images) == expected
 
 
+def test_without_labels_a_folder_may_be_called_like_a_split(tmp_path):
+    add(tmp_path, "test/1.png", "2020/2.png", "3.png")
+    assert len(folder.open_folder(str(tmp_path), labelled=False).source("all")) == 3
+    add(tmp_path, "train/4.png")
+    with pytest.raises(InputError, match="folders of splits and others beside them: 2020"):
+        folder.open_folder(str(tmp_path), labelled=False)
+
+
 def test_splits_below_the_classes_are_refused(tmp_path):
     add(tmp_path, "cat/train/1.png", "cat/val/1.png", "dog/train/1.png")
     with pytest.raises(InputError, match=r"/cat has folders of splits: train, val; valid: .* as in train/cat"):

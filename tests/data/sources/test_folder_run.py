@@ -84,6 +84,16 @@ def test_evaluate_refuses_a_folder_of_other_classes(run, tmp_path, capsys):
     assert "class 1 is 'dim' there and 'dark' in the model" in shown
 
 
+def test_evaluate_counts_all_of_a_test_set_that_lacks_classes(run, tmp_path, capsys):
+    shutil.copytree(run / "pets" / "dark", tmp_path / "dark")
+    assert (
+        main(["evaluate", "--model", str(run / "workdir"), "--data-dir", str(tmp_path), "--split", "all", "--json"])
+        == 0
+    )
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["all/examples"], figures["all/accuracy"]) == (40, 1.0)
+
+
 def test_without_named_evaluations_all_other_splits_are_evaluated(tmp_path):
     from vit_jax.build import experiment as build
 

@@ -44,9 +44,9 @@ def read_class_folders(
             raise InputError(f"{where} holds no images; valid: {where}/<class>/<image>, {IMAGES}")
     if training and "train" in folders:
         _check_to_train_on(tree, folders["train"], found["train"])
-        names = sorted(found["train"])
+        names, known = sorted(found["train"]), {*found["train"]}
         for split, classes in found.items():
-            unknown = [name for name, paths in classes.items() if paths and name not in names]
+            unknown = [name for name, paths in classes.items() if paths and name not in known]
             if unknown:
                 raise InputError(
                     f"{tree.name(folders[split])} has classes that {folders['train']} lacks: {some(unknown)}; valid: "

@@ -142,7 +142,7 @@ class ImageFolder:
         if split not in self.splits and split != ALL:
             raise InputError(f"{self.name} has no split {split!r}; valid: {', '.join(self.splits)}")
         files = together([*self.splits.values()]) if split == ALL else self.splits[split]
-        name = self.name if split == ALL else f"{self.name} {split}"
+        name = f"{self.name} {split}"
         bad = unreadable(files.root, files.paths, name=name, max_pixels=max_pixels)
         if files.masks is not None:
             bad = unreadable(files.root, files.masks, name=f"{name}, masks", max_pixels=max_pixels) | bad

@@ -70,7 +70,7 @@ def open_folder(
     others: Endings = collections.Counter()
     if labels is not None:
         return _open_labelled(folder, Folder(root), labels, eval_fraction, split_seed, training)
-    tree, parts = read_parts(Folder(root))
+    tree, parts = read_parts(Folder(root), labelled=labelled)
     folders = parts or {"train": ""}
     check = accept_all
     if not labelled:
@@ -101,16 +101,17 @@ def _open_labelled(
     return ImageFolder(name, fields, splits, is_one_tree=is_one_tree)
 
 
-def read_parts(tree: Tree) -> tuple[Tree, dict[str, str]]:
+def read_parts(tree: Tree, *, labelled: bool = True) -> tuple[Tree, dict[str, str]]:
     """Find out whether a dataset lies in one tree or by splits.
 
     Args:
         tree: the dataset.
+        labelled: whether the folders name classes.
 
     Returns:
         Where the classes or the splits lie, and split -> folder; none if it is one tree, as one of train alone is.
     """
-    parts = split_folders(tree.listed("")[0], tree.name())
+    parts = split_folders(tree.listed("")[0], tree.name(), labelled=labelled)
     return (tree.below(parts["train"]), {}) if parts.keys() == {"train"} else (tree, parts)
 
 

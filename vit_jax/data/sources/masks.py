@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vit_jax import class_names
 from vit_jax.data.images.decoding import Picture, decode_numbers
 from vit_jax.data.images.formats import is_image
 from vit_jax.data.sources.files import Files
@@ -110,6 +111,8 @@ def _class_names(path: str) -> tuple[str, ...]:
             raise InputError(f"{path}, line {number + 1}, is empty; valid: the name of class {number}")
         if name in names[:number]:
             raise InputError(f"{path}, line {number + 1}, repeats {name!r}; valid: each name once")
+    if twins := class_names.twins(names):
+        raise InputError(f"{path} has two classes whose names look the same, {twins[0]!a} and {twins[1]!a}; valid: one")
     return names
 
 

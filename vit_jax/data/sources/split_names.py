@@ -38,7 +38,7 @@ def split_of(name: str) -> str | None:
     return None if rest else split
 
 
-def split_folders(names: Sequence[str], where: str) -> dict[str, str]:
+def split_folders(names: Sequence[str], where: str, *, labelled: bool = True) -> dict[str, str]:
     """Find out whether the folders of a dataset are its splits.
 
     They are if all are named after splits, or alike but for the name of a split (`seg_train`, `seg_test`).
@@ -46,6 +46,7 @@ def split_folders(names: Sequence[str], where: str) -> dict[str, str]:
     Args:
         names: of the folders.
         where: they lie, for messages.
+        labelled: whether the other folders name classes; if not, one split may lie beside them.
 
     Returns:
         Split -> folder, in the order train, val, test; empty if none is named after a split.
@@ -62,6 +63,8 @@ def split_folders(names: Sequence[str], where: str) -> dict[str, str]:
     if not group and len(groups.get((), ())) == len(names):
         group = [*names]  # all of them words that may name classes elsewhere
     others = [name for name in names if name not in group]
+    if others and not labelled and len({parsed[name][0] for name in group}) < 2:
+        return {}
     if group and others:
         raise InputError(
             f"{where} has folders of splits and others beside them: {some(others)}; valid: splits alone ({VALID}), or "
