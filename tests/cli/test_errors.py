@@ -22,9 +22,29 @@ try:
 finally:
     print("cleared up")
 """
+IN_CALLBACK = """
+import gc, time
+
+def callback(*_):
+    gc.callbacks.remove(callback)
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0)
+
+gc.callbacks.append(callback)
+try:
+    gc.collect()
+    time.sleep(60)
+    print("went on")
+finally:
+    print("cleared up")
+"""
 
 
-@pytest.mark.parametrize(("work", "output"), [(IN_IMPORT, ""), (IN_WORK, "cleared up\n")])
+@pytest.mark.parametrize(
+    ("work", "output"),
+    [(IN_IMPORT, ""), (IN_WORK, "cleared up\n"), (IN_CALLBACK, "cleared up\n")],
+    ids=["in an import", "in work", "in a callback"],
+)
 def test_ctrl_c_is_one_line_whatever_it_comes_in(tmp_path, work, output):
     (tmp_path / "interrupted_here.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     # As in a terminal: a shell has what it starts in the background ignore Ctrl-C.

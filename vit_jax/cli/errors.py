@@ -11,11 +11,13 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from vit_jax.errors import InputError, TrainingDiverged
 from vit_jax.system import hosts, os_errors, terminal
 
 _PATHS = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR}
+_AGAIN_SECONDS = 0.05
 # TensorStore and array_record report the system's errors in errors of their own, with the path in the text.
 _STORES = re.compile(r"os_error_code=|array_record")
 
@@ -36,7 +38,7 @@ def one_line_errors(program: str) -> Iterator[None]:
 
     warnings.showwarning = show
     try:
-        with _interruptible_imports(program), _flushed():
+        with _interruptible_imports(program), _no_interrupt_is_lost(), _flushed():
             yield
     except InputError as error:
         _end(program, str(error), 2)
@@ -107,6 +109,28 @@ def _interruptible_imports(program: str) -> Iterator[None]:
     finally:
         if replaces:
             signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Send Ctrl-C once more where Python came to it in a callback whose errors it ignores.
+
+    Such callbacks are those of the garbage collector, of which JAX has one, and finalizers. Python looks for signals
+    between its own instructions alone, so that after a long call of compiled code it is often there.
+    """
+    before = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            threading.Timer(_AGAIN_SECONDS, signal.raise_signal, [signal.SIGINT]).start()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _end(program: str, message: str, status: int, *, at_once: bool = False) -> None:
