@@ -11,6 +11,7 @@ _DATA_DEFAULTS = {
     "label_columns": (),
     "label_separator": None,
     "several_labels": False,
+    "sampler": "shuffled",
     "split_column": "split",
     "fields": (),
     "eval_fraction": 0.2,
