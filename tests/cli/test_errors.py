@@ -53,3 +53,11 @@ def test_ctrl_c_is_one_line_whatever_it_comes_in(tmp_path, work, output):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
     )
     assert (result.returncode, result.stdout, result.stderr) == (130, output, "program: interrupted\n")
+
+
+def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_answered():
+    code = (
+        "import sys, train, vit_jax.cli.main; print([name for name in ('jax', 'numpy', 'absl') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout == "[]\n", result.stderr
