@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 
-from vit_jax.cli import configs, errors, flags
+from vit_jax.cli import errors
 from vit_jax.system import hosts, malloc, terminal
 
 STARTED = time.perf_counter()
@@ -42,13 +42,14 @@ def train(config, workdir: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    root = configs.home()
-    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        with errors.one_line_errors("train.py"):
-            terminal.say_lines(flags.usage(root).rstrip())
-        sys.exit(0)
     malloc.keep_freed_memory()
     with errors.one_line_errors("train.py"):
+        from vit_jax.cli import configs, flags  # which import JAX: Ctrl-C is one line then too
+
+        root = configs.home()
+        if {"-h", "--help", "-help"} & set(sys.argv[1:]):
+            terminal.say_lines(flags.usage(root).rstrip())
+            sys.exit(0)
         config, workdir = flags.parse(sys.argv, root=root)
         hosts.join("train.py", *flags.processes())
         sys.exit(train(config, workdir))

@@ -66,3 +66,11 @@ def test_a_warning_is_a_line_unless_it_is_pillows(monkeypatch, capsys):
         warnings.warn_explicit("Corrupt EXIF data", UserWarning, "/lib/PIL/TiffImagePlugin.py", 1)
         warnings.warn_explicit("2 images were skipped", UserWarning, "/lib/vit_jax/data/sources/files.py", 1)
     assert capsys.readouterr().err == "vit-jax predict: 2 images were skipped\n"
+
+
+def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_answered():
+    code = (
+        "import sys, train, vit_jax.cli.main; print([name for name in ('jax', 'numpy', 'absl') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout == "[]\n", result.stderr
