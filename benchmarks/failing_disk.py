@@ -1,12 +1,15 @@
-"""Lets each of the system's calls of a save fail in turn, and asks how the save ends.
+"""Lets each of the system's calls of saving or restoring fail in turn, and asks how that ends.
 
-python benchmarks/failing_saves.py [--errors EIO ENOSPC] [--runs 4]
+python benchmarks/failing_disk.py [--errors EIO ENOSPC] [--runs 4]
 
 A library that is loaded before the C library (LD_PRELOAD; it needs Linux and cc) counts the calls of a kind (open,
-write, fsync, rename, mkdir) that concern a checkpoint's folder, and makes the n-th of them fail. For every n of one
-save, it must end within 30 seconds, with nothing or with an OSError that names the checkpoint, and whatever the newest
-checkpoint then is must be whole. --runs of train.py, with failures at random places, must end with status 2 and one
-line that names the checkpoint, and must be continued by the same command.
+write, fsync, rename, mkdir, read) that concern a checkpoint's folder, and makes the n-th of them fail, for every n.
+    A save must end within 30 seconds, with nothing or with an OSError that names the checkpoint, and the newest
+        checkpoint that is then there must be whole.
+    Restoring must give the newest checkpoint all the same, or an InputError that says that the failure may pass, and
+        leave the checkpoint in its place.
+    --runs of train.py, with failures at random places of a save, must end with status 2 and one line that names the
+        checkpoint, and must be continued by the same command.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -24,11 +28,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.errors import InputError
+from vit_jax.info import new_info
+from vit_jax.training.checkpoints.writing import Checkpoints
+from vit_jax.types import TrainState, class_fields
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SECONDS = 30
-KINDS = ("open", "write", "fsync", "rename", "mkdir")
+KINDS = ("open", "write", "fsync", "rename", "mkdir", "read")
 
 LIBRARY = r"""
 #define _GNU_SOURCE
@@ -45,7 +58,7 @@ LIBRARY = r"""
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, KINDS };
+enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, READ, KINDS };
 static char under[PATH_MAX];
 static atomic_int counts[KINDS], armed = -1, nth, number, failed;
 
@@ -95,6 +108,11 @@ CALLS(ssize_t, pwrite64, WRITE, fd, 0, (int fd, const void *data, size_t size, o
 CALLS(ssize_t, writev, WRITE, fd, 0, (int fd, const struct iovec *data, int n), (fd, data, n))
 CALLS(ssize_t, pwritev, WRITE, fd, 0, (int fd, const struct iovec *data, int n, off_t at), (fd, data, n, at))
 CALLS(ssize_t, pwritev64, WRITE, fd, 0, (int fd, const struct iovec *data, int n, off64_t at), (fd, data, n, at))
+CALLS(ssize_t, read, READ, fd, 0, (int fd, void *data, size_t size), (fd, data, size))
+CALLS(ssize_t, pread, READ, fd, 0, (int fd, void *data, size_t size, off_t at), (fd, data, size, at))
+CALLS(ssize_t, pread64, READ, fd, 0, (int fd, void *data, size_t size, off64_t at), (fd, data, size, at))
+CALLS(ssize_t, readv, READ, fd, 0, (int fd, const struct iovec *data, int n), (fd, data, n))
+CALLS(ssize_t, preadv, READ, fd, 0, (int fd, const struct iovec *data, int n, off_t at), (fd, data, n, at))
 CALLS(int, fsync, FSYNC, fd, 0, (int fd), (fd))
 CALLS(int, fdatasync, FSYNC, fd, 0, (int fd), (fd))
 CALLS(int, rename, RENAME, -1, to, (const char *from, const char *to), (from, to))
@@ -112,30 +130,31 @@ def main() -> int:
     parser.add_argument("--errors", nargs="+", default=["EIO", "ENOSPC"], metavar="ERRNO")
     parser.add_argument("--runs", type=int, default=4, help="of train.py as a whole")
     parser.add_argument("--seed", type=int, default=0, help="of the places where these runs fail")
-    parser.add_argument("--cases", nargs=3, help=argparse.SUPPRESS)  # what a process of this script does
+    parser.add_argument("--cases", nargs=4, help=argparse.SUPPRESS)  # what a process of this script does
     args = parser.parse_args()
     if args.cases:
-        folder, kind, first = args.cases
-        _cases(pathlib.Path(folder), kind, int(first), args.errors)
+        folder, what, kind, first = args.cases
+        _cases(pathlib.Path(folder), what, kind, int(first), args.errors)
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "failing.c").write_text(LIBRARY)
         library = folder / "failing.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, folder / "failing.c", "-ldl"], check=True)
-        bad = sum(_watched(folder, library, kind, args.errors) for kind in KINDS)
+        bad = sum(_watched(folder, library, "save", kind, args.errors) for kind in KINDS[:-1])
+        bad += sum(_watched(folder, library, "restore", kind, args.errors) for kind in ("open", "read"))
         bad += _runs(folder, library, args)
     print(f"{bad} ended otherwise than they must")
     return 1 if bad else 0
 
 
-def _watched(folder: pathlib.Path, library: pathlib.Path, kind: str, errors: list[str]) -> int:
+def _watched(folder: pathlib.Path, library: pathlib.Path, what: str, kind: str, errors: list[str]) -> int:
     """Run the cases of a kind in a process of their own, another one after each that does not end; counts the bad."""
     counts: collections.Counter[str] = collections.Counter()
     slowest, bad, first = 0.0, 0, 1
     while True:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--errors", *errors, "--cases", str(folder), kind, str(first)],
+            [sys.executable, __file__, "--errors", *errors, "--cases", str(folder), what, kind, str(first)],
             env=os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -152,16 +171,16 @@ def _watched(folder: pathlib.Path, library: pathlib.Path, kind: str, errors: lis
                 slowest = max(slowest, case["seconds"])
                 if case["bad"] or case["seconds"] > SECONDS:
                     bad += 1
-                    print(f"  {kind} {case['n']}: {case['outcome']} after {case['seconds']:.1f} s", flush=True)
+                    print(f"  {what}, {kind} {case['n']}: {case['outcome']} after {case['seconds']:.1f} s", flush=True)
         process.kill()
         process.wait()
         if ended:
             break
         bad += 1
-        print(f"  {kind} {first}: no end, or the process died", flush=True)
+        print(f"  {what}, {kind} {first}: no end, or the process died", flush=True)
         first += 1
-    what = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    print(f"{kind}: {sum(counts.values())} failures, the slowest {slowest:.1f} s; {what}", flush=True)
+    ends = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    print(f"{what}, {kind}: {sum(counts.values())} failures, the slowest {slowest:.1f} s; {ends}", flush=True)
     return bad
 
 
@@ -172,57 +191,25 @@ def _line_within(process: subprocess.Popen, seconds: float) -> str:
     return process.stdout.readline() if ready and process.stdout else ""
 
 
-def _cases(folder: pathlib.Path, kind: str, first: int, errors: list[str]) -> None:
+def _cases(folder: pathlib.Path, what: str, kind: str, first: int, errors: list[str]) -> None:
     """Fail the n-th call of a kind, for each n from the first to the last; a line of JSON for each."""
-    import jax
-    import numpy as np
-
-    from vit_jax.info import new_info
-    from vit_jax.training.checkpoints.writing import Checkpoints
-    from vit_jax.types import TrainState, class_fields
-
     library = ctypes.CDLL(None)
-    zero: Any = np.int32(0)
-    rng = np.random.default_rng(0)
-    params = {f"layer_{i}": {"kernel": rng.normal(size=(64, 64)).astype(np.float32)} for i in range(3)}
-    info = new_info(
-        model={"name": "vit", "variant": "Ti/16", "options": {}},
-        task=None,
-        fields=class_fields(["a", "b"]),
-        preprocessing={},
-    )
-
-    def state(step: int) -> TrainState:
-        key: Any = np.array([0, step], np.uint32)
-        scaled = jax.tree.map(lambda x: x * np.float32(step), params)
-        return TrainState(zero + step, scaled, params, None, key, {}, zero, zero, zero - 1)
-
-    def restored(directory: pathlib.Path) -> int:
-        with Checkpoints(directory) as checkpoints:
-            found = checkpoints.restore(state(0), info, max_step=9)
-        same = jax.tree.map(
-            lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(), found.state, state(found.step)
-        )
-        assert found and all(jax.tree.leaves(same))
-        return found.step
-
+    subject = Subject()
     before = folder / f"before-{os.getpid()}"
-    with Checkpoints(before) as checkpoints:
-        checkpoints.save(1, state(1), info, None)
-        checkpoints.wait()
-    n = first
-    while True:
+    subject.save(before, 1)
+    if what == "restore":
+        subject.save(before, 2)
+    for n in itertools.count(first):
         for name in errors:
             # A folder for each, since TensorStore's threads may still write after a failure.
             directory = folder / f"{kind}-{n}-{name}-{os.getpid()}" / "checkpoints"
             shutil.copytree(before, directory)
-            failure = None
+            step, failure = 0, None
             started = time.perf_counter()
+            arguments = (str(directory).encode(), KINDS.index(kind), n, getattr(errno, name))
+            arm = functools.partial(library.failing_arm, *arguments)
             try:
-                with Checkpoints(directory) as checkpoints:
-                    library.failing_arm(str(directory).encode(), KINDS.index(kind), n, getattr(errno, name))
-                    checkpoints.save(2, state(2), info, None)
-                    checkpoints.wait()
+                step = subject.save(directory, 2, arm) if what == "save" else subject.restored(directory, arm)
             except Exception as error:
                 failure = error
             seconds = time.perf_counter() - started
@@ -231,14 +218,55 @@ def _cases(folder: pathlib.Path, kind: str, first: int, errors: list[str]) -> No
             if not happened:
                 print(json.dumps({"outcome": "end"}), flush=True)
                 return
-            named = isinstance(failure, OSError) and failure.filename == str(directory / "2")
-            outcome = "unnoticed" if failure is None else "named" if named else f"{type(failure).__name__}: {failure}"
-            step = _settled(functools.partial(restored, directory))
-            bad = not named and not (failure is None and step == 2)
-            outcome = f"{outcome}, checkpoint {step} whole" if step else f"{outcome}, NO CHECKPOINT"
-            print(json.dumps({"n": n, "outcome": outcome, "bad": bad or not step, "seconds": seconds}), flush=True)
+            if failure is None:
+                outcome, is_good = "unnoticed", step == 2
+            elif what == "save":
+                is_good = isinstance(failure, OSError) and failure.filename == str(directory / "2")
+                outcome = "named" if is_good else f"{type(failure).__name__}: {failure}"
+            else:
+                is_good = isinstance(failure, InputError) and "may pass" in str(failure)
+                outcome = "one line" if is_good else f"{type(failure).__name__}: {failure}"
+            whole = _settled(functools.partial(subject.restored, directory))
+            is_good = is_good and whole in ((1, 2) if what == "save" and failure else (2,))
+            case = {"n": n, "outcome": f"{outcome}, checkpoint {whole} whole", "bad": not is_good, "seconds": seconds}
+            print(json.dumps(case), flush=True)
             shutil.rmtree(directory.parent, ignore_errors=True)
-        n += 1
+
+
+class Subject:
+    """A small state of any step, saved and restored."""
+
+    def __init__(self) -> None:
+        """Make what does not change."""
+        rng = np.random.default_rng(0)
+        self._params = {f"layer_{i}": {"kernel": rng.normal(size=(64, 64)).astype(np.float32)} for i in range(3)}
+        model = {"name": "vit", "variant": "Ti/16", "options": {}}
+        self._info = new_info(model=model, task=None, fields=class_fields(["a", "b"]), preprocessing={})
+
+    def state(self, step: int) -> TrainState:
+        """Return the state of a step."""
+        zero: Any = np.int32(0)
+        key: Any = np.array([0, step], np.uint32)
+        scaled = jax.tree.map(lambda x: x * np.float32(step), self._params)
+        return TrainState(zero + step, scaled, self._params, None, key, {}, zero, zero, zero - 1)
+
+    def save(self, directory: pathlib.Path, step: int, arm: Callable[[], Any] = int) -> int:
+        """Save the state of a step, and call `arm` before."""
+        with Checkpoints(directory, keep_last=2) as checkpoints:
+            arm()
+            checkpoints.save(step, self.state(step), self._info, None)
+            checkpoints.wait()
+        return step
+
+    def restored(self, directory: pathlib.Path, arm: Callable[[], Any] = int) -> int:
+        """Call `arm`, and restore the newest checkpoint; gives its step, or 0 if its state is another one."""
+        arm()
+        with Checkpoints(directory, keep_last=2) as checkpoints:
+            found = checkpoints.restore(self.state(0), self._info, max_step=9)
+        if found is None:
+            return 0
+        pairs = zip(jax.tree.leaves(found.state), jax.tree.leaves(self.state(found.step)), strict=True)
+        return found.step if all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs) else 0
 
 
 def _settled(restored: Any) -> int:
