@@ -89,17 +89,16 @@ class StopAt:
         monkeypatch.setattr(Prefetch, "__next__", taken)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(
-    trained, tmp_path, monkeypatch, capsys, number, status
-):
-    with monkeypatch.context() as patch:
-        StopAt(patch, 5, number)
-        assert train.train(small_config(), tmp_path) == status
-    assert reading.steps_in(tmp_path / "checkpoints") == [5]
-    assert "stopped at step 5" in capsys.readouterr().err
+def test_a_signal_saves_and_the_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, monkeypatch, capsys):
+    stops = [(signal.SIGTERM, 143, 5, [5]), (signal.SIGINT, 130, 3, [6, 8])]  # the second three steps after the first
+    for number, status, steps, saved in stops:
+        with monkeypatch.context() as patch:
+            StopAt(patch, steps, number)
+            assert train.train(small_config(), tmp_path) == status
+        assert reading.steps_in(tmp_path / "checkpoints") == saved
+        assert f"stopped at step {saved[-1]}" in capsys.readouterr().err
     assert train.train(small_config(), tmp_path) == 0
-    assert "resuming after step 5" in capsys.readouterr().err
+    assert "resuming after step 8" in capsys.readouterr().err
     assert_equal_runs(trained, tmp_path, 12)
 
 

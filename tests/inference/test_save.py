@@ -380,5 +380,5 @@ def test_a_work_directory_has_parameters_and_description_alone(golden, tmp_path)
     vit_jax.save(vit_jax.load(golden / "hf_vit"), tmp_path / "run", to="workdir")
     assert reading.steps_in(tmp_path / "run" / "checkpoints") == [0]
     items = {path.name for path in (tmp_path / "run" / "checkpoints" / "0").iterdir() if path.is_dir()}
-    assert items == {"params", "info"}
+    assert items == {"params", "info", "checksums"}
     assert set(reading.read_info(tmp_path / "run" / "checkpoints", 0)) == set(KEYS)

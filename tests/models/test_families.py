@@ -117,7 +117,7 @@ def test_regularisation_is_random_in_training_only(family):
     chex.assert_trees_all_equal(apply(model, params, images), apply(tiny(family), params, images))
 
 
-@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "dots"}, {"scan": True}], ids=str)
+@pytest.mark.parametrize("options", [{"remat": "full"}, {"scan": True}], ids=str)  # others are in layers/test_stack.py
 def test_how_it_is_computed_changes_nothing(family, options):
     check_applies(family, *options)
     other, images = tiny(family, **options), images_of(family)
@@ -140,7 +140,7 @@ def plain_gradient(family):
     return gradient(tiny(family), family)
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": "full"}, {"scan": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"scan": True}], ids=str)
 def test_the_pooled_vector_needs_no_patch_tokens(family, options):
     """It and its gradient are the same without them; the prefix tokens are still there."""
     for what in options:
