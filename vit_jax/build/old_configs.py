@@ -12,6 +12,7 @@ _DATA_DEFAULTS = {
     "label_separator": None,
     "several_labels": False,
     "split_column": "split",
+    "sampler": "shuffled",
     "fields": (),
     "eval_fraction": 0.2,
     "split_seed": 0,
