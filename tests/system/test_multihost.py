@@ -159,7 +159,7 @@ def wait_for_step(workdir: pathlib.Path, step: int, processes):
 def ends(process) -> tuple[int, str, str]:
     """Exit status, output without Gloo's, and errors of a process, which has to end."""
     output, errors = process.communicate(timeout=WAIT_SECONDS)
-    return process.returncode, re.sub(r"\[Gloo\].*\n", "", output), errors
+    return process.returncode, re.sub(r".*(\[Gloo\]|peer ranks).*\n", "", output), errors
 
 
 def lose(victim: int, workdir: pathlib.Path, changes: dict, *, from_step: int):
