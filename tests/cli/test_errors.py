@@ -74,3 +74,12 @@ def test_what_takes_long_to_import_is_imported_where_ctrl_c_is_answered():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_ctrl_c_is_one_line_while_the_command_line_is_imported(tmp_path):
+    (tmp_path / "argparse.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    code = "import signal, runpy\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "runpy.run_module('vit_jax', run_name='__main__')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "vit-jax: interrupted\n")
