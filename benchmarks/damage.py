@@ -254,7 +254,7 @@ def _config(strategy: str = "mesh") -> Any:
         config.parallel.fsdp, config.parallel.fsdp_min_size = 2, 256
     config.num_steps, config.ema_decay = NEWER, 0.9
     config.checkpoint.every_steps, config.checkpoint.keep_last = OLDER, 2
-    config.model.options.depth = 2
+    config.model.options.depth = 1
     return config
 
 
