@@ -130,7 +130,9 @@ def _check_member(path: pathlib.Path, member: zipfile.ZipInfo, stream: Any) -> N
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, struct.error) as error:
         raise InputError(f"{where} is no array: {' '.join(str(error).split())[:200]}") from None
     if dtype.hasobject:
-        raise InputError(f"{path} cannot be read as .npz: it holds pickled objects, which can run any code")
+        raise InputError(
+            f"{path} cannot be read as .npz without pickles: it holds pickled objects, which can run any code"
+        )
     claimed, there = dtype.itemsize, member.file_size - stream.tell()
     for side in shape:
         claimed *= side
