@@ -13,7 +13,6 @@ _DATA_DEFAULTS = {
     "several_labels": False,
     "sampler": "shuffled",
     "split_column": "split",
-    "sampler": "shuffled",
     "fields": (),
     "eval_fraction": 0.2,
     "split_seed": 0,
