@@ -148,6 +148,8 @@ def _data() -> ConfigDict:
     data.crop_offset = "floor"
     # bilinear, bicubic, nearest, box, hamming or lanczos.
     data.interpolation = "bilinear"
+    # Resize to the new width before the new height (transformers), or in the order that is less work (Pillow, timm).
+    data.width_first = False
     # Mean and standard deviation of each channel, for pixels in [0, 1].
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.5, 0.5, 0.5)

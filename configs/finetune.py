@@ -22,7 +22,7 @@ def get_config(augmentation: str = "none") -> ConfigDict:
     # Taken from init.source.
     common.unset(config.model, "name", "variant")
     common.unset(config.data, "image_size", "channels", "resize", "crop_fraction", "crop_offset", "interpolation")
-    common.unset(config.data, "mean", "std")
+    common.unset(config.data, "width_first", "mean", "std")
 
     common.unset(config.data, "name")  # data.folder it is
     config.data.augment.random_crop = {"min_area": 0.35}

@@ -30,7 +30,7 @@ def get_config(test_split: str = "") -> ConfigDict:
     # Taken from init.source.
     common.unset(config.model, "name", "variant")
     common.unset(config.data, "image_size", "channels", "resize", "crop_fraction", "crop_offset", "interpolation")
-    common.unset(config.data, "mean", "std")
+    common.unset(config.data, "width_first", "mean", "std")
     config.init.head = "new"
 
     common.unset(config.data, "name")  # data.folder or data.name has to be given

@@ -82,6 +82,11 @@ def test_every_augmentation_that_comes_out_can_be_created(policy):
         plugins.create("augmentation", name, options=options)
 
 
+def test_an_open_preprocessing_stays_open():
+    for interpolation, width_first in ((None, None), ("bicubic", False)):
+        assert upgraded({"data": {"interpolation": interpolation}})["data"]["width_first"] is width_first
+
+
 def test_keys_that_came_later_have_their_defaults():
     assert upgraded({"data": {"name": "digits"}})["data"]["max_boxes"] == 100
     assert upgraded({"data": {"name": "digits", "max_image_pixels": 7}})["data"]["max_image_pixels"] == 7

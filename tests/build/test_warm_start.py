@@ -23,6 +23,7 @@ OPEN = {
     f"data__{key}": None
     for key in ("image_size", "channels", "mean", "std", "resize", "crop_fraction", "crop_offset", "interpolation")
 }
+OPEN["data__width_first"] = None
 OPEN |= {"model__name": None, "model__variant": None, "task__options__label_smoothing": None}
 OPEN |= {f"model__options__{key}": None for key in ("hidden_dim", "depth", "mlp_dim", "num_heads")}
 OPEN |= {f"model__options__{key}": None for key in ("posemb", "pooling", "drop_path")}

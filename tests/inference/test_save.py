@@ -128,6 +128,18 @@ def test_what_an_npz_cannot_carry_is_said(tmp_path):
     np.testing.assert_array_equal(answers(after), answers(model))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("to", "width_first"), [("huggingface", True), ("timm", False)])
+def test_another_order_of_the_sides_is_said_where_it_shows(tmp_path, recwarn, to, width_first, interpolation):
+    for own in (True, False):
+        model = random_model(data={"width_first": own, "interpolation": interpolation})
+        after = saved(model, tmp_path / str(own), to)
+        assert after.preprocessing.width_first == width_first
+    said = [str(each.message) for each in recwarn]
+    assert len(said) == (interpolation == "bicubic")
+    assert all(f"data.width_first {not width_first}" in line for line in said)
+
+
 def test_a_trained_work_directory_goes_to_timm_and_back(trained, tmp_path):
     """One channel, mean pooling, computed positions, sizes of no published model."""
     run = vit_jax.load(trained)

@@ -1,6 +1,7 @@
 """Image processors of transformers: their pixels, what is refused, and what is written.
 
-tests/golden/processors/pixels.npz holds what transformers 5.24 computes of `picture()` for each of `CASES`, as float16
+tests/golden/processors/pixels.npz holds what transformers 5.24 computes of `picture()` for each of `CASES`, and of
+`portrait()` for each of `PORTRAITS`, as float16
 `[3, height, width]`. To make it, write a case as preprocessor_config.json into a folder, beside a config.json of
 `{"model_type": "vit"}`, and keep, with torchvision 0.28 installed so that tensors are resized,
 `AutoImageProcessor.from_pretrained(folder)(Image.fromarray(picture()), return_tensors="np")["pixel_values"][0]`.
@@ -46,6 +47,10 @@ CASES = {
     "raised": {"image_processor_type": "ViTImageProcessor", "size": 12, "rescale_factor": 1 / 127.5, "image_std": 1.0},
     "unnormalised": {"image_processor_type": "SiglipImageProcessor", "size": [12, 12], "do_normalize": None},
 }
+PORTRAITS = {
+    "portrait_bicubic": {"image_processor_type": "ViTImageProcessor", "size": 24, "resample": 3},
+    "portrait_lanczos": {"image_processor_type": "ViTImageProcessor", "size": 20, "resample": 1},
+}
 
 
 def picture():
@@ -55,9 +60,16 @@ def picture():
     return np.stack([x * 255 // 65, y * 255 // 39, pattern], axis=-1).astype(np.uint8)
 
 
-def pixels(preprocessing):
+def portrait():
+    """Hard edges, 66 px high and 40 wide."""
+    y, x = np.mgrid[:66, :40]
+    edges = [(x * 37 + y * 91 + k * x * y) // 8 % 2 * 255 for k in (1, 2, 3)]
+    return np.stack(edges, axis=-1).astype(np.uint8)
+
+
+def pixels(preprocessing, image=None):
     """What a model takes, `[3, height, width]`."""
-    shown = preprocessing(picture()) / 255
+    shown = preprocessing(picture() if image is None else image) / 255
     return ((shown - preprocessing.mean) / preprocessing.std).transpose(2, 0, 1)
 
 
@@ -65,6 +77,19 @@ def pixels(preprocessing):
 def test_pixels_are_those_of_transformers(golden, name):
     with np.load(golden / "processors" / "pixels.npz") as file:
         np.testing.assert_allclose(pixels(read_processor("x", CASES[name])), file[name], atol=0.02)
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+def test_hard_edges_of_a_portrait_are_those_of_transformers(golden, name):
+    """Of which Pillow resizes the height first."""
+    preprocessing = read_processor("x", PORTRAITS[name])
+    with np.load(golden / "processors" / "pixels.npz") as file:
+        np.testing.assert_allclose(pixels(preprocessing, portrait()), file[name], atol=0.02)
+
+
+@pytest.mark.parametrize(("filter_", "width_first"), [(0, False), (1, True), (2, True), (3, True), (4, False)])
+def test_filters_that_tensors_have_take_the_width_first(filter_, width_first):
+    assert read_processor("x", {"size": 8, "resample": filter_}).width_first == width_first
 
 
 @pytest.mark.parametrize("name", ["convnext", "levit", "vit_cut", "clip_uncut", "raw"])

@@ -80,7 +80,8 @@ def _data(section: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(section.get("augment"), dict):
         old = {key: section.pop(key) for key in _AUGMENT_KEYS if key in section}
         section["augment"] = _augmentations(section.pop("augment", "none"), old)
-    return _DATA_DEFAULTS | section
+    inherits = section.get("interpolation", "") is None
+    return _DATA_DEFAULTS | {"width_first": None if inherits else False} | section
 
 
 def _augmentations(policy: str, old: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,8 @@ ALLOWED_DIFFERENCES = (
     "interpolation",
 )
 """Settings that change no tensor's shape, which the user may allow to differ in the file."""
+_OVERSHOOTING = ("bicubic", "lanczos")
+"""Filters whose values are cut off at 0 and 255 after each side, so that the order of the sides matters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,3 +99,19 @@ def unsupported_cut(preprocessing: Preprocessing, offset: str) -> list[Unsupport
     if preprocessing.resize == "exact" and all(margin // 2 == round(margin / 2) for margin in margins):
         return []
     return [Unsupported("data.crop_offset", preprocessing.crop_offset, offset)]
+
+
+def order_warnings(preprocessing: Preprocessing, *, width_first: bool) -> list[str]:
+    """Say that a library resizes in another order than the model, where that can show in more than a rounding.
+
+    Args:
+        preprocessing: the model's.
+        width_first: as of `Preprocessing`, what the library does.
+    """
+    if preprocessing.width_first == width_first or preprocessing.interpolation not in _OVERSHOOTING:
+        return []
+    there = "to the new width first" if width_first else "the cheaper side first"
+    return [
+        f"an image is resized {there} there, unlike here (data.width_first {preprocessing.width_first}): by "
+        f"{preprocessing.interpolation} pixels at hard edges of some images differ"
+    ]

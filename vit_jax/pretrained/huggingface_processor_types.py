@@ -3,9 +3,9 @@
 A file names a type, or leaves that to the model, and holds what differs from the type's defaults.
 
 The reference is the class that `AutoImageProcessor.from_pretrained` of transformers 5 gives. With torchvision installed
-it resizes tensors; otherwise, or with `backend="pil"`, it resizes with Pillow as ours does, to the same bits. Tensors
-differ from that by one step of 255 in some pixels, and by two where bicubic or Lanczos enlarges. In these two filters
-sharp edges differ by more where Pillow 13 resizes the height first; `nearest` may take a pixel's neighbour.
+it resizes tensors, the width before the height, and so does ours, with Pillow. The two differ by one step of 255 in
+some pixels, and by two where bicubic or Lanczos enlarges; `nearest` may take a pixel's neighbour. Without torchvision,
+or with `backend="pil"`, it resizes with Pillow, in Pillow's own order.
 
 Source: transformers 5.24: image_processing_backends.py and image_processing_utils.py for what the types share, and
 models/<source>/image_processing_<source>.py for each row.

@@ -15,7 +15,7 @@ from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.options import is_number, short
 from vit_jax.pretrained.description import in_proportion, is_whole
-from vit_jax.pretrained.export import Unsupported, unsupported_cut, unsupported_settings
+from vit_jax.pretrained.export import ExportModel, Unsupported, order_warnings, unsupported_cut, unsupported_settings
 from vit_jax.pretrained.files import Files
 from vit_jax.pretrained.huggingface_processor_types import IDLE, KEYS, MAX_SIDE, PROCESSORS, RESAMPLE, Cut
 
@@ -83,12 +83,14 @@ def read_processor(
     size = image_size or cut.after
     before = in_proportion(cut.before, cut.after, size)
     mean, std = _statistics(name, options, given, channels)
+    interpolation = RESAMPLE[options["resample"]]
     return Preprocessing(
         image_size=size,
         channels=channels,
         resize=cut.resize,
         resize_to=None if cut.resize == "exact" and before == size else before,
-        interpolation=RESAMPLE[options["resample"]],
+        interpolation=interpolation,
+        width_first=interpolation in _INTERPOLATION,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
     )
@@ -272,3 +274,8 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
         there = "shortest_edge" if rows == columns else f"exact, for {rows}x{columns} px"
         found.append(Unsupported("data.resize", preprocessing.resize, there))
     return found + unsupported_cut(preprocessing, "floor")
+
+
+def warnings(model: ExportModel) -> list[str]:
+    """List what the image processors do in another way than the model, though not by a setting."""
+    return order_warnings(model.preprocessing, width_first=True)

@@ -13,7 +13,7 @@ from vit_jax.data.images.transforms import Preprocessing
 from vit_jax.errors import InputError
 from vit_jax.options import is_number, short
 from vit_jax.pretrained.description import classification, numbered_classes, shape_of
-from vit_jax.pretrained.export import ExportModel, Unsupported, unsupported_cut
+from vit_jax.pretrained.export import ExportModel, Unsupported, order_warnings, unsupported_cut
 from vit_jax.pretrained.files import Files
 
 GELU = {"gelu": "exact", "gelu_tanh": "tanh", "quick_gelu": "quick"}
@@ -179,3 +179,8 @@ def unsupported_preprocessing(preprocessing: Preprocessing) -> list[Unsupported]
         valid = f"in proportion to data.image_size {preprocessing.image_size}"
         found.insert(0, Unsupported("data.resize_to", preprocessing.resize_target, valid))
     return found
+
+
+def warnings(model: ExportModel) -> list[str]:
+    """List what timm does in another way than the model, though not by a setting."""
+    return order_warnings(model.preprocessing, width_first=False)

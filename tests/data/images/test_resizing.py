@@ -91,3 +91,20 @@ def test_enlarging_one_column_of_many_rows_goes_along_it_first(monkeypatch, larg
     )
     np.testing.assert_allclose(Preprocessing((224, 224))(image), expected, atol=1)
     assert sizes == [(1, 224), (224, 224)]
+
+
+@pytest.mark.parametrize("size", [(60, 20), (300, 41), (20, 60)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_the_width_is_resized_before_the_height(size, interpolation):
+    image, method = pixels(*size) // 128 * 255, resizing.INTERPOLATION[interpolation]
+    expected = Image.fromarray(image).resize((24, size[0]), method).resize((24, 24), method)
+    preprocessing = Preprocessing((24, 24), interpolation=interpolation, width_first=True)
+    np.testing.assert_array_equal(preprocessing(image), expected)
+
+
+def test_a_random_crop_with_the_width_first_sees_the_same_part():
+    """Pillow's filters look beyond the part, so that what is cut off beforehand must not be missed."""
+    image = pixels(90, 80)
+    crops = (RandomResizedCrop(Preprocessing((24, 30), width_first=first)) for first in (True, False))
+    one, two = ([crop(image, np.random.default_rng(i)).astype(int) for i in range(20)] for crop in crops)
+    np.testing.assert_allclose(one, two, atol=1)

@@ -223,6 +223,7 @@ def test_what_is_no_image_is_named(image, message):
         ({"image_size": (8, 8), "crop_fraction": 1.5}, "crop_fraction is 1.5"),
         ({"image_size": (8, 8), "resize_to": (9, 7)}, r"resize_to is \(9, 7\)"),
         ({"image_size": (8, 8), "crop_offset": "up"}, "'up'; valid: floor, nearest"),
+        ({"image_size": (8, 8), "width_first": "yes"}, "width_first is 'yes'; valid: true, false"),
         ({"image_size": (8, 8), "mean": (0.5,)}, "mean.*3 numbers"),
         ({"image_size": (8, 8), "std": (1.0, 1.0, 0.0)}, "std"),
     ],

@@ -22,13 +22,15 @@ WITHOUT_ANTIALIAS = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC", "near
 MOST_CUT_OFF = 2**22
 """Pixels that are resized and then cut off, at most."""
 MOST_BETWEEN = 2**27
-"""Pixels between Pillow's two passes, the first of which is along the rows, if it can be fewer."""
+"""Pixels between the two passes where the first is along the rows, if it can be fewer."""
 _REACH = 4  # pixels on each side that a filter looks at, and one more; times the scale where it shrinks
 
 _ROUNDING = 2**-10  # of a pixel, so that whole numbers stay what they are
 
 
-def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Reading) -> np.ndarray:
+def placed(
+    picture: Picture, geometry: Geometry, interpolation: str, reading: Reading, *, width_first: bool = False
+) -> np.ndarray:
     """Return what a geometry makes of an image: `[height, width, C]` uint8.
 
     Args:
@@ -36,6 +38,7 @@ def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Re
         geometry: what is cut out, resized, and cut out of that.
         interpolation: a name in `INTERPOLATION`, or without antialiasing in `WITHOUT_ANTIALIAS`.
         reading: how the image is decoded and resized.
+        width_first: whether antialiasing filters the rows before the columns, or else in the order that Pillow chooses.
     """
     box, size, (top, left, height, width) = geometry.box, geometry.resized, geometry.cut
     # Of a strip the resized whole would be huge. Else it is resized as a whole, to the last bit like other libraries.
@@ -45,7 +48,7 @@ def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Re
     ratio = min((box[3] - box[1]) / size[0], (box[2] - box[0]) / size[1])
     reduction = picture.largest_reduction(ratio) if reading.reduced else 1
     if reading.antialias:
-        pixels = _by_pillow(picture, box, size, reduction, interpolation, strip=strip)
+        pixels = _by_pillow(picture, box, size, reduction, interpolation, strip=strip, width_first=width_first)
     else:
         pixels = _by_opencv(picture, box, size, reduction, interpolation)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -54,17 +57,27 @@ def placed(picture: Picture, geometry: Geometry, interpolation: str, reading: Re
 
 
 def _by_pillow(
-    picture: Picture, box: Box, size: tuple[int, int], reduction: int, interpolation: str, *, strip: bool
+    picture: Picture,
+    box: Box,
+    size: tuple[int, int],
+    reduction: int,
+    interpolation: str,
+    *,
+    strip: bool,
+    width_first: bool,
 ) -> np.ndarray:
     image, method = picture.decode(reduction), INTERPOLATION[interpolation]
     box = picture.in_reduced(box, reduction)
-    if strip:  # Pillow's boxes are of single precision
+    if strip or width_first:  # Pillow's boxes are of single precision, and it would filter all rows
         around = _around(box, size, (image.height, image.width))
         image, box = image.crop(around), _moved(box, around[0], around[1])
     height, width = size
     if width * (box[3] - box[1]) > max(MOST_BETWEEN, height * image.width):
         image = image.resize((image.width, height), method, box=(0, box[1], image.width, box[3]))
         box = (box[0], 0, box[2], height)
+    elif width_first:
+        image = image.resize((width, image.height), method, box=(box[0], 0, box[2], image.height))
+        box = (0, box[1], width, box[3])
     return np.asarray(image.resize((width, height), method, box=box))
 
 

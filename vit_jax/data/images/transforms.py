@@ -32,6 +32,9 @@ class Preprocessing:
         `nearest` to the even number of pixels (torchvision and timm).
     interpolation: `bilinear`, `bicubic`, `nearest`, `box`, `hamming` or `lanczos`, all but `nearest` with the filter
         widened when shrinking (antialiasing).
+    width_first: whether an image is resized to its new width before its new height, as transformers does with
+        torchvision's tensors, or in the order that Pillow chooses, by the work, as in timm. Pixels are rounded and cut
+        off at 0 and 255 in between. Without antialiasing there is no order.
     mean, std: of each channel, for pixels on the scale [0, 1].
     """
 
@@ -42,6 +45,7 @@ class Preprocessing:
     resize_to: tuple[int, int] | None = None
     crop_offset: str = "floor"
     interpolation: str = "bilinear"
+    width_first: bool = False
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
@@ -70,6 +74,8 @@ class Preprocessing:
             raise InputError(f"data.resize_to is {self.resize_to}; valid: height and width of at least data.image_size")
         if self.crop_offset not in CROP_OFFSET:
             raise InputError(f"data.crop_offset is {self.crop_offset!r}; valid: {', '.join(CROP_OFFSET)}")
+        if not isinstance(self.width_first, bool):
+            raise InputError(f"data.width_first is {self.width_first!r}; valid: true, false")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != self.channels or not all(isinstance(x, int | float) and math.isfinite(x) for x in values):
@@ -96,7 +102,7 @@ class Preprocessing:
 
     def place(self, picture: Picture, geometry: Geometry, reading: Reading = EXACTLY) -> np.ndarray:
         """Decode and places an image; gives `[height, width, channels]` uint8, not yet normalised."""
-        return placed(picture, geometry, self.interpolation, reading)
+        return placed(picture, geometry, self.interpolation, reading, width_first=self.width_first)
 
     @property
     def resize_target(self) -> tuple[int, int]:

@@ -276,6 +276,9 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     return found + timm_config.unsupported_preprocessing(model.preprocessing)
 
 
+warnings = timm_config.warnings
+
+
 def write(model: ExportModel, folder: pathlib.Path) -> str:
     """Write config.json and model.safetensors; gives the architecture's name."""
     encoder, size = model.encoder, model.preprocessing.image_size

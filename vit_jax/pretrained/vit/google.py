@@ -7,6 +7,7 @@ Source: google-research/vision_transformer, vit_jax/models_vit.py and checkpoint
 (arXiv:2106.10270).
 """
 
+import dataclasses
 import math
 import pathlib
 import re
@@ -201,7 +202,8 @@ def warnings(model: ExportModel) -> list[str]:
             + (", or as ImageNet's if the file's name has 'imagenet2012' in it" if len(names_there) == 1000 else "")
         )
     standard = standard_preprocessing(model.preprocessing.image_size, model.preprocessing.channels)
-    if model.preprocessing != standard:
+    # Bilinear pixels hardly depend on the order.
+    if dataclasses.replace(model.preprocessing, width_first=False) != standard:
         lines.append(
             "an .npz holds no preprocessing: loaded, it resizes exactly and bilinearly and normalises with mean and "
             f"std 0.5, but the model has {model.preprocessing}"

@@ -130,6 +130,9 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     return found + huggingface_processors.unsupported_preprocessing(model.preprocessing)
 
 
+warnings = huggingface_processors.warnings
+
+
 def write(model: ExportModel, folder: pathlib.Path) -> str:
     """Write config.json, model.safetensors and preprocessor_config.json; gives the architecture's name."""
     model = with_table(model)

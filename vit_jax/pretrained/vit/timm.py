@@ -229,6 +229,9 @@ def unsupported(model: ExportModel) -> list[Unsupported]:
     return found + timm_config.unsupported_preprocessing(preprocessing)
 
 
+warnings = timm_config.warnings
+
+
 def write(model: ExportModel, folder: pathlib.Path) -> str:
     """Write config.json and model.safetensors; gives the architecture's name."""
     if model.encoder.posemb != "learned" or model.encoder.distillation_token:
